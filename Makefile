@@ -1,0 +1,44 @@
+# Everything that is done with this checkout. `make help` lists it.
+#
+# Build output is kept outside the checkout, so that a fresh clone need not compile the AWS SDK again; it works without.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build demo sandbox test check unit policies promises bench tools-python clean tools
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/whitelistmcp/target
+export CARGO_TERM_COLOR ?= always
+export WHITELISTMCP := $(CARGO_TARGET_DIR)/debug/whitelistmcp
+DEMO := examples/demo
+INSTALL := python3 $(DEMO)/tools/install.py
+
+help: ## Lists what can be made.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+build: ## Builds the binary and the tests, in the one profile that demo and test share.
+	cargo build --locked --bins --tests
+
+demo: tools-python build ## Does the whole job, step by step, and ends by itself.
+	python3 $(DEMO)/demo.py
+
+sandbox: tools-python build ## Starts the same and stays, for you to try.
+	python3 $(DEMO)/sandbox.py
+
+test: ## Runs every check, the fast ones first.
+	@bash scripts/test.sh
+
+bench: ## Measures the edge and the core against the same hop with nothing in it; prints ratios.
+	cargo bench --locked --bench hop
+
+promises: tools-python build ## Runs the command behind every promise that is kept (docs/PROMISES.md).
+	python3 scripts/promises.py
+
+tools: ## Installs what the tests need from Debian (as root): nothing beyond Python 3, Node and git so far.
+	apt-get install --yes --no-install-recommends python3 python3-venv git >/dev/null
+
+tools-python: # The emulators, the provider and the clients, pinned, in .tools; never in the system.
+	@$(INSTALL)
+
+clean: ## Removes what was installed and built in the checkout.
+	rm -rf .tools .sandbox target

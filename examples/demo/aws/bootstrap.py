@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Sets up in an AWS emulator what an operator sets up in AWS: who the service is, what it may become, what it opens.
+
+    bootstrap.py ENDPOINT [--region REGION]        prints one JSON object
+
+Written for ministack with AUTH=true, which enforces all of this, and told so by its root key, `test`. The service's
+own user may do nothing but assume one role; the role trusts that user alone, and only with the external id; and the
+role allows the EC2 actions that the service's tools need and no others. Each call is narrowed further by a session policy.
+
+Meant for an emulator that has just been started or reset: names that are taken already end it.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+USER = "whitelistmcp-core"
+ROLE = "whitelistmcp-target"
+ASSUME = ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]
+# What the role allows at most: the EC2 actions that the service's tools need.
+ROLE_POLICY = Path(__file__).resolve().parent / "role_policy.json"
+# Each group with the ordinary rule it had before the service came: the office network, on the database's port.
+GROUPS = {
+    "staging-db": ("Staging database", 5432, "10.20.0.0/16"),
+    "payroll-db": ("Payroll database", 3306, "10.30.0.0/16"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Set up user, role and security groups in an AWS emulator.")
+    parser.add_argument("endpoint", metavar="ENDPOINT", help="such as http://127.0.0.1:4566")
+    parser.add_argument("--region", default="eu-central-1")
+    asked = parser.parse_args()
+    forget_own_aws()
+    try:
+        print(json.dumps(bootstrap(asked.endpoint, asked.region)))
+    except (BotoCoreError, ClientError) as error:
+        print(f"bootstrap.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def forget_own_aws() -> None:
+    """The person's own AWS profile, keys and endpoints have no say here, and must not be reached by mistake."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+
+
+def bootstrap(endpoint: str, region: str) -> dict:
+    def client(service: str):
+        return boto3.client(
+            service,
+            endpoint_url=endpoint,
+            region_name=region,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            config=Config(proxies={}, retries={"total_max_attempts": 2}),
+        )
+
+    account = client("sts").get_caller_identity()["Account"]
+    iam, ec2 = client("iam"), client("ec2")
+    external_id = f"demo-{secrets.token_hex(8)}"
+    user_arn = iam.create_user(UserName=USER)["User"]["Arn"]
+    role_arn = iam.create_role(
+        RoleName=ROLE,
+        AssumeRolePolicyDocument=json.dumps(trust_policy(user_arn, external_id)),
+        Description="What whitelistmcp may do in this account at most; each call gets a narrower session.",
+    )["Role"]["Arn"]
+    iam.put_role_policy(RoleName=ROLE, PolicyName="security-groups", PolicyDocument=ROLE_POLICY.read_text())
+    iam.put_user_policy(UserName=USER, PolicyName="assume-target", PolicyDocument=json.dumps(user_policy(role_arn)))
+    key = iam.create_access_key(UserName=USER)["AccessKey"]
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    return {
+        "account": account,
+        "region": region,
+        "role_arn": role_arn,
+        "external_id": external_id,
+        "access_key_id": key["AccessKeyId"],
+        "secret_access_key": key["SecretAccessKey"],
+        "groups": {name: create_group(ec2, vpc, name, *about) for name, about in GROUPS.items()},
+    }
+
+
+def create_group(ec2, vpc: str, name: str, description: str, port: int, cidr: str) -> str:
+    group = ec2.create_security_group(GroupName=name, Description=description, VpcId=vpc)["GroupId"]
+    ec2.authorize_security_group_ingress(
+        GroupId=group,
+        IpPermissions=[
+            {
+                "IpProtocol": "tcp",
+                "FromPort": port,
+                "ToPort": port,
+                "IpRanges": [{"CidrIp": cidr, "Description": "office network"}],
+            }
+        ],
+    )
+    return group
+
+
+def trust_policy(user_arn: str, external_id: str) -> dict:
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": user_arn},
+        "Action": "sts:AssumeRole",
+        "Condition": {"StringEquals": {"sts:ExternalId": external_id}},
+    }
+    # Tags and source identity are set by the same call, but the external id belongs to its AssumeRole part alone.
+    also = {"Effect": "Allow", "Principal": {"AWS": user_arn}, "Action": ASSUME[1:]}
+    return {"Version": "2012-10-17", "Statement": [statement, also]}
+
+
+def user_policy(role_arn: str) -> dict:
+    return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ASSUME, "Resource": role_arn}]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

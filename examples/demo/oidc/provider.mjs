@@ -1,0 +1,150 @@
+// A loopback OpenID provider for the demo and the tests: the certified `oidc-provider`, told what this service needs.
+//
+// People sign in under any name and any password, so it must never listen elsewhere than on loopback. All it knows is in
+// memory: a restart has new keys, and every token from before is void.
+//
+// Ready when it prints its one line, {"issuer": …}. By environment:
+//   PORT            port on 127.0.0.1; 0 (the default) lets the system choose
+//   RESOURCE        audiences that tokens may be asked for, by comma; the first is the default
+//   OTHER_RESOURCE  one more audience: tokens that the service has to refuse
+//   ALG             how everything is signed: RS256 (the default), PS256, ES256, ES384, EdDSA, …
+//   TTL             life of an access token in seconds (600)
+//   MEMBERSHIPS     JSON, name to list: the groups that people are in, such as {"alice": ["dba"]}
+//   REDIRECTS       redirect URIs of the client `demo`, by comma; any port will do
+//   TLS_KEY, TLS_CERT  PEM files: https instead of http; HOST is then the certificate's name (127.0.0.1)
+//   TOOLS_DIR       where the packages are installed (`.tools` in the checkout)
+
+import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
+import { createRequire } from 'node:module';
+import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const env = process.env;
+const list = (text) => (text ? text.split(',') : []);
+
+const resources = list(env.RESOURCE ?? 'http://127.0.0.1:8080/mcp');
+const allResources = [...resources, ...list(env.OTHER_RESOURCE)];
+const algorithm = env.ALG ?? 'RS256';
+const lifetime = Number(env.TTL ?? 600);
+const groups = JSON.parse(env.MEMBERSHIPS ?? '{}');
+const host = env.HOST ?? '127.0.0.1';
+const redirects = list(env.REDIRECTS ?? 'http://127.0.0.1/callback,http://localhost/callback');
+const ownScopes = 'whitelist:read whitelist:write';
+
+// The package stands beside the checkout's other tools, where an `import` from this file would not look.
+const tools = resolve(env.TOOLS_DIR ?? fileURLToPath(new URL('../../../.tools', import.meta.url)));
+const { Provider, errors } = createRequire(`${tools}/node/`)('oidc-provider');
+
+// It remarks on its development-only parts (in-memory storage, the sign-in pages), all of which are meant here.
+for (const channel of ['info', 'warn']) {
+  const say = console[channel];
+  console[channel] = (...words) => String(words[0]).includes('oidc-provider ') || say(...words);
+}
+
+function signingKey() {
+  const [type, options] =
+    /^[RP]S/.test(algorithm) ? ['rsa', { modulusLength: 2048 }]
+    : /^ES/.test(algorithm) ? ['ec', { namedCurve: { ES256: 'P-256', ES384: 'P-384', ES512: 'P-521' }[algorithm] }]
+    : ['ed25519', {}];
+  return { ...generateKeyPairSync(type, options).privateKey.export({ format: 'jwk' }), alg: algorithm, use: 'sig' };
+}
+
+function claimsOf(name) {
+  return {
+    sub: name,
+    email: `${name}@example.test`,
+    email_verified: true,
+    name: name.charAt(0).toUpperCase() + name.slice(1),
+    preferred_username: name,
+    groups: groups[name] ?? [],
+  };
+}
+
+const configuration = {
+  jwks: { keys: [signingKey()] },
+  cookies: { keys: [randomBytes(32).toString('hex')] },
+  responseTypes: ['code'],
+  enabledJWA: { idTokenSigningAlgValues: [algorithm] },
+  clientDefaults: { id_token_signed_response_alg: algorithm },
+  ttl: {
+    AccessToken: lifetime, ClientCredentials: lifetime, IdToken: lifetime,
+    Grant: 86400, Interaction: 600, RefreshToken: 86400, Session: 86400,
+  },
+  scopes: ['openid', 'offline_access', 'email', 'profile', ...ownScopes.split(' ')],
+  claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'preferred_username', 'groups'] },
+  findAccount: (_ctx, name) => ({ accountId: name, claims: () => claimsOf(name) }),
+  // Beside what RFC 9068 asks for: who the person is, which the service writes on what it does for them.
+  extraTokenClaims: (_ctx, token) => {
+    if (token.kind !== 'AccessToken') return undefined; // A program's own token speaks for no person.
+    const { email, name, preferred_username, groups: memberships } = claimsOf(token.accountId);
+    return { email, name, preferred_username, groups: memberships };
+  },
+  clients: [
+    {
+      client_id: 'demo', // People's programs: public, so without a secret, and native, so on any loopback port.
+      client_name: 'Demo client',
+      application_type: 'native',
+      token_endpoint_auth_method: 'none',
+      grant_types: ['authorization_code', 'refresh_token'],
+      redirect_uris: redirects,
+    },
+    {
+      client_id: 'ci', // A program that acts for itself.
+      client_secret: 'ci-secret',
+      grant_types: ['client_credentials'],
+      response_types: [],
+      redirect_uris: [],
+    },
+  ],
+  clientBasedCORS: () => true, // MCP clients that run in a browser.
+  pkce: { required: () => true },
+  // By default only with `offline_access`; MCP clients seldom ask for that, and tokens are short here.
+  issueRefreshToken: (_ctx, client) => client.grantTypeAllowed('refresh_token'),
+  features: {
+    clientCredentials: { enabled: true },
+    devInteractions: { enabled: true },
+    registration: { enabled: true },
+    revocation: { enabled: true },
+    resourceIndicators: {
+      enabled: true,
+      defaultResource: (_ctx, _client, oneOf) => oneOf ?? resources[0],
+      useGrantedResource: () => true,
+      getResourceServerInfo: (_ctx, resource) => {
+        if (!allResources.includes(resource)) throw new errors.InvalidTarget();
+        return {
+          scope: ownScopes,
+          audience: resource,
+          accessTokenFormat: 'jwt', // RFC 9068: `typ` is at+jwt.
+          accessTokenTTL: lifetime,
+          jwt: { sign: { alg: algorithm } },
+        };
+      },
+    },
+  },
+};
+
+const server = env.TLS_KEY
+  ? createTlsServer({ key: readFileSync(env.TLS_KEY), cert: readFileSync(env.TLS_CERT) })
+  : createServer();
+
+server.on('error', (error) => {
+  console.error(`oidc provider: ${error.message}`);
+  process.exit(1);
+});
+
+// The issuer is an address, and the address is known only once the socket is bound.
+server.listen(Number(env.PORT ?? 0), '127.0.0.1', () => {
+  const issuer = `${env.TLS_KEY ? 'https' : 'http'}://${host}:${server.address().port}`;
+  const provider = new Provider(issuer, configuration);
+  // A sign-in without any scope would end as access_denied, and many MCP clients send none.
+  provider.use((ctx, next) => {
+    if (ctx.path === '/auth' && ctx.method === 'GET' && !ctx.query.scope) ctx.query = { ...ctx.query, scope: ownScopes };
+    return next();
+  });
+  provider.on('server_error', (_ctx, error) => console.error('oidc provider:', error));
+  server.on('request', provider.callback());
+  console.log(JSON.stringify({ issuer }));
+});

@@ -1,0 +1,208 @@
+//! The composition root: from a configuration to a running service. Everything is bound before anything is served, so
+//! a busy port or a bad certificate fails at start.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::annotations::{self, Annotations};
+use crate::audit::{self, Audit, Journal};
+use crate::aws::session_policy::Actions;
+use crate::aws::{self, Accounts, Aws};
+use crate::broker::Broker;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::edge::{self, Edge};
+use crate::grpc::authn::Authenticator;
+use crate::grpc::client::{Link, LinkError};
+use crate::grpc::server;
+use crate::health::Health;
+use crate::http_client::HttpClient;
+use crate::identity::oidc::{self, Verifier};
+use crate::identity::peer::{self, Peers};
+use crate::listen::Listener;
+use crate::operation::target::{TargetError, Targets};
+use crate::pb::DESCRIPTOR_SET;
+use crate::policy::{self, Policy};
+use crate::shutdown::Shutdown;
+use crate::tls::{self, TlsError};
+
+/// A service that has bound its addresses.
+#[derive(Debug)]
+pub struct Bound {
+    core: Option<(Listener, axum::Router)>,
+    edge: Option<(Listener, axum::Router)>,
+}
+
+/// Why a service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A section that this service needs.
+    #[error("the configuration has no `[{0}]`")]
+    Missing(&'static str),
+    /// `[edge]`
+    #[error(transparent)]
+    Edge(#[from] edge::ConfigError),
+    /// `[oidc]`
+    #[error("`[oidc]`: {0}")]
+    Oidc(#[from] oidc::ConfigError),
+    /// `[[core.peers]]`
+    #[error("`[[core.peers]]`: {0}")]
+    Peers(#[from] peer::ConfigError),
+    /// `[targets]`
+    #[error("`[targets]`: {0}")]
+    Targets(#[from] TargetError),
+    /// `[aws]`
+    #[error("`[aws]`: {0}")]
+    Aws(#[from] aws::ConfigError),
+    /// `[policy]`
+    #[error("`[policy]`")]
+    Policy(#[from] policy::LoadError),
+    /// `[audit]`
+    #[error("`[audit]`")]
+    Audit(#[from] audit::JournalError),
+    /// A certificate, key or CA.
+    #[error("TLS")]
+    Tls(#[from] TlsError),
+    /// The link from edge to core.
+    #[error("`[edge.backend]`")]
+    Link(#[from] LinkError),
+    /// The embedded descriptors.
+    #[error("the embedded descriptors")]
+    Annotations(#[from] annotations::AnnotationError),
+    /// The embedded descriptors' AWS annotations.
+    #[error("the embedded descriptors")]
+    Actions(#[from] aws::session_policy::AnnotationError),
+    /// The embedded descriptors, for reflection.
+    #[error("the embedded descriptors cannot be served")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// An address.
+    #[error("{address} cannot be bound")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The core alone.
+pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
+    let section = config.core.as_ref().ok_or(StartError::Missing("core"))?;
+    let verifier = config.oidc.as_ref().map(verifier).transpose()?;
+    let (routes, _) = core_routes(config, verifier, peers(config)?, shutdown).await?;
+    let tls = tls::mutual_server(&section.tls, &section.client_ca)?;
+    Ok(Bound { core: Some((bind(section.listen, Some(tls)).await?, routes.into_axum_router())), edge: None })
+}
+
+/// The edge alone, in front of a core in another process.
+pub async fn edge(config: &Config) -> Result<Bound, StartError> {
+    let section = config.edge.as_ref().ok_or(StartError::Missing("edge"))?;
+    let backend = section.backend.as_ref().ok_or(StartError::Missing("edge.backend"))?;
+    let verifier = verifier(config.oidc.as_ref().ok_or(StartError::Missing("oidc"))?)?;
+    let edge = edge_listener(section, verifier, Link::remote(backend)?, Health::default()).await?;
+    Ok(Bound { core: None, edge: Some(edge) })
+}
+
+/// Edge and core in one process: the same service, called in memory. With a `[core]` section the core serves other
+/// peers by mTLS as well.
+pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
+    let section = config.edge.as_ref().ok_or(StartError::Missing("edge"))?;
+    let verifier = verifier(config.oidc.as_ref().ok_or(StartError::Missing("oidc"))?)?;
+    let peers = peers(config)?.with_in_process_edge();
+    let (routes, audit) = core_routes(config, Some(Arc::clone(&verifier)), peers, shutdown).await?;
+    let core = match &config.core {
+        None => None,
+        Some(core) => Some((
+            bind(core.listen, Some(tls::mutual_server(&core.tls, &core.client_ca)?)).await?,
+            routes.clone().into_axum_router(),
+        )),
+    };
+    let health = Health::new(vec![("journal", Box::new(move || audit.is_writable()))]);
+    let edge = edge_listener(section, verifier, Link::local(routes), health).await?;
+    Ok(Bound { core, edge: Some(edge) })
+}
+
+impl Bound {
+    /// The core's address.
+    pub fn core_address(&self) -> Option<SocketAddr> {
+        self.core.as_ref().map(|(listener, _)| listener.address())
+    }
+
+    /// The edge's address.
+    pub fn edge_address(&self) -> Option<SocketAddr> {
+        self.edge.as_ref().map(|(listener, _)| listener.address())
+    }
+
+    /// Serves until the shutdown, and returns when everything has finished; false if some of it had to be cut off.
+    pub async fn run(self, shutdown: &Shutdown) -> bool {
+        for (name, bound) in [("core", self.core), ("edge", self.edge)] {
+            if let Some((listener, router)) = bound {
+                tracing::info!(address = %listener.address(), "{name} is listening");
+                shutdown.tasks().spawn(listener.serve(router, shutdown.token(), shutdown.tasks()));
+            }
+        }
+        shutdown.finished().await
+    }
+}
+
+/// The targets that the configuration names, checked.
+pub fn targets(config: &Config) -> Result<(Accounts, Targets), StartError> {
+    let accounts = Accounts::new(&config.aws)?;
+    let targets = Targets::new(&config.targets, accounts.regions())?;
+    Ok((accounts, targets))
+}
+
+/// The peers that the configuration names, checked.
+pub fn peers(config: &Config) -> Result<Peers, StartError> {
+    let annotations = Annotations::read(DESCRIPTOR_SET)?;
+    let scopes: Vec<String> = annotations.scopes().scopes().map(str::to_owned).collect();
+    let configs = config.core.as_ref().map(|core| core.peers.as_slice()).unwrap_or_default();
+    Ok(Peers::new(configs, scopes.iter().map(String::as_str))?)
+}
+
+async fn core_routes(
+    config: &Config,
+    verifier: Option<Arc<Verifier>>,
+    peers: Peers,
+    shutdown: &Shutdown,
+) -> Result<(tonic::service::Routes, Audit), StartError> {
+    let clock = Clock::system();
+    let (accounts, targets) = targets(config)?;
+    let policy = Policy::load(&config.policy)?;
+    let annotations = Annotations::read(DESCRIPTOR_SET)?;
+    let journal =
+        config.audit.directory.as_deref().map(|directory| Journal::open(directory, clock.clone())).transpose()?;
+    match &journal {
+        Some(journal) => tracing::info!(path = %journal.path().display(), "the audit journal is open"),
+        None => tracing::warn!("no `[audit] directory` is configured: this core lists and checks, and changes nothing"),
+    }
+    let audit = Audit::new(journal, clock.clone());
+    let aws = Aws::new(&config.aws, accounts).await?;
+    let broker = Broker::new(policy, audit.clone(), aws, Actions::embedded()?, targets, clock, shutdown.tasks());
+    let authenticator = Authenticator::new(peers, verifier, annotations);
+    let (routes, _) = server::routes(Arc::new(broker), Arc::new(authenticator)).await?;
+    Ok((routes, audit))
+}
+
+async fn edge_listener(
+    section: &edge::Config,
+    verifier: Arc<Verifier>,
+    link: Link,
+    health: Health,
+) -> Result<(Listener, axum::Router), StartError> {
+    section.check()?;
+    let tls = section.tls.as_ref().map(tls::public_server).transpose()?;
+    let annotations = Annotations::read(DESCRIPTOR_SET)?;
+    let edge = Edge::new(section.clone(), verifier, link, annotations, health);
+    Ok((bind(section.listen, tls).await?, edge::router::router(Arc::new(edge))))
+}
+
+fn verifier(config: &oidc::Config) -> Result<Arc<Verifier>, StartError> {
+    let http = HttpClient::new(tls::public_client(config.ca.as_deref())?);
+    Ok(Arc::new(Verifier::new(config, http, Clock::system())?))
+}
+
+async fn bind(address: SocketAddr, tls: Option<rustls::ServerConfig>) -> Result<Listener, StartError> {
+    Listener::bind(address, tls).await.map_err(|source| StartError::Bind { address, source })
+}

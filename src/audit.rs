@@ -1,0 +1,222 @@
+//! The audit trail: every operation is written down before it acts and completed after.
+//!
+//! An [`Entry`] is begun with a permit and ended with an outcome. For a change the begin must be on disk before AWS is
+//! touched: the proof of that is a [`DurableEntry`], and nothing that changes AWS can be called without one. Reads and
+//! refusals ride with whatever is written next. The journal's format is in `docs/AUDIT.md`.
+
+mod journal;
+mod record;
+
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use crate::clock::Clock;
+use crate::error::{Code, Error};
+use crate::identity::Caller;
+use crate::operation::rule::Rule;
+use crate::operation::{CallId, Operation, Tool};
+use crate::policy::LookPermit;
+
+pub use journal::{Config, Journal, JournalError};
+pub use record::AwsCall;
+
+use record::{Begin, End, Refused, Who};
+
+/// The audit trail of one process. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    journal: Option<Journal>,
+    clock: Clock,
+}
+
+/// An operation that was begun. Dropping it without ending it is recorded as an unknown outcome.
+#[derive(Debug)]
+pub struct Entry {
+    audit: Audit,
+    call: CallId,
+    begun: Instant,
+    aws: Mutex<Vec<AwsCall>>,
+    before: OnceLock<Vec<Rule>>,
+    ended: bool,
+}
+
+/// An operation whose begin is on disk. Only with one can AWS be changed.
+#[derive(Debug)]
+pub struct DurableEntry(Entry);
+
+/// How an operation came out.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// It was done; `changed` says whether AWS is different for it.
+    Done {
+        /// Whether anything was changed.
+        changed: bool,
+        /// The rules that were made, removed or would be, or how many were read.
+        rules: &'a [Rule],
+    },
+    /// Policy refused it once AWS was read.
+    Denied(&'a Error, Vec<String>),
+    /// It failed, and AWS is as it was.
+    Failed(&'a Error),
+    /// It failed, and whether AWS has changed is not known.
+    Unknown(&'a Error),
+}
+
+/// Why an operation cannot be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// No journal is configured: reads only.
+    #[error("this service keeps no audit journal, so it changes nothing; it can list and check")]
+    NoJournal,
+    /// The journal cannot be written.
+    #[error("the audit journal cannot be written at the moment, so nothing is changed")]
+    Journal(#[source] JournalError),
+}
+
+impl From<AuditError> for Error {
+    fn from(error: AuditError) -> Self {
+        let text = error.to_string();
+        match error {
+            AuditError::NoJournal => Self::new(Code::FailedPrecondition, "AUDIT_NOT_CONFIGURED", text),
+            AuditError::Journal(source) => Self::new(Code::Unavailable, "AUDIT_UNAVAILABLE", text)
+                .retry_after(std::time::Duration::from_secs(5))
+                .caused_by(source),
+        }
+    }
+}
+
+// === impl Audit ===
+
+impl Audit {
+    /// The audit trail over a journal; without one only reads are possible.
+    pub fn new(journal: Option<Journal>, clock: Clock) -> Self {
+        Self { journal, clock }
+    }
+
+    /// Whether the journal can be written, as far as is known.
+    pub fn is_writable(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::is_writable)
+    }
+
+    /// Begins an operation that only reads.
+    pub fn begin_read(&self, permit: &LookPermit, session_policy: &str) -> Entry {
+        self.write(&Self::begin(permit, session_policy));
+        self.entry(permit)
+    }
+
+    /// Begins an operation that may change AWS; returns once the begin is on disk.
+    pub async fn begin_change(&self, permit: &LookPermit, session_policy: &str) -> Result<DurableEntry, AuditError> {
+        let journal = self.journal.as_ref().ok_or(AuditError::NoJournal)?;
+        journal.write_durably(&Self::begin(permit, session_policy)).await.map_err(AuditError::Journal)?;
+        Ok(DurableEntry(self.entry(permit)))
+    }
+
+    /// Records a call that was refused before it became an operation of anybody's.
+    pub fn refuse(
+        &self,
+        tool: Tool,
+        call: &CallId,
+        caller: Option<&Caller>,
+        operation: Option<&Operation>,
+        error: &Error,
+        policies: Vec<String>,
+    ) {
+        self.write(&record::Body::Refused(Refused {
+            call: call.as_str().to_owned(),
+            tool: tool.name(),
+            who: caller.map(Who::of),
+            target: operation.map(|operation| record::Target::of(operation.target())),
+            arguments: operation.map(record::arguments),
+            error: record::Failure::of(error),
+            policies,
+        }));
+    }
+
+    fn begin(permit: &LookPermit, session_policy: &str) -> record::Body {
+        let operation = permit.operation();
+        record::Body::Begin(Begin {
+            call: operation.call().as_str().to_owned(),
+            tool: operation.tool().name(),
+            who: Who::of(permit.caller()),
+            target: record::Target::of(operation.target()),
+            arguments: record::arguments(operation),
+            policies: permit.policies().to_vec(),
+            session_policy_sha256: session_policy.to_owned(),
+            changes: operation.changes(),
+            trace: crate::telemetry::trace_id(),
+        })
+    }
+
+    fn entry(&self, permit: &LookPermit) -> Entry {
+        Entry {
+            audit: self.clone(),
+            call: permit.operation().call().clone(),
+            begun: Instant::now(),
+            aws: Mutex::default(),
+            before: OnceLock::new(),
+            ended: false,
+        }
+    }
+
+    fn write(&self, body: &record::Body) {
+        if let Some(journal) = &self.journal {
+            journal.write(body);
+        }
+    }
+
+    /// The time, as records carry it.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Notes a call that was made to AWS for this operation.
+    pub fn note(&self, call: AwsCall) {
+        self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(call);
+    }
+
+    /// Ends the operation. The answer to the caller does not wait for the disk.
+    pub fn end(mut self, outcome: &Outcome<'_>) {
+        self.finish(outcome);
+    }
+
+    fn finish(&mut self, outcome: &Outcome<'_>) {
+        self.ended = true;
+        let aws = std::mem::take(self.aws.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let before = self.before.take().map(|rules| rules.iter().map(record::Rule::of).collect());
+        self.audit.write(&record::Body::End(End::of(&self.call, outcome, aws, before, self.begun.elapsed())));
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if !self.ended {
+            let error = Error::new(Code::Internal, "ABANDONED", "the operation was given up before it ended");
+            self.finish(&Outcome::Unknown(&error));
+        }
+    }
+}
+
+// === impl DurableEntry ===
+
+impl DurableEntry {
+    /// The entry, to note calls to AWS on.
+    pub fn entry(&self) -> &Entry {
+        &self.0
+    }
+
+    /// Keeps what stood in the group before the change. Said twice, the first counts.
+    pub fn before(&self, rules: &[Rule]) {
+        self.0.before.get_or_init(|| rules.to_vec());
+    }
+
+    /// The entry, to end it. What is left cannot change AWS.
+    pub fn into_entry(self) -> Entry {
+        self.0
+    }
+}

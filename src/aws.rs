@@ -1,0 +1,266 @@
+//! AWS: one STS session for each operation, of least power, and the few EC2 calls that the operation needs.
+//!
+//! The service's own credentials sign AssumeRole and nothing else. A [`Session`] is made from a permit, a session
+//! policy and an audit entry, serves one operation, and is gone with it; reading asks for the session, changing for a
+//! second permit and a durable entry besides.
+
+mod assume;
+mod ec2;
+mod error;
+pub mod session_policy;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_smithy_http_client::tls;
+use aws_types::service_config::ServiceConfigKey;
+use serde::Deserialize;
+use url::Url;
+
+use crate::operation::target::{AccountId, Region, TargetError};
+
+pub use assume::Session;
+pub use ec2::Authorized;
+pub use error::AwsError;
+
+/// How long one connection to AWS may take to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one attempt of a request may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may take with its retries.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// `[aws]` in the configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where AWS is, if not where the SDK says: https anywhere, http to a loopback address only. Setting it in the
+    /// environment or in a profile instead is refused.
+    pub endpoint: Option<String>,
+    /// A file of CA certificates (PEM) to trust for AWS, beside the system's.
+    pub ca: Option<PathBuf>,
+    /// The accounts that can be reached, each by a role.
+    pub accounts: Vec<AccountConfig>,
+}
+
+/// One `[[aws.accounts]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountConfig {
+    /// The account's 12 digits.
+    pub id: String,
+    /// The role to assume in it.
+    pub role_arn: String,
+    /// What the role's trust policy demands as `sts:ExternalId`.
+    pub external_id: Option<String>,
+    /// The Regions that may be used in it.
+    pub regions: Vec<String>,
+}
+
+/// An account and the way into it.
+#[derive(Clone, Debug)]
+pub struct Account {
+    role_arn: String,
+    external_id: Option<String>,
+    partition: String,
+    regions: BTreeSet<Region>,
+}
+
+/// The accounts that are configured.
+#[derive(Clone, Debug)]
+pub struct Accounts(BTreeMap<AccountId, Account>);
+
+/// Access to AWS.
+#[derive(Clone, Debug)]
+pub struct Aws {
+    base: SdkConfig,
+    accounts: Accounts,
+    sts: BTreeMap<Region, aws_sdk_sts::Client>,
+}
+
+/// Why `[aws]` is wrong, or AWS cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A malformed account id or Region.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The same account twice.
+    #[error("account {0} is given twice")]
+    Twice(AccountId),
+    /// A role that is malformed, or in another account.
+    #[error("`{role_arn}` is not the ARN of a role in account {account}")]
+    Role {
+        /// The role.
+        role_arn: String,
+        /// The account.
+        account: AccountId,
+    },
+    /// An account without Regions.
+    #[error("account {0} needs at least one Region")]
+    NoRegions(AccountId),
+    /// An external id that STS does not take.
+    #[error("the external id of account {0} must be 2 to 1224 of A-Z a-z 0-9 + = , . @ : / _ and -")]
+    ExternalId(AccountId),
+    /// An endpoint that is neither safe nor local.
+    #[error("the AWS endpoint `{0}` must be https, or http to a loopback address")]
+    Endpoint(String),
+    /// An endpoint from outside the configuration.
+    #[error("{0} redirects AWS calls; take it out, and set `[aws] endpoint` if that is meant")]
+    ForeignEndpoint(String),
+    /// The CA file.
+    #[error("the CA file {path} cannot be used")]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The HTTP client.
+    #[error("the TLS settings for AWS cannot be put together: {0}")]
+    Tls(String),
+}
+
+// === impl Accounts ===
+
+impl Accounts {
+    /// Checks the configuration.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        let mut accounts = BTreeMap::new();
+        for account in &config.accounts {
+            let id = AccountId::parse(&account.id)?;
+            let regions =
+                account.regions.iter().map(|region| Region::parse(region)).collect::<Result<BTreeSet<_>, _>>()?;
+            if regions.is_empty() {
+                return Err(ConfigError::NoRegions(id));
+            }
+            let role = || ConfigError::Role { role_arn: account.role_arn.clone(), account: id.clone() };
+            let partition = match account.role_arn.splitn(6, ':').collect::<Vec<_>>().as_slice() {
+                ["arn", partition, "iam", "", of, role] if *of == id.as_str() && role.starts_with("role/") => {
+                    (*partition).to_owned()
+                }
+                _ => return Err(role()),
+            };
+            let sound = |text: &str| {
+                (2..=1224).contains(&text.len())
+                    && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@:/_-".contains(&b))
+            };
+            if account.external_id.as_deref().is_some_and(|external_id| !sound(external_id)) {
+                return Err(ConfigError::ExternalId(id));
+            }
+            let entry = Account {
+                role_arn: account.role_arn.clone(),
+                external_id: account.external_id.clone(),
+                partition,
+                regions,
+            };
+            if accounts.insert(id.clone(), entry).is_some() {
+                return Err(ConfigError::Twice(id));
+            }
+        }
+        Ok(Self(accounts))
+    }
+
+    /// The accounts and their Regions.
+    pub fn regions(&self) -> impl Iterator<Item = (AccountId, BTreeSet<Region>)> {
+        self.0.iter().map(|(id, account)| (id.clone(), account.regions.clone()))
+    }
+
+    /// An account.
+    pub fn find(&self, id: &AccountId) -> Option<&Account> {
+        self.0.get(id)
+    }
+}
+
+impl Account {
+    /// The ARN partition: `aws`, `aws-cn` or `aws-us-gov`.
+    pub fn partition(&self) -> &str {
+        &self.partition
+    }
+}
+
+// === impl Aws ===
+
+impl Aws {
+    /// Prepares access with the SDK's own chain of credentials. Nothing is asked of AWS yet.
+    pub async fn new(config: &Config, accounts: Accounts) -> Result<Self, ConfigError> {
+        let mut loader =
+            aws_config::defaults(BehaviorVersion::latest()).http_client(http_client(config)?).timeout_config(
+                aws_config::timeout::TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .operation_timeout(OPERATION_TIMEOUT)
+                    .build(),
+            );
+        if let Some(region) = accounts.0.values().flat_map(|account| &account.regions).next() {
+            loader = loader.region(aws_config::Region::new(region.as_str().to_owned()));
+        }
+        let base = loader.load().await;
+        refuse_foreign_endpoint(&base)?;
+        let base = match &config.endpoint {
+            Some(endpoint) => base.into_builder().endpoint_url(checked_endpoint(endpoint)?).build(),
+            None => base,
+        };
+        let regions: BTreeSet<&Region> = accounts.0.values().flat_map(|account| &account.regions).collect();
+        let sts = regions
+            .into_iter()
+            .map(|region| {
+                let config = aws_sdk_sts::config::Builder::from(&base)
+                    .region(aws_sdk_sts::config::Region::new(region.as_str().to_owned()));
+                (region.clone(), aws_sdk_sts::Client::from_conf(config.build()))
+            })
+            .collect();
+        Ok(Self { base, accounts, sts })
+    }
+
+    /// The accounts that are configured.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+}
+
+/// Checks `[aws] endpoint`.
+pub fn checked_endpoint(endpoint: &str) -> Result<&str, ConfigError> {
+    let sound = Url::parse(endpoint).is_ok_and(|url| crate::http_client::is_https_or_loopback(&url));
+    if sound { Ok(endpoint) } else { Err(ConfigError::Endpoint(endpoint.to_owned())) }
+}
+
+/// An endpoint from the environment or a profile would send the service's credentials wherever someone likes.
+fn refuse_foreign_endpoint(base: &SdkConfig) -> Result<(), ConfigError> {
+    for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_EC2"] {
+        if std::env::var_os(name).is_some() {
+            return Err(ConfigError::ForeignEndpoint(format!("the environment variable {name}")));
+        }
+    }
+    let of_service = |service_id| {
+        let key = ServiceConfigKey::builder()
+            .service_id(service_id)
+            .env("AWS_ENDPOINT_URL")
+            .profile("endpoint_url")
+            .build()
+            .ok()?;
+        base.service_config()?.load_config(key)
+    };
+    if base.endpoint_url().is_some() || of_service("STS").is_some() || of_service("EC2").is_some() {
+        return Err(ConfigError::ForeignEndpoint("the setting endpoint_url of the AWS profile".to_owned()));
+    }
+    Ok(())
+}
+
+/// One pool of connections for every AWS client.
+fn http_client(config: &Config) -> Result<aws_smithy_runtime_api::client::http::SharedHttpClient, ConfigError> {
+    let mut trust = tls::TrustStore::default();
+    if let Some(path) = &config.ca {
+        trust = trust.with_pem_certificate(
+            std::fs::read(path).map_err(|source| ConfigError::Ca { path: path.clone(), source })?,
+        );
+    }
+    let context = tls::TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .map_err(|error| ConfigError::Tls(error.to_string()))?;
+    let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+    Ok(aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(context).build_https())
+}

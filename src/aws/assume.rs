@@ -1,0 +1,116 @@
+//! Borrowing power from STS, for one operation.
+
+use aws_sdk_ec2::config::Credentials;
+use aws_sdk_sts::operation::RequestId;
+use tokio::time::Instant;
+
+use super::session_policy::SessionPolicy;
+use super::{Account, Aws, AwsError};
+use crate::audit::{AwsCall, Entry};
+use crate::operation::Operation;
+use crate::operation::target::Target;
+use crate::policy::LookPermit;
+
+/// How long a session lives: the least that STS grants. The operation is over long before.
+const SECONDS: i32 = 900;
+
+const ACTION: &str = "sts:AssumeRole";
+
+/// Credentials borrowed for one operation on one security group, and the entry that its calls are noted on.
+pub struct Session<'a> {
+    pub(super) ec2: aws_sdk_ec2::Client,
+    pub(super) operation: &'a Operation,
+    pub(super) entry: &'a Entry,
+    pub(super) deadline: Option<Instant>,
+}
+
+impl std::fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("target", self.operation.target()).finish_non_exhaustive()
+    }
+}
+
+impl Aws {
+    /// Assumes the role of the operation's account, with the power that `policy` leaves of it.
+    ///
+    /// Session name and source identity say who, the tags say which call, and CloudTrail shows all three.
+    /// Source: STS API reference, `AssumeRole`.
+    #[tracing::instrument(skip_all, name = "STS.AssumeRole", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "STS", rpc.method = "AssumeRole", aws.request_id))]
+    pub async fn assume<'a>(
+        &self,
+        permit: &'a LookPermit,
+        policy: &SessionPolicy,
+        entry: &'a Entry,
+        deadline: Option<Instant>,
+    ) -> Result<Session<'a>, AwsError> {
+        let operation = permit.operation();
+        let target = operation.target();
+        let account = self.accounts.find(target.account()).ok_or(AwsError::NoRole)?;
+        let sts = self.sts.get(target.region()).ok_or(AwsError::NoRole)?;
+        let principal = permit.caller().principal();
+        let tag = |key: &str, value: &str| aws_sdk_sts::types::Tag::builder().key(key).value(tag_value(value)).build();
+        let tags = [
+            tag("call", operation.call().as_str()),
+            tag("tool", operation.tool().name()),
+            tag("issuer", principal.issuer()),
+            tag("peer", permit.caller().peer().as_str()),
+        ];
+        let request = sts
+            .assume_role()
+            .role_arn(&account.role_arn)
+            .role_session_name(principal.id())
+            .source_identity(principal.id())
+            .set_external_id(account.external_id.clone())
+            .duration_seconds(SECONDS)
+            .policy(policy.as_str())
+            .set_tags(Some(tags.into_iter().filter_map(Result::ok).collect()));
+        let answer = within(deadline, ACTION, request.send()).await?.map_err(|error| {
+            let id = error.request_id().map(str::to_owned);
+            AwsError::from_sdk(ACTION, error, target, entry, id)
+        })?;
+        let request_id = answer.request_id().map(str::to_owned);
+        tracing::Span::current().record("aws.request_id", request_id.as_deref());
+        entry.note(AwsCall { action: ACTION, request_id, error: None });
+        let borrowed = answer.credentials().ok_or(AwsError::Incomplete { action: ACTION, what: "credentials" })?;
+        let credentials = Credentials::new(
+            borrowed.access_key_id(),
+            borrowed.secret_access_key(),
+            Some(borrowed.session_token().to_owned()),
+            None,
+            "whitelistmcp-call",
+        );
+        Ok(Session { ec2: self.ec2(target, credentials), operation, entry, deadline })
+    }
+
+    fn ec2(&self, target: &Target, credentials: Credentials) -> aws_sdk_ec2::Client {
+        let config = aws_sdk_ec2::config::Builder::from(&self.base)
+            .region(aws_sdk_ec2::config::Region::new(target.region().as_str().to_owned()))
+            .credentials_provider(credentials)
+            .identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache());
+        aws_sdk_ec2::Client::from_conf(config.build())
+    }
+}
+
+impl Account {
+    /// The role that is assumed.
+    pub fn role_arn(&self) -> &str {
+        &self.role_arn
+    }
+}
+
+/// Waits for an answer until the caller's deadline.
+pub(super) async fn within<T>(
+    deadline: Option<Instant>,
+    action: &'static str,
+    answer: impl Future<Output = T>,
+) -> Result<T, AwsError> {
+    match deadline {
+        None => Ok(answer.await),
+        Some(deadline) => tokio::time::timeout_at(deadline, answer).await.map_err(|_| AwsError::Deadline { action }),
+    }
+}
+
+/// Session tag values: letters, spaces, digits and `_.:/=+-@`, at most 256.
+fn tag_value(text: &str) -> String {
+    text.chars().take(256).map(|c| if c.is_ascii_alphanumeric() || " _.:/=+-@".contains(c) { c } else { '_' }).collect()
+}

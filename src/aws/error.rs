@@ -1,0 +1,161 @@
+//! What AWS's refusals and silences mean for a caller.
+
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use crate::audit::{AwsCall, Entry};
+use crate::error::{Chain, Code, Error};
+use crate::operation::target::Target;
+
+/// A call to AWS that did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AwsError {
+    /// AWS answered with an error.
+    #[error("{action} was refused: {code}: {message}")]
+    Refused {
+        /// The action.
+        action: &'static str,
+        /// AWS's error code.
+        code: String,
+        /// AWS's message. It may name accounts and roles, so it is for us.
+        message: String,
+        /// The group that was meant.
+        group: String,
+    },
+    /// No answer, or none that can be read: whether AWS acted is not known.
+    #[error("{action} brought no answer")]
+    NoAnswer {
+        /// The action.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The request could not be made.
+    #[error("{action} could not be asked")]
+    NotSent {
+        /// The action.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The caller's deadline passed before the answer came.
+    #[error("the deadline passed while waiting for {action}")]
+    Deadline {
+        /// The action.
+        action: &'static str,
+    },
+    /// AWS answered, but left out what it must say.
+    #[error("the answer of {action} lacks {what}")]
+    Incomplete {
+        /// The action.
+        action: &'static str,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// No role is configured for the account.
+    #[error("no role is configured for the account")]
+    NoRole,
+}
+
+impl AwsError {
+    /// Makes sense of an SDK error, and notes the call on the entry.
+    pub(super) fn from_sdk<E, R>(
+        action: &'static str,
+        error: SdkError<E, R>,
+        target: &Target,
+        entry: &Entry,
+        request_id: Option<String>,
+    ) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
+        let code = error.as_service_error().and_then(ProvideErrorMetadata::code).map(str::to_owned);
+        entry.note(AwsCall { action, request_id, error: Some(code.clone().unwrap_or_else(|| "NoAnswer".to_owned())) });
+        let message = error.as_service_error().and_then(ProvideErrorMetadata::message).unwrap_or_default().to_owned();
+        match (code, error) {
+            (Some(code), _) => Self::Refused { action, code, message, group: target.label() },
+            (None, error @ SdkError::ConstructionFailure(_)) => Self::NotSent { action, source: Box::new(error) },
+            (None, SdkError::DispatchFailure(failure)) if failure.is_io() || failure.as_connector_error().is_none() => {
+                // A connection that was never made carried nothing; one that broke may have.
+                let sent = failure.as_connector_error().is_some_and(|error| error.connection_metadata().is_some());
+                let source = failure
+                    .as_connector_error()
+                    .map_or_else(|| "the request was not dispatched".to_owned(), |error| Chain(error).to_string())
+                    .into();
+                if sent { Self::NoAnswer { action, source } } else { Self::NotSent { action, source } }
+            }
+            (None, error) => Self::NoAnswer { action, source: Box::new(error) },
+        }
+    }
+
+    /// AWS's error code, if it answered with one.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Whether AWS may have acted although no answer says so.
+    pub fn may_have_acted(&self) -> bool {
+        matches!(self, Self::NoAnswer { .. } | Self::Incomplete { .. })
+    }
+}
+
+impl From<AwsError> for Error {
+    fn from(error: AwsError) -> Self {
+        const SOON: Duration = Duration::from_secs(5);
+        let new = |code, reason, text: String| Self::new(code, reason, text);
+        let mapped = match &error {
+            AwsError::Refused { action, code, group, .. } => match code.as_str() {
+                "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "RequestThrottled" | "TooManyRequestsException" => {
+                    new(Code::Unavailable, "AWS_THROTTLED", "AWS is throttling this account; try again in a few seconds".to_owned()).retry_after(SOON)
+                }
+                "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" => {
+                    new(Code::Unavailable, "AWS_UNAVAILABLE", "AWS has a fault of its own at the moment; try again in a few seconds".to_owned())
+                        .retry_after(SOON)
+                }
+                "InvalidGroup.NotFound" | "InvalidGroupId.Malformed" | "InvalidSecurityGroupID.NotFound" => {
+                    new(Code::NotFound, "SECURITY_GROUP_NOT_FOUND", format!("the security group {group} does not exist in its account and Region"))
+                }
+                "RulesPerSecurityGroupLimitExceeded" => new(
+                    Code::ResourceExhausted,
+                    "RULE_LIMIT",
+                    format!("the security group {group} has as many rules as AWS allows; remove one first, or ask AWS for more"),
+                ),
+                "TagLimitExceeded" => new(Code::ResourceExhausted, "TAG_LIMIT", format!("the rule in {group} carries as many tags as AWS allows")),
+                _ if action.starts_with("sts:") => new(
+                    Code::FailedPrecondition,
+                    "AWS_ROLE_REFUSED",
+                    "AWS did not lend this service the role for that account; an operator must look at the role's trust policy and at the audit trail"
+                        .to_owned(),
+                ),
+                "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthFailure" => new(
+                    Code::FailedPrecondition,
+                    "AWS_DENIED",
+                    format!("AWS refused {action} on {group}; an operator must look at what the service's role may do there"),
+                ),
+                code => new(Code::FailedPrecondition, "AWS_REFUSED", format!("AWS refused {action} on {group}: {code}")),
+            },
+            AwsError::NoAnswer { .. } | AwsError::Incomplete { .. } => new(
+                Code::Unavailable,
+                "AWS_NO_ANSWER",
+                "AWS did not answer; whether it acted is not known. Look with whitelist_list before trying again".to_owned(),
+            )
+            .retry_after(SOON),
+            AwsError::NotSent { .. } => {
+                new(Code::Unavailable, "AWS_UNREACHABLE", "AWS cannot be reached at the moment; nothing was changed".to_owned()).retry_after(SOON)
+            }
+            AwsError::Deadline { .. } => {
+                new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed while waiting for AWS; nothing was changed".to_owned())
+            }
+            AwsError::NoRole => new(Code::FailedPrecondition, "ACCOUNT_NOT_CONFIGURED", "no role is configured for that account".to_owned()),
+        };
+        mapped.caused_by(error)
+    }
+}

@@ -1,0 +1,199 @@
+//! `check`: everything that can be said of a configuration without serving, as a table.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use whitelistmcp::annotations::Annotations;
+use whitelistmcp::app;
+use whitelistmcp::aws::{Accounts, checked_endpoint};
+use whitelistmcp::clock::Clock;
+use whitelistmcp::config::Config;
+use whitelistmcp::grpc::client::Link;
+use whitelistmcp::pb::DESCRIPTOR_SET;
+use whitelistmcp::policy::Policy;
+use whitelistmcp::tls::{self, validity};
+
+use crate::{chain, fail, say};
+
+/// What to check.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The configuration file.
+    #[arg(long, short, env = "WHITELISTMCP_CONFIG")]
+    config: PathBuf,
+}
+
+/// One line of the table.
+struct Row {
+    part: &'static str,
+    verdict: Verdict,
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    Note,
+    Wrong,
+}
+
+/// The table as it grows.
+#[derive(Default)]
+struct Table(Vec<Row>);
+
+impl Table {
+    fn add<E: Error + 'static>(&mut self, part: &'static str, good: impl Into<String>, result: Result<(), E>) {
+        let (verdict, text) = match result {
+            Ok(()) => (Verdict::Good, good.into()),
+            Err(error) => (Verdict::Wrong, chain(&error)),
+        };
+        self.0.push(Row { part, verdict, text });
+    }
+
+    fn note(&mut self, part: &'static str, text: impl Into<String>) {
+        self.0.push(Row { part, verdict: Verdict::Note, text: text.into() });
+    }
+
+    fn wrong(&mut self, part: &'static str, text: impl Into<String>) {
+        self.0.push(Row { part, verdict: Verdict::Wrong, text: text.into() });
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let config = match Config::load(&arguments.config, std::env::vars()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    let mut table = Table::default();
+    edge(&config, &mut table);
+    core(&config, &mut table);
+    oidc(&config, &mut table);
+    aws(&config, &mut table);
+    table.add(
+        "policy",
+        config.policy.file.as_ref().map_or("the shipped default".to_owned(), |file| file.display().to_string()),
+        Policy::load(&config.policy).map(drop),
+    );
+    audit(&config, &mut table);
+
+    let width = table.0.iter().map(|row| row.part.len()).max().unwrap_or_default();
+    for row in &table.0 {
+        let verdict = match row.verdict {
+            Verdict::Good => "ok   ",
+            Verdict::Note => "note ",
+            Verdict::Wrong => "WRONG",
+        };
+        say(&format!("{verdict}  {:width$}  {}", row.part, row.text));
+    }
+    let wrong = table.0.iter().filter(|row| row.verdict == Verdict::Wrong).count();
+    say(&if wrong == 0 { "The configuration is sound.".to_owned() } else { format!("{wrong} to mend.") });
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn edge(config: &Config, table: &mut Table) {
+    let Some(edge) = &config.edge else {
+        return table.note("edge", "not configured: `edge` and `serve` cannot run from this file");
+    };
+    let listens = format!("{} as {}{}", edge.public_url, edge.listen, if edge.plaintext { ", plain HTTP" } else { "" });
+    table.add("edge", listens, edge.check());
+    if let Some(identity) = &edge.tls {
+        table.add("edge.tls", identity.certificate.display().to_string(), tls::public_server(identity).map(drop));
+        window(table, "edge.tls", &identity.certificate);
+    }
+    match &edge.backend {
+        None => table.note("edge.backend", "not configured: `edge` cannot run from this file; `serve` needs none"),
+        Some(backend) => {
+            table.add("edge.backend", backend.address.clone(), within_runtime(|| Link::remote(backend).map(drop)));
+            window(table, "edge.backend", &backend.identity.certificate);
+        }
+    }
+    if config.oidc.is_none() {
+        table.wrong("oidc", "the edge needs `[oidc]`: without an issuer nobody's token can be checked");
+    }
+}
+
+fn core(config: &Config, table: &mut Table) {
+    let Some(core) = &config.core else {
+        return table
+            .note("core", "not configured: `core` cannot run from this file, and `serve` takes no gRPC callers");
+    };
+    table.add("core", core.listen.to_string(), tls::mutual_server(&core.tls, &core.client_ca).map(drop));
+    window(table, "core.tls", &core.tls.certificate);
+    table.add("core.peers", format!("{} known", core.peers.len()), app::peers(config).map(drop));
+    if core.peers.is_empty() {
+        table.note("core.peers", "none: every caller will be refused");
+    }
+}
+
+fn oidc(config: &Config, table: &mut Table) {
+    let Some(oidc) = &config.oidc else { return };
+    table.add("oidc", format!("{} for {}", oidc.issuer, oidc.audience), oidc.check());
+    table.add(
+        "oidc.ca",
+        oidc.ca.as_ref().map_or("the system's CAs".to_owned(), |ca| ca.display().to_string()),
+        tls::public_client(oidc.ca.as_deref()).map(drop),
+    );
+    if let Some(edge) = &config.edge
+        && edge.public_url.as_str().trim_end_matches('/') != oidc.audience.trim_end_matches('/')
+    {
+        table.note(
+            "oidc",
+            format!(
+                "clients ask for a token for {}, and only tokens for {} are accepted",
+                edge.public_url, oidc.audience
+            ),
+        );
+    }
+}
+
+fn aws(config: &Config, table: &mut Table) {
+    if config.edge.is_some() && config.core.is_none() && config.aws.accounts.is_empty() {
+        return table.note("aws", "not configured: this file is for an edge alone");
+    }
+    table.add("aws", format!("{} accounts", config.aws.accounts.len()), Accounts::new(&config.aws).map(drop));
+    if let Some(endpoint) = &config.aws.endpoint {
+        table.add("aws.endpoint", format!("{endpoint}, not AWS's own"), checked_endpoint(endpoint).map(drop));
+    }
+    table.add("targets", format!("{} named groups", config.targets.groups.len()), app::targets(config).map(drop));
+    if config.targets.groups.is_empty() {
+        table.note("targets", "no group has a name: under the shipped policies none can be reached");
+    }
+    table.add("proto", "every tool is annotated", Annotations::read(DESCRIPTOR_SET).map(drop));
+}
+
+fn audit(config: &Config, table: &mut Table) {
+    let Some(directory) = &config.audit.directory else {
+        return table.note("audit", "no `directory`: the core lists and checks, and changes nothing");
+    };
+    // The journal itself is not opened: a check leaves nothing behind.
+    let probe = directory.join(format!(".check-{}", std::process::id()));
+    let result = std::fs::create_dir_all(directory)
+        .and_then(|()| std::fs::write(&probe, b""))
+        .and_then(|()| std::fs::remove_file(&probe));
+    table.add("audit", directory.display().to_string(), result);
+}
+
+/// Whether a certificate is valid today, and for how long.
+fn window(table: &mut Table, part: &'static str, certificate: &std::path::Path) {
+    let now: Timestamp = Clock::system().now();
+    match validity(certificate) {
+        Ok((from, _)) if now < from => {
+            table.wrong(part, format!("{} is not valid before {from}", certificate.display()))
+        }
+        Ok((_, until)) if until <= now => table.wrong(part, format!("{} expired on {until}", certificate.display())),
+        Ok((_, until)) if until.duration_since(now).as_hours() < 24 * 14 => {
+            table.note(part, format!("{} expires on {until}", certificate.display()))
+        }
+        // A file that cannot be read has its own line already.
+        Ok(_) | Err(_) => {}
+    }
+}
+
+/// A channel, even one that is not connected, wants a runtime around it.
+fn within_runtime<T>(make: impl FnOnce() -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let _entered = runtime.as_ref().ok().map(tokio::runtime::Runtime::enter);
+    make()
+}

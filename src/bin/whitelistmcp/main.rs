@@ -1,0 +1,74 @@
+//! The command line: chooses a subcommand and exits with what it says. One file a subcommand.
+
+mod certs;
+mod check;
+mod iam;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Opens, lists, checks and closes IP allow-list rules in AWS EC2 security groups.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the core: gRPC over mTLS in front, AWS behind.
+    Core(run::Arguments),
+    /// Runs the edge: MCP over HTTP in front, a core behind.
+    Edge(run::Arguments),
+    /// Runs edge and core in one process.
+    Serve(run::Arguments),
+    /// Checks a configuration and says in a table what is wrong and where.
+    Check(check::Arguments),
+    /// Makes a CA and certificates to try the service out.
+    Certs(certs::Arguments),
+    /// Prints what AWS is asked for.
+    #[command(subcommand)]
+    Iam(iam::Command),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Core(arguments) => run::run(&arguments, run::Role::Core),
+        Command::Edge(arguments) => run::run(&arguments, run::Role::Edge),
+        Command::Serve(arguments) => run::run(&arguments, run::Role::Serve),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Certs(arguments) => certs::run(&arguments),
+        Command::Iam(command) => iam::run(&command),
+    }
+}
+
+/// Says on stderr what went wrong, with every cause, and fails.
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    complain(&chain(error));
+    ExitCode::FAILURE
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+#[expect(clippy::print_stderr, reason = "the command line's own words, before or without logging")]
+fn complain(text: &str) {
+    eprintln!("whitelistmcp: {text}");
+}
+
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,146 @@
+//! The configuration: one TOML file, then environment variables over it. Each part owns its own section; this module
+//! only holds them and reads them. Unknown keys are refused by name.
+
+mod environment;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::{audit, aws, edge, grpc, identity, operation, policy, telemetry};
+
+pub use environment::PREFIX;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `[edge]`
+    pub edge: Option<edge::Config>,
+    /// `[core]`
+    pub core: Option<grpc::server::Config>,
+    /// `[oidc]`
+    pub oidc: Option<identity::oidc::Config>,
+    /// `[targets]`
+    #[serde(default)]
+    pub targets: operation::target::Config,
+    /// `[aws]`
+    #[serde(default)]
+    pub aws: aws::Config,
+    /// `[policy]`
+    #[serde(default)]
+    pub policy: policy::Config,
+    /// `[audit]`
+    #[serde(default)]
+    pub audit: audit::Config,
+    /// `[telemetry]`
+    #[serde(default)]
+    pub telemetry: telemetry::Config,
+}
+
+/// A configuration that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error("{path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not TOML.
+    #[error("{path} is not TOML: {source}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A key or value that is not known.
+    #[error("{path}: `{key}`: {source}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        source: Box<toml::de::Error>,
+    },
+    /// An environment variable that means nothing.
+    #[error("the environment variable {name}: {problem}")]
+    Environment {
+        /// The variable.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads a file and the environment over it.
+    pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text, environment)
+    }
+
+    /// Reads text as if it came from `path`.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut table: toml::Table =
+            text.parse().map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        environment::overlay(&mut table, environment)?;
+        serde_path_to_error::deserialize(table).map_err(|error| {
+            let key = error.path().to_string();
+            ConfigError::Value { path: path.to_owned(), key, source: Box::new(error.into_inner()) }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::parse(Path::new("test.toml"), text, environment).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        for (text, part) in [
+            ("[egde]\n", "unknown field `egde`"),
+            ("[audit]\ndirectroy = \"x\"\n", "unknown field `directroy`"),
+            ("[[aws.accounts]]\nid = \"1\"\nrole_arn = \"x\"\nregions = []\nkey = 1\n", "unknown field `key`"),
+            ("[edge]\npublic_url = \"https://x/mcp\"\nlisten = \"here\"\n", "edge.listen"),
+            ("[edge\n", "not TOML"),
+        ] {
+            let error = parse(text, &[]).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file() {
+        let text = "[audit]\ndirectory = \"a\"\n";
+        let config = parse(text, &[("WHITELISTMCP_AUDIT__DIRECTORY", "b"), ("PATH", "x")]).expect("sound");
+        assert_eq!(config.audit.directory.as_deref(), Some(Path::new("b")));
+        let config = parse(
+            "[edge]\npublic_url = \"https://x/mcp\"\n",
+            &[("WHITELISTMCP_EDGE__PLAINTEXT", "true"), ("WHITELISTMCP_EDGE__TRUSTED_PROXIES", "[\"10.0.0.0/8\"]")],
+        )
+        .expect("sound");
+        assert_eq!(config.edge.map(|edge| (edge.plaintext, edge.trusted_proxies.len())), Some((true, 1)));
+        assert!(
+            parse("", &[("WHITELISTMCP_AUDIT__DIRECTROY", "b")])
+                .expect_err("unknown")
+                .contains("WHITELISTMCP_AUDIT__DIRECTROY")
+        );
+        assert!(parse("", &[("WHITELISTMCP_AUDIT", "b")]).expect_err("no key").contains("WHITELISTMCP_AUDIT"));
+    }
+}

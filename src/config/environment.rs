@@ -1,0 +1,67 @@
+//! Environment variables over the file: `WHITELISTMCP_EDGE__LISTEN` is `edge.listen`.
+
+use toml::{Table, Value};
+
+use super::{Config, ConfigError};
+
+/// What every variable of ours starts with. Two underscores part a section from a key.
+pub const PREFIX: &str = "WHITELISTMCP_";
+
+/// The variable that names the configuration file; read by the command line, not here.
+const FILE: &str = "WHITELISTMCP_CONFIG";
+
+/// Lays the variables over the table, each checked alone so that a wrong one is refused by its name.
+pub(super) fn overlay(
+    table: &mut Table,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(), ConfigError> {
+    let mut variables: Vec<(String, String)> =
+        environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX) && name != FILE).collect();
+    variables.sort();
+    for (name, text) in variables {
+        let problem = |problem: String| ConfigError::Environment { name: name.clone(), problem };
+        let path: Vec<String> = name.trim_start_matches(PREFIX).split("__").map(str::to_lowercase).collect();
+        let (Some((key, sections)), true) = (path.split_last(), path.len() >= 2) else {
+            return Err(problem(format!("name a section and a key, like {PREFIX}EDGE__LISTEN")));
+        };
+        let mut inner = &mut *table;
+        for section in sections {
+            inner = inner
+                .entry(section.clone())
+                .or_insert_with(|| Value::Table(Table::new()))
+                .as_table_mut()
+                .ok_or_else(|| problem(format!("`{section}` is not a section")))?;
+        }
+        // A value that reads as TOML is TOML (a number, true, a list); anything else is a string.
+        let as_string = Value::String(text.clone());
+        let as_toml = format!("v = {text}").parse::<Table>().ok().and_then(|mut parsed| parsed.remove("v"));
+        inner.insert(key.clone(), as_toml.unwrap_or_else(|| as_string.clone()));
+        let known = |table: &Table| {
+            serde_path_to_error::deserialize::<_, Config>(table.clone())
+                .map_err(|error| (error.path().to_string(), error.into_inner().to_string()))
+        };
+        let at = path.join(".");
+        if let Err((wrong, _)) = known(table)
+            && wrong.starts_with(&at)
+        {
+            // Not what TOML would make of it: a name that looks like a number, for instance.
+            set(table, &path, as_string);
+        }
+        if let Err((wrong, why)) = known(table)
+            && (wrong.starts_with(&at) || why.contains(&format!("unknown field `{key}`")))
+        {
+            return Err(problem(why));
+        }
+    }
+    Ok(())
+}
+
+fn set(table: &mut Table, path: &[String], value: Value) {
+    let Some((key, sections)) = path.split_last() else { return };
+    let mut inner = table;
+    for section in sections {
+        let Some(next) = inner.get_mut(section).and_then(Value::as_table_mut) else { return };
+        inner = next;
+    }
+    inner.insert(key.clone(), value);
+}

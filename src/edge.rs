@@ -1,0 +1,188 @@
+//! The edge: an MCP server in front of any gRPC service whose proto carries the `mcp.v1` annotations.
+//!
+//! It validates the caller's token, reads the message, turns a tool call into one RPC and the answer into a tool
+//! result. It never decides what a caller may do with a tool, and it cannot reach AWS: it does not import what could.
+
+mod bearer;
+mod challenge;
+mod client_address;
+mod dispatch;
+mod error;
+mod http;
+pub mod router;
+mod transcode;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use url::Url;
+
+use crate::annotations::Annotations;
+use crate::grpc::client::{self, Link};
+use crate::health::Health;
+use crate::identity::oidc::Verifier;
+use crate::mcp::catalogue;
+use crate::mcp::message::Server;
+use crate::tls;
+
+/// `[edge]` in the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The address to listen on.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// The URL of the MCP endpoint as clients see it. It is this resource's identifier (RFC 9728).
+    pub public_url: Url,
+    /// The certificate and key to serve HTTPS with.
+    pub tls: Option<tls::Identity>,
+    /// Serve plain HTTP: to loopback, or behind a proxy named in `trusted_proxies`.
+    #[serde(default)]
+    pub plaintext: bool,
+    /// The proxies whose `Forwarded` and `X-Forwarded-For` are believed.
+    #[serde(default, deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Host names that clients may use besides the one in `public_url`.
+    #[serde(default)]
+    pub allowed_hosts: Vec<String>,
+    /// Web origins that may call; an `Origin` that is not listed is refused.
+    #[serde(default)]
+    pub allowed_origins: Vec<String>,
+    /// The most bytes of a request's body.
+    #[serde(default = "default_body_max")]
+    pub body_max: usize,
+    /// The most requests that are worked on at once; further ones are told to come back.
+    #[serde(default = "default_in_flight")]
+    pub in_flight_max: usize,
+    /// How long a tool call may take, in seconds.
+    #[serde(default = "default_call_timeout")]
+    pub call_timeout: u64,
+    /// The service behind the edge. Not needed where edge and core share one process.
+    pub backend: Option<client::Config>,
+}
+
+/// Networks as text; a bare address is a network of one.
+fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let parse = |text: String| {
+        let network = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
+        network.map_err(|_| serde::de::Error::custom(format!("`{text}` is not a network like 10.0.0.0/8")))
+    };
+    Vec::<String>::deserialize(deserializer)?.into_iter().map(parse).collect()
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 8080))
+}
+
+fn default_body_max() -> usize {
+    256 * 1024
+}
+
+fn default_in_flight() -> usize {
+    256
+}
+
+fn default_call_timeout() -> u64 {
+    30
+}
+
+/// Why `[edge]` is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Neither TLS nor leave to do without.
+    #[error("`[edge]` needs `tls`, or `plaintext = true` where it listens on loopback or behind `trusted_proxies`")]
+    NoTls,
+    /// Both.
+    #[error("`[edge]` has both `tls` and `plaintext`; take one out")]
+    TlsAndPlaintext,
+    /// Plain HTTP that anyone could reach.
+    #[error("`[edge] plaintext` is refused: {0} is reachable from outside and no `trusted_proxies` are declared")]
+    OpenPlaintext(SocketAddr),
+    /// The public URL.
+    #[error(
+        "`[edge] public_url` must be https (http to a loopback address is allowed), with a path such as /mcp and no query or fragment: {0}"
+    )]
+    PublicUrl(Url),
+    /// An origin list that lets anyone in.
+    #[error(
+        "`[edge] allowed_origins` must list origins like https://app.example.com; `{0}` is not one (`*` would let any web page call with a person's token)"
+    )]
+    Origin(String),
+    /// A limit of nothing.
+    #[error("`[edge] {0}` must be more than 0")]
+    Zero(&'static str),
+}
+
+/// Everything that serves a request at the edge.
+#[derive(Debug)]
+pub struct Edge {
+    config: Config,
+    verifier: Arc<Verifier>,
+    link: Link,
+    annotations: Annotations,
+    tools: Vec<Value>,
+    server: Server,
+    health: Health,
+    in_flight: Arc<Semaphore>,
+}
+
+impl Config {
+    /// Checks what can be checked without opening anything.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        match (&self.tls, self.plaintext) {
+            (None, false) => return Err(ConfigError::NoTls),
+            (Some(_), true) => return Err(ConfigError::TlsAndPlaintext),
+            (None, true) if !self.listen.ip().is_loopback() && self.trusted_proxies.is_empty() => {
+                return Err(ConfigError::OpenPlaintext(self.listen));
+            }
+            _ => {}
+        }
+        let url = &self.public_url;
+        if !crate::http_client::is_https_or_loopback(url)
+            || url.query().is_some()
+            || url.fragment().is_some()
+            || url.cannot_be_a_base()
+        {
+            return Err(ConfigError::PublicUrl(url.clone()));
+        }
+        let is_origin = |origin: &&String| {
+            Url::parse(origin)
+                .is_ok_and(|url| url.origin().is_tuple() && url.origin().ascii_serialization() == **origin)
+        };
+        if let Some(wrong) = self.allowed_origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(ConfigError::Origin(wrong.clone()));
+        }
+        let limits = [
+            ("body_max", self.body_max),
+            ("in_flight_max", self.in_flight_max),
+            ("call_timeout", usize::from(self.call_timeout > 0)),
+        ];
+        match limits.into_iter().find(|(_, limit)| *limit == 0) {
+            Some((name, _)) => Err(ConfigError::Zero(name)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Edge {
+    /// Puts the parts together.
+    pub fn new(config: Config, verifier: Arc<Verifier>, link: Link, annotations: Annotations, health: Health) -> Self {
+        let server = Server {
+            name: env!("CARGO_PKG_NAME"),
+            title: "AWS allow lists",
+            version: env!("CARGO_PKG_VERSION"),
+            instructions: annotations.instructions().to_owned(),
+        };
+        let in_flight = Arc::new(Semaphore::new(config.in_flight_max));
+        Self { tools: catalogue::tools(&annotations), config, verifier, link, annotations, server, health, in_flight }
+    }
+
+    fn call_timeout(&self) -> Duration {
+        Duration::from_secs(self.config.call_timeout)
+    }
+}

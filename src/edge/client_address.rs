@@ -1,0 +1,96 @@
+//! The address that a client calls from, past the proxies that are declared and no others.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ::http::HeaderMap;
+use ipnet::IpNet;
+
+/// Walks back from the connection through declared proxies to the first address that is not one of them.
+///
+/// `Forwarded` (RFC 7239) is preferred to `X-Forwarded-For`. Every hop appends, so the list is read from its end, and an
+/// entry that cannot be read ends the walk: what is before it is hearsay. None means that the address is not known.
+pub(super) fn client_address(remote: Option<SocketAddr>, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr> {
+    let trusted = |address: &IpAddr| proxies.iter().any(|proxy| proxy.contains(address));
+    let remote = remote?.ip().to_canonical();
+    if !trusted(&remote) {
+        return Some(remote);
+    }
+    let forwarded = entries(headers, "forwarded", forwarded_for);
+    let hops = if forwarded.is_empty() { entries(headers, "x-forwarded-for", parse_address) } else { forwarded };
+    let mut client = Some(remote);
+    for hop in hops.into_iter().rev() {
+        client = hop;
+        match &client {
+            Some(address) if trusted(address) => {}
+            _ => break,
+        }
+    }
+    client
+}
+
+fn entries(headers: &HeaderMap, name: &str, read: fn(&str) -> Option<IpAddr>) -> Vec<Option<IpAddr>> {
+    let values = headers.get_all(name).iter();
+    values
+        .flat_map(|value| value.to_str().unwrap_or("?").split(',').map(|entry| read(entry.trim())).collect::<Vec<_>>())
+        .collect()
+}
+
+/// The `for` parameter of one `Forwarded` element.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let pair = element
+        .split(';')
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| name.eq_ignore_ascii_case("for"));
+    parse_address(pair?.1.trim_matches('"'))
+}
+
+/// An address, with or without a port.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()))?;
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(remote: &str, headers: &[(&'static str, &str)]) -> Option<String> {
+        let proxies = ["10.0.0.0/8".parse().expect("parses"), "fd00::/8".parse().expect("parses")];
+        let map = headers
+            .iter()
+            .map(|(name, value)| (::http::HeaderName::from_static(name), value.parse().expect("parses")))
+            .collect();
+        client_address(Some(remote.parse().expect("parses")), &map, &proxies).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn only_declared_proxies_are_believed() {
+        let forged = [("x-forwarded-for", "198.51.100.1")];
+        assert_eq!(seen("203.0.113.7:1", &forged).as_deref(), Some("203.0.113.7"));
+        assert_eq!(seen("10.0.0.1:1", &forged).as_deref(), Some("198.51.100.1"));
+        assert_eq!(seen("[::ffff:10.0.0.1]:1", &forged).as_deref(), Some("198.51.100.1"));
+    }
+
+    #[test]
+    fn the_list_is_read_from_its_end() {
+        assert_eq!(
+            seen("10.0.0.1:1", &[("x-forwarded-for", "1.1.1.1, 203.0.113.7, 10.0.0.2")]).as_deref(),
+            Some("203.0.113.7")
+        );
+        assert_eq!(
+            seen("10.0.0.1:1", &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "203.0.113.7")]).as_deref(),
+            Some("203.0.113.7")
+        );
+        assert_eq!(seen("10.0.0.1:1", &[("x-forwarded-for", "1.1.1.1, unknown")]), None);
+        assert_eq!(seen("10.0.0.1:1", &[]).as_deref(), Some("10.0.0.1"));
+    }
+
+    #[test]
+    fn forwarded_is_understood_and_preferred() {
+        let both =
+            [("forwarded", r#"for=1.1.1.1, For="[2001:db8::7]:443";proto=https"#), ("x-forwarded-for", "9.9.9.9")];
+        assert_eq!(seen("10.0.0.1:1", &both).as_deref(), Some("2001:db8::7"));
+        assert_eq!(seen("[fd00::1]:1", &[("forwarded", "for=_hidden")]), None);
+    }
+}

@@ -1,0 +1,255 @@
+//! One request to one answer, whatever carried it: which method, in which era, and for `tools/call` which RPC.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ::http::HeaderMap;
+use ::http::uri::PathAndQuery;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tonic::metadata::MetadataValue;
+use tracing::Instrument;
+
+use super::{Edge, error, transcode};
+use crate::annotations::ToolSpec;
+use crate::grpc::CLIENT_ADDRESS;
+use crate::grpc::status::Refusal;
+use crate::identity::Principal;
+use crate::identity::oidc::Bearer;
+use crate::mcp::code;
+use crate::mcp::envelope::Request;
+use crate::mcp::era::{self, Era};
+use crate::mcp::message::{self, RpcError, text};
+use crate::telemetry;
+
+/// Who sent a request, and what came with it.
+pub(super) struct Call<'a> {
+    pub(super) bearer: &'a Bearer,
+    pub(super) principal: &'a Arc<Principal>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) headers: &'a HeaderMap,
+}
+
+/// What a request comes to.
+pub(super) enum Answer {
+    /// A JSON-RPC result.
+    Body(Vec<u8>),
+    /// The token lacks these scopes.
+    Challenge(String),
+    /// The service behind the edge refused the token.
+    TokenRefused(String),
+}
+
+#[derive(Deserialize)]
+struct ToolCall<'a> {
+    name: String,
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
+}
+
+pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
+    let spoken = Era::of(&request.method, request.params, one(call.headers, "mcp-protocol-version")?)?;
+    let era = spoken.era;
+    if era.is_modern() {
+        check_header(call.headers, "mcp-method", &request.method)?;
+    }
+    let body = |result: &Value| Ok(Answer::Body(message::result(request.id, result)));
+    match request.method.as_str() {
+        "initialize" if !era.is_modern() => body(&edge.server.initialize(request.params)),
+        "ping" if !era.is_modern() => body(&json!({})),
+        "server/discover" if era.is_modern() => body(&edge.server.discover()),
+        "tools/list" => body(&edge.server.tools(&edge.tools, era)),
+        "tools/call" => {
+            let params: ToolCall<'_> =
+                request.params.and_then(|params| serde_json::from_str(params.get()).ok()).ok_or_else(|| {
+                    RpcError::new(
+                        code::INVALID_PARAMS,
+                        "`params` must hold the tool's `name`, and `arguments` as an object",
+                    )
+                })?;
+            if era.is_modern() {
+                check_header(call.headers, "mcp-name", &params.name)?;
+            }
+            let spec = edge.annotations.find(&params.name).ok_or_else(|| unknown_tool(edge, &params.name))?;
+            let started = tokio::time::Instant::now();
+            let span = span(request, spec, call, era);
+            telemetry::continue_trace(&span, |key| {
+                spoken
+                    .traceparent
+                    .as_deref()
+                    .filter(|_| key == "traceparent")
+                    .or_else(|| call.headers.get(key)?.to_str().ok())
+            });
+            let outcome = tool_call(edge, spec, &params, call).instrument(span.clone()).await;
+            let (kind, answer) = match outcome {
+                Outcome::Result(content, structured) => (None, Ok((content, Some(structured), false))),
+                Outcome::ToolError(content) => (Some("tool_error"), Ok((content, None, true))),
+                Outcome::Challenge(scope) => (Some("insufficient_scope"), Err(Answer::Challenge(scope))),
+                Outcome::TokenRefused(why) => (Some("invalid_token"), Err(Answer::TokenRefused(why))),
+            };
+            if let Some(kind) = kind {
+                span.record("error.type", kind);
+                span.record("otel.status_code", "ERROR");
+            }
+            telemetry::record_mcp(&request.method, &params.name, kind, started.elapsed());
+            match answer {
+                Ok((content, structured, is_error)) => {
+                    body(&edge.server.tool_result(content, structured, is_error, era))
+                }
+                Err(answer) => Ok(answer),
+            }
+        }
+        method => Err(RpcError::method_not_found(method, era)),
+    }
+}
+
+/// A tool call's span, by the OpenTelemetry conventions for MCP.
+fn span(request: &Request<'_>, spec: &ToolSpec, call: &Call<'_>, era: Era) -> tracing::Span {
+    let tool = spec.annotations.name.as_str();
+    tracing::info_span!(
+        "tools/call",
+        otel.name = format!("tools/call {tool}"),
+        otel.kind = "server",
+        otel.status_code = tracing::field::Empty,
+        error.type = tracing::field::Empty,
+        mcp.method.name = "tools/call",
+        mcp.protocol.version = era.revision(),
+        gen_ai.tool.name = tool,
+        gen_ai.operation.name = "execute_tool",
+        jsonrpc.request.id = request.id.get().trim_matches('"'),
+        network.transport = "tcp",
+        network.protocol.name = "http",
+        client.address = call.address.map(tracing::field::display),
+        enduser.id = call.principal.id(),
+    )
+}
+
+/// How a tool call came out.
+enum Outcome {
+    Result(Vec<Value>, Value),
+    ToolError(Vec<Value>),
+    Challenge(String),
+    TokenRefused(String),
+}
+
+async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &Call<'_>) -> Outcome {
+    let scope = &spec.annotations.scope;
+    if !edge.annotations.scopes().grants(call.principal.scopes(), scope) {
+        return Outcome::Challenge(scope.clone());
+    }
+    let message = match transcode::to_message(&spec.method.input(), params.arguments, &edge.annotations) {
+        Ok(message) => message,
+        Err(wrong) => {
+            let structured = json!({"error": {"code": "INVALID_ARGUMENT", "reason": wrong.reason(), "message": wrong.to_string(), "retryable": false}});
+            return Outcome::ToolError(vec![text(format!("Refused: {wrong}")), text(structured.to_string())]);
+        }
+    };
+    let path = format!("/{}/{}", spec.method.parent_service().full_name(), spec.method.name());
+    let Some(request) = outgoing(edge, call, message) else {
+        return Outcome::TokenRefused("the access token cannot be sent on".to_owned());
+    };
+    let answer = match PathAndQuery::try_from(path) {
+        // The service keeps to the deadline itself; this one is for when it does not answer at all.
+        Ok(path) => {
+            tokio::time::timeout(
+                edge.call_timeout() + std::time::Duration::from_secs(1),
+                edge.link.unary(path, request),
+            )
+            .await
+        }
+        Err(_) => Ok(Err(tonic::Status::internal("the tool's RPC has no name that can be called"))),
+    };
+    let status = match answer {
+        Ok(Ok(answer)) => match transcode::to_json(&spec.method.output(), answer.into_inner(), &edge.annotations) {
+            Ok((summary, structured)) => {
+                let json = structured.to_string();
+                let content = summary.into_iter().chain([json]).map(text).collect();
+                return Outcome::Result(content, structured);
+            }
+            Err(undecodable) => {
+                tracing::error!(error = %undecodable, "an answer does not fit its descriptor");
+                tonic::Status::internal("the service's answer could not be read")
+            }
+        },
+        Ok(Err(status)) => status,
+        Err(_) => tonic::Status::deadline_exceeded("the call took too long"),
+    };
+    let mut refusal = Refusal::of(&status);
+    match (refusal.code, refusal.reason.as_str()) {
+        (tonic::Code::Unauthenticated, _) => Outcome::TokenRefused(refusal.message),
+        (tonic::Code::PermissionDenied, "SCOPE_MISSING") => {
+            Outcome::Challenge(refusal.facts.remove("scope").unwrap_or_else(|| scope.clone()))
+        }
+        _ => {
+            if refusal.reason.is_empty() {
+                // Not a word of the service's own: a broken link, whose details are ours.
+                tracing::warn!(code = ?refusal.code, message = refusal.message, "the service behind the edge did not answer");
+                refusal.reason = "BACKEND_UNAVAILABLE".to_owned();
+                refusal.message =
+                    "the service behind this server does not answer at the moment; try again in a few seconds"
+                        .to_owned();
+                refusal.retry_after = Some(std::time::Duration::from_secs(5));
+            }
+            let (sentence, structured) = error::tool_error(&refusal);
+            Outcome::ToolError(vec![text(sentence), text(structured.to_string())])
+        }
+    }
+}
+
+/// The RPC's request: the message, the person's own token, the address they call from, the deadline and the trace.
+fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(edge.call_timeout());
+    let mut authorization = MetadataValue::try_from(format!("Bearer {}", call.bearer.expose())).ok()?;
+    authorization.set_sensitive(true);
+    let metadata = request.metadata_mut();
+    metadata.insert("authorization", authorization);
+    if let Some(address) = call.address {
+        metadata.insert(CLIENT_ADDRESS, MetadataValue::try_from(address.to_string()).ok()?);
+    }
+    telemetry::inject_trace(|key, value| {
+        if let (Ok(key), Ok(value)) =
+            (tonic::metadata::MetadataKey::from_bytes(key.as_bytes()), MetadataValue::try_from(value))
+        {
+            metadata.insert(key, value);
+        }
+    });
+    Some(request)
+}
+
+fn unknown_tool(edge: &Edge, name: &str) -> RpcError {
+    let known = edge.annotations.tools().iter().map(|tool| tool.annotations.name.as_str());
+    let nearest = known
+        .min_by_key(|known| strsim::osa_distance(known, name))
+        .filter(|known| strsim::osa_distance(known, name) <= 6);
+    let hint = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
+    let shown: String = name.chars().take(64).collect();
+    RpcError::new(code::INVALID_PARAMS, format!("there is no tool `{shown}`{hint}"))
+}
+
+/// A header that must be there once and say the same as the body.
+fn check_header(headers: &HeaderMap, name: &'static str, expected: &str) -> Result<(), RpcError> {
+    let value = one(headers, name)?.ok_or_else(|| {
+        era::mismatch(
+            "a header is missing: modern requests carry MCP-Protocol-Version, Mcp-Method and, for a tool, Mcp-Name",
+        )
+    })?;
+    if transcode::decode_header(value).as_deref() == Some(expected) {
+        Ok(())
+    } else {
+        Err(era::mismatch("Mcp-Method or Mcp-Name and the body differ"))
+    }
+}
+
+fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, RpcError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => {
+            value.to_str().map(Some).map_err(|_| era::mismatch("a header holds characters that are not ASCII"))
+        }
+        (Some(_), Some(_)) => Err(era::mismatch("a header is given twice")),
+    }
+}

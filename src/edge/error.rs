@@ -1,0 +1,128 @@
+//! What goes wrong at the edge, as HTTP and JSON-RPC; and what went wrong behind it, as a tool's result.
+
+use std::any::Any;
+
+use ::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use ::http::{HeaderValue, StatusCode};
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::grpc::status::Refusal;
+use crate::mcp::code;
+use crate::mcp::message::RpcError;
+
+/// The JSON-RPC code for a refusal that HTTP's status already tells. JSON-RPC leaves positive numbers to applications.
+pub(super) fn code_of(status: StatusCode) -> i32 {
+    status.as_u16().into()
+}
+
+/// A JSON-RPC error under an HTTP status.
+pub(super) fn rpc(
+    status: StatusCode,
+    id: Option<&RawValue>,
+    code: i32,
+    message: impl Into<std::borrow::Cow<'static, str>>,
+) -> Response {
+    json_response(status, RpcError::new(code, message).to_body(id))
+}
+
+/// A body that is JSON already.
+pub(super) fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// More requests than the edge works on at once.
+pub(super) fn busy() -> Response {
+    let mut response = rpc(
+        StatusCode::TOO_MANY_REQUESTS,
+        None,
+        code_of(StatusCode::TOO_MANY_REQUESTS),
+        "too many requests at once; try again in a second",
+    );
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// Something that tokens depend on does not answer.
+pub(super) fn unavailable(message: &str, wait: Option<std::time::Duration>) -> Response {
+    let mut response =
+        rpc(StatusCode::SERVICE_UNAVAILABLE, None, code_of(StatusCode::SERVICE_UNAVAILABLE), message.to_owned());
+    if let Some(wait) = wait {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+    }
+    response
+}
+
+pub(super) async fn not_found() -> Response {
+    rpc(
+        StatusCode::NOT_FOUND,
+        None,
+        code_of(StatusCode::NOT_FOUND),
+        "there is nothing here; the MCP endpoint is POST /mcp",
+    )
+}
+
+pub(super) async fn method_not_allowed() -> Response {
+    rpc(
+        StatusCode::METHOD_NOT_ALLOWED,
+        None,
+        code_of(StatusCode::METHOD_NOT_ALLOWED),
+        "this method is not served here; the MCP endpoint is POST /mcp",
+    )
+}
+
+pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    rpc(StatusCode::INTERNAL_SERVER_ERROR, None, code::INTERNAL_ERROR, "the service met a fault of its own")
+        .into_response()
+}
+
+/// What a refusal behind the edge tells a model: a sentence, and the same for programs.
+pub(super) fn tool_error(refusal: &Refusal) -> (String, Value) {
+    let retryable = refusal.retry_after.is_some();
+    let mut error = Map::new();
+    error.insert("code".to_owned(), json!(grpc_name(refusal.code)));
+    error.insert("reason".to_owned(), json!(refusal.reason));
+    error.insert("message".to_owned(), json!(refusal.message));
+    error.insert("retryable".to_owned(), json!(retryable));
+    if let Some(wait) = refusal.retry_after {
+        error.insert("retry_after_seconds".to_owned(), json!(wait.as_secs().max(1)));
+    }
+    if !refusal.fields.is_empty() {
+        let fields: Map<String, Value> =
+            refusal.fields.iter().map(|(field, what)| (field.clone(), json!(what))).collect();
+        error.insert("fields".to_owned(), fields.into());
+    }
+    if !refusal.facts.is_empty() {
+        let facts: Map<String, Value> = refusal.facts.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+        error.insert("facts".to_owned(), facts.into());
+    }
+    (format!("Refused: {}", refusal.message), json!({"error": error}))
+}
+
+/// A status code as gRPC writes it.
+fn grpc_name(code: tonic::Code) -> &'static str {
+    match code {
+        tonic::Code::Ok => "OK",
+        tonic::Code::Cancelled => "CANCELLED",
+        tonic::Code::Unknown => "UNKNOWN",
+        tonic::Code::InvalidArgument => "INVALID_ARGUMENT",
+        tonic::Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        tonic::Code::NotFound => "NOT_FOUND",
+        tonic::Code::AlreadyExists => "ALREADY_EXISTS",
+        tonic::Code::PermissionDenied => "PERMISSION_DENIED",
+        tonic::Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        tonic::Code::FailedPrecondition => "FAILED_PRECONDITION",
+        tonic::Code::Aborted => "ABORTED",
+        tonic::Code::OutOfRange => "OUT_OF_RANGE",
+        tonic::Code::Unimplemented => "UNIMPLEMENTED",
+        tonic::Code::Internal => "INTERNAL",
+        tonic::Code::Unavailable => "UNAVAILABLE",
+        tonic::Code::DataLoss => "DATA_LOSS",
+        tonic::Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,156 @@
+//! `POST /mcp`: from HTTP to one message, and from its answer back to HTTP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN};
+use ::http::{HeaderMap, Request, StatusCode, Uri};
+use axum::body::Body;
+use axum::extract::State;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::bearer::{self, Presented};
+use super::challenge::{self, Challenge};
+use super::client_address::client_address;
+use super::dispatch::{self, Answer, Call};
+use super::{Edge, error};
+use crate::error::Code;
+use crate::listen::Connection;
+use crate::mcp::code;
+use crate::mcp::envelope::{self, EnvelopeError, Message};
+use crate::mcp::message::RpcError;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Refuses requests that a browser was tricked into sending: a name that is not ours (DNS rebinding), or a page that is
+/// not listed. A missing `Origin` is fine: programs send none.
+pub(super) async fn guard(State(edge): State<Arc<Edge>>, request: Request<Body>, next: Next) -> Response {
+    let refuse = |message| error::rpc(StatusCode::FORBIDDEN, None, error::code_of(StatusCode::FORBIDDEN), message);
+    if !host_allowed(&edge, request.uri(), request.headers()) {
+        return refuse("this host name is not served here; it must be the one in public_url, or one of allowed_hosts");
+    }
+    if let Some(origin) = request.headers().get(ORIGIN)
+        && !edge.config.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
+    {
+        return refuse("this origin is not allowed to call; it must be one of allowed_origins");
+    }
+    next.run(request).await
+}
+
+fn host_allowed(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = match (uri.authority(), hosts.next(), hosts.next()) {
+        (Some(authority), ..) => authority.as_str(),
+        (None, Some(host), None) => host.to_str().unwrap_or_default(),
+        _ => return false,
+    };
+    let name = |host: &str| {
+        host.rsplit_once(':')
+            .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+            .map_or(host, |(name, _)| name)
+            .to_ascii_lowercase()
+    };
+    let host = name(host);
+    let own = edge.config.public_url.host_str().map(str::to_ascii_lowercase);
+    own.as_deref() == Some(&host) || edge.config.allowed_hosts.iter().any(|allowed| name(allowed) == host)
+}
+
+/// `POST /mcp`
+pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response {
+    let Ok(_place) = Arc::clone(&edge.in_flight).try_acquire_owned() else { return error::busy() };
+    let (parts, body) = request.into_parts();
+    let (bearer, principal) = match bearer::present(&edge, &parts.headers).await {
+        Presented::Token(bearer, principal) => (bearer, principal),
+        Presented::Nothing => return challenge::refuse(&edge, &Challenge::Missing),
+        Presented::Refused(refused) if refused.code() == Code::Unavailable => {
+            return error::unavailable(refused.message(), refused.wait());
+        }
+        Presented::Refused(refused) => {
+            tracing::info!(reason = refused.reason(), message = refused.message(), "a token was refused");
+            return challenge::refuse(&edge, &Challenge::Invalid(refused.message()));
+        }
+    };
+    if let Some(refusal) = refuse_encoding(&parts.headers) {
+        return refusal;
+    }
+    let body = match read(body, edge.config.body_max).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
+    };
+    let connection = parts.extensions.get::<Connection>();
+    let address = client_address(connection.and_then(Connection::remote), &parts.headers, &edge.config.trusted_proxies);
+    let request = match envelope::parse(&body) {
+        Ok(Message::Request(request)) => request,
+        // None of the notifications that exist asks anything of a server that keeps no state.
+        Ok(Message::Notification { .. }) => return StatusCode::ACCEPTED.into_response(),
+        Ok(Message::Response) => {
+            return error::rpc(
+                StatusCode::BAD_REQUEST,
+                None,
+                code::INVALID_REQUEST,
+                "this server asks nothing, so it takes no responses",
+            );
+        }
+        Err(wrong) => return malformed(&wrong),
+    };
+    let call = Call { bearer: &bearer, principal: &principal, address, headers: &parts.headers };
+    match dispatch::dispatch(&edge, &request, &call).await {
+        Ok(Answer::Body(body)) => error::json_response(StatusCode::OK, body),
+        Ok(Answer::Challenge(scope)) => challenge::refuse(&edge, &Challenge::Scope(&scope)),
+        Ok(Answer::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why)),
+        Err(wrong) => refused(&wrong, request.id),
+    }
+}
+
+fn refused(wrong: &RpcError, id: &serde_json::value::RawValue) -> Response {
+    error::json_response(
+        StatusCode::from_u16(wrong.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        wrong.to_body(Some(id)),
+    )
+}
+
+fn malformed(wrong: &EnvelopeError<'_>) -> Response {
+    let (code, id) = match wrong {
+        EnvelopeError::Parse(_) => (code::PARSE_ERROR, None),
+        EnvelopeError::TooDeep | EnvelopeError::Batch => (code::INVALID_REQUEST, None),
+        EnvelopeError::Invalid { id, .. } => (code::INVALID_REQUEST, *id),
+    };
+    error::rpc(StatusCode::BAD_REQUEST, id, code, wrong.to_string())
+}
+
+/// Only JSON as it is: a compressed body could grow without bounds.
+fn refuse_encoding(headers: &HeaderMap) -> Option<Response> {
+    let refuse = |message| {
+        Some(error::rpc(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            None,
+            error::code_of(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            message,
+        ))
+    };
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return refuse("compressed bodies are not taken; send plain JSON");
+    }
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        None
+    } else {
+        refuse("send `Content-Type: application/json`")
+    }
+}
+
+async fn read(body: Body, most: usize) -> Result<Vec<u8>, Response> {
+    let status = |status: StatusCode, message: String| error::rpc(status, None, error::code_of(status), message);
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes().into()),
+        Ok(Err(wrong)) if wrong.is::<LengthLimitError>() => {
+            Err(status(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {most} bytes")))
+        }
+        Ok(Err(_)) => Err(status(StatusCode::BAD_REQUEST, "the body broke off".to_owned())),
+        Err(_) => Err(status(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive".to_owned())),
+    }
+}

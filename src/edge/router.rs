@@ -1,0 +1,47 @@
+//! Every route of the edge and every layer, in order. One file to read for what is served and what guards it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+
+use super::{Edge, challenge, error, http};
+use crate::health;
+
+/// The edge's router.
+pub fn router(edge: Arc<Edge>) -> Router {
+    let mcp_path = edge.config.public_url.path().trim_end_matches('/').to_owned();
+    let probes = Router::new()
+        .route("/health", get(health::health))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .with_state(edge.health.clone());
+    let metadata = Router::new()
+        .route("/.well-known/oauth-protected-resource", get(challenge::metadata))
+        // RFC 9728, section 3.1: the resource's path goes behind the well-known one.
+        .route("/.well-known/oauth-protected-resource/{*path}", get(challenge::metadata))
+        .with_state(Arc::clone(&edge));
+    // GET would open a stream and DELETE end a session; this server has neither, and says 405 (axum's own answer).
+    let mcp = Router::new().route("/mcp", post(http::mcp)).with_state(Arc::clone(&edge));
+    // Behind a path prefix the proxy may keep the prefix or take it off.
+    let prefixed = if mcp_path.is_empty() || mcp_path == "/mcp" {
+        Router::new()
+    } else {
+        Router::new().route(&mcp_path, post(http::mcp)).with_state(Arc::clone(&edge))
+    };
+
+    Router::new()
+        .merge(mcp)
+        .merge(prefixed)
+        .merge(metadata)
+        // Inside this line a foreign host or origin is refused; the probes stay outside, as balancers call by address.
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), http::guard))
+        .merge(probes)
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        // Outermost: whatever happens inside, the connection lives and nobody logs a token.
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(SetSensitiveRequestHeadersLayer::new([::http::header::AUTHORIZATION]))
+}

@@ -1,0 +1,239 @@
+//! JSON arguments to a protobuf message and a protobuf message to JSON, by descriptor alone.
+//!
+//! What goes in is held to exactly what the tool's schema says: names as in the proto, no name twice, no unknown name,
+//! no null, no number for a string, and every limit. ProtoJSON itself is far looser, so it is not used on the way in.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use prost::Message;
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions, Value};
+use serde_json::value::RawValue;
+
+use crate::annotations::Annotations;
+use crate::mcp::envelope::fields;
+use crate::pb::mcp::v1::FieldAnnotations;
+
+/// Arguments that do not fit the tool. The texts tell a model what to change.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ArgumentError {
+    #[error("`arguments` must be a JSON object in which no name is given twice")]
+    NotAnObject,
+    #[error("there is no argument `{name}`{}; the arguments are: {known}", nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default())]
+    Unknown { name: String, nearest: Option<String>, known: String },
+    #[error("the argument `{name}` is refused: {message}")]
+    Refused { name: String, message: String },
+    #[error("the argument `{0}` is missing")]
+    Missing(String),
+    #[error("the argument `{name}` must be {expected}")]
+    Type { name: String, expected: String },
+    #[error("the argument `{name}` has {length} characters, and must have {bound}")]
+    Length { name: String, length: usize, bound: String },
+    #[error("the argument `{name}` must be one of: {values}")]
+    Value { name: String, values: String },
+    #[error("the argument `{name}` has {length} items, and may have {most}")]
+    Items { name: String, length: usize, most: u32 },
+}
+
+impl ArgumentError {
+    /// The stable reason.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::NotAnObject => "ARGUMENTS_MALFORMED",
+            Self::Unknown { .. } => "ARGUMENT_UNKNOWN",
+            Self::Refused { .. } => "ARGUMENT_REFUSED",
+            Self::Missing(_) => "ARGUMENT_MISSING",
+            Self::Type { .. } | Self::Length { .. } | Self::Value { .. } | Self::Items { .. } => "ARGUMENT_INVALID",
+        }
+    }
+}
+
+/// Encodes arguments as a message. No arguments at all count as an empty object.
+pub(super) fn to_message(
+    descriptor: &MessageDescriptor,
+    arguments: Option<&RawValue>,
+    annotations: &Annotations,
+) -> Result<Bytes, ArgumentError> {
+    let message = match arguments {
+        None => object(descriptor, BTreeMap::new(), annotations, ""),
+        Some(arguments) => read_object(descriptor, arguments, annotations, ""),
+    };
+    message.map(|message| message.encode_to_vec().into())
+}
+
+/// Decodes a message: the sentence for people, where the message has one, and its JSON.
+pub(super) fn to_json(
+    descriptor: &MessageDescriptor,
+    message: Bytes,
+    annotations: &Annotations,
+) -> Result<(Option<String>, serde_json::Value), Box<dyn std::error::Error + Send + Sync>> {
+    let message = DynamicMessage::decode(descriptor.clone(), message)?;
+    let summary = descriptor
+        .fields()
+        .find(|field| annotations.field(field).summary)
+        .and_then(|field| message.get_field(&field).as_str().map(str::to_owned));
+    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
+    let json = message.serialize_with_options(serde_json::value::Serializer, &options)?;
+    Ok((summary.filter(|summary| !summary.is_empty()), json))
+}
+
+/// Reads a header value: as it is, or as `=?base64?…?=` (2026-07-28, Streamable HTTP, "Headers").
+pub(super) fn decode_header(value: &str) -> Option<String> {
+    match value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
+        None => Some(value.to_owned()),
+        Some(encoded) => BASE64_STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()),
+    }
+}
+
+fn read_object(
+    descriptor: &MessageDescriptor,
+    json: &RawValue,
+    annotations: &Annotations,
+    path: &str,
+) -> Result<DynamicMessage, ArgumentError> {
+    let not_an_object = || {
+        if path.is_empty() {
+            ArgumentError::NotAnObject
+        } else {
+            wrong_type(path, "an object in which no name is given twice")
+        }
+    };
+    if !json.get().starts_with('{') {
+        return Err(not_an_object());
+    }
+    object(descriptor, fields(json).ok_or_else(not_an_object)?, annotations, path)
+}
+
+fn object(
+    descriptor: &MessageDescriptor,
+    mut given: BTreeMap<&str, &RawValue>,
+    annotations: &Annotations,
+    path: &str,
+) -> Result<DynamicMessage, ArgumentError> {
+    // Credentials first: they are refused by name whatever else is wrong, and nothing of their value is repeated.
+    for name in given.keys() {
+        let bare: String = name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect();
+        if let Some(message) = annotations.refused().get(&bare) {
+            return Err(ArgumentError::Refused { name: (*name).to_owned(), message: message.clone() });
+        }
+    }
+    let mut message = DynamicMessage::new(descriptor.clone());
+    for field in descriptor.fields() {
+        let name = format!("{path}{}", field.name());
+        let about = annotations.field(&field);
+        match given.remove(field.name()) {
+            None if about.required => {
+                return Err(unknown(descriptor, &given, path).unwrap_or(ArgumentError::Missing(name)));
+            }
+            None => {}
+            Some(json) => message.set_field(&field, value(&field, &about, json, annotations, &name)?),
+        }
+    }
+    match unknown(descriptor, &given, path) {
+        Some(error) => Err(error),
+        None => Ok(message),
+    }
+}
+
+/// The first name that the message does not have, with the nearest that it has.
+fn unknown(descriptor: &MessageDescriptor, given: &BTreeMap<&str, &RawValue>, path: &str) -> Option<ArgumentError> {
+    let name = given.keys().find(|name| descriptor.get_field_by_name(name).is_none())?;
+    let known: Vec<String> = descriptor.fields().map(|field| field.name().to_owned()).collect();
+    let distance = |known: &String| strsim::osa_distance(known, &name.to_lowercase());
+    let nearest = known
+        .iter()
+        .min_by_key(|known| distance(known))
+        .filter(|known| distance(known) <= 3 || known.contains(*name) || name.contains(known.as_str()));
+    let shown = name.chars().take(64).filter(|c| !c.is_control()).collect::<String>();
+    Some(ArgumentError::Unknown { name: format!("{path}{shown}"), nearest: nearest.cloned(), known: known.join(", ") })
+}
+
+fn value(
+    field: &FieldDescriptor,
+    about: &FieldAnnotations,
+    json: &RawValue,
+    annotations: &Annotations,
+    name: &str,
+) -> Result<Value, ArgumentError> {
+    if !field.is_list() {
+        return one(field, about, json, annotations, name);
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(json.get()).map_err(|_| wrong_type(name, "an array"))?;
+    if about.max_items > 0 && items.len() > about.max_items as usize {
+        return Err(ArgumentError::Items { name: name.to_owned(), length: items.len(), most: about.max_items });
+    }
+    let items = items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| one(field, about, item, annotations, &format!("{name}[{index}]")));
+    items.collect::<Result<_, _>>().map(Value::List)
+}
+
+fn one(
+    field: &FieldDescriptor,
+    about: &FieldAnnotations,
+    json: &RawValue,
+    annotations: &Annotations,
+    name: &str,
+) -> Result<Value, ArgumentError> {
+    fn number<T: serde::de::DeserializeOwned>(json: &RawValue, name: &str, expected: &str) -> Result<T, ArgumentError> {
+        serde_json::from_str(json.get()).map_err(|_| wrong_type(name, expected))
+    }
+    fn quoted<T: std::str::FromStr>(json: &RawValue, name: &str) -> Result<T, ArgumentError> {
+        let text: Option<String> = serde_json::from_str(json.get()).ok();
+        text.and_then(|text| text.parse().ok())
+            .ok_or_else(|| wrong_type(name, "a whole number in quotes (64-bit numbers do not fit JSON's own)"))
+    }
+    match field.kind() {
+        Kind::Bool => number(json, name, "true or false").map(Value::Bool),
+        Kind::Double => number(json, name, "a number").map(Value::F64),
+        Kind::Float => number(json, name, "a number").map(Value::F32),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => number(json, name, "a whole number of 32 bits").map(Value::I32),
+        Kind::Uint32 | Kind::Fixed32 => number(json, name, "a whole number of 32 bits, not negative").map(Value::U32),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => quoted(json, name).map(Value::I64),
+        Kind::Uint64 | Kind::Fixed64 => quoted(json, name).map(Value::U64),
+        Kind::Bytes => {
+            let text: Option<String> = serde_json::from_str(json.get()).ok();
+            let bytes = text.and_then(|text| BASE64_STANDARD.decode(text).ok());
+            bytes.map(|bytes| Value::Bytes(bytes.into())).ok_or_else(|| wrong_type(name, "a string in base64"))
+        }
+        Kind::Enum(kind) => {
+            let names = || kind.values().map(|value| value.name().to_owned()).collect::<Vec<_>>().join(", ");
+            let text: Option<String> = serde_json::from_str(json.get()).ok();
+            let value = text.and_then(|text| kind.get_value_by_name(&text));
+            value
+                .map(|value| Value::EnumNumber(value.number()))
+                .ok_or_else(|| ArgumentError::Value { name: name.to_owned(), values: names() })
+        }
+        Kind::Message(message) => read_object(&message, json, annotations, &format!("{name}.")).map(Value::Message),
+        Kind::String => string(about, json, name).map(Value::String),
+    }
+}
+
+fn string(about: &FieldAnnotations, json: &RawValue, name: &str) -> Result<String, ArgumentError> {
+    let text = match serde_json::from_str::<String>(json.get()) {
+        Ok(text) => text,
+        Err(_) if about.accept_integer && json.get().parse::<i64>().is_ok() => json.get().to_owned(),
+        Err(_) => {
+            return Err(wrong_type(name, if about.accept_integer { "a string or a whole number" } else { "a string" }));
+        }
+    };
+    let length = text.chars().count();
+    let length_error = |bound| ArgumentError::Length { name: name.to_owned(), length, bound };
+    if about.max_length > 0 && length > about.max_length as usize {
+        return Err(length_error(format!("at most {}", about.max_length)));
+    }
+    if length < about.min_length.max(u32::from(about.required)) as usize {
+        return Err(length_error(format!("at least {}", about.min_length.max(1))));
+    }
+    if !about.values.is_empty() && !about.values.contains(&text) {
+        return Err(ArgumentError::Value { name: name.to_owned(), values: about.values.join(", ") });
+    }
+    Ok(text)
+}
+
+fn wrong_type(name: &str, expected: &str) -> ArgumentError {
+    ArgumentError::Type { name: name.trim_end_matches('.').to_owned(), expected: expected.to_owned() }
+}

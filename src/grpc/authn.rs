@@ -1,0 +1,116 @@
+//! Who calls the core: the peer by its certificate, and for an edge the person by their own token.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tonic::metadata::MetadataMap;
+
+use crate::annotations::Annotations;
+use crate::error::{Code, Error};
+use crate::identity::oidc::{Bearer, Verifier};
+use crate::identity::peer::{Peers, Role};
+use crate::identity::{Caller, Principal};
+use crate::listen::Connection;
+use crate::operation::Tool;
+
+use super::CLIENT_ADDRESS;
+
+/// Establishes who calls.
+#[derive(Debug)]
+pub struct Authenticator {
+    peers: Peers,
+    verifier: Option<Arc<Verifier>>,
+    annotations: Annotations,
+}
+
+/// Why it could not be established.
+#[derive(Debug, thiserror::Error)]
+enum AuthnError {
+    #[error("this call came without a connection's identity")]
+    NoConnection,
+    #[error("this call came without a client certificate")]
+    NoCertificate,
+    #[error("an edge speaks for people: send the person's own access token in `authorization`")]
+    NoBearer,
+    #[error("the `authorization` metadata must hold one bearer token")]
+    BadAuthorization,
+    #[error("no identity provider is configured, so nobody's token can be checked")]
+    NoIssuer,
+    #[error("a service acts as itself by its certificate; a bearer token on its call is refused")]
+    UnexpectedBearer,
+    #[error("a service calls from its own address; `{CLIENT_ADDRESS}` is believed from an edge only")]
+    UnexpectedAddress,
+    #[error("the metadata `{CLIENT_ADDRESS}` is not an IP address")]
+    BadAddress,
+}
+
+impl From<AuthnError> for Error {
+    fn from(error: AuthnError) -> Self {
+        let (code, reason) = match error {
+            AuthnError::NoConnection => (Code::Internal, "INTERNAL"),
+            AuthnError::NoCertificate => (Code::Unauthenticated, "CERTIFICATE_MISSING"),
+            AuthnError::NoBearer => (Code::Unauthenticated, "TOKEN_MISSING"),
+            AuthnError::BadAuthorization => (Code::Unauthenticated, "TOKEN_INVALID"),
+            AuthnError::NoIssuer => (Code::FailedPrecondition, "ISSUER_NOT_CONFIGURED"),
+            AuthnError::UnexpectedBearer => (Code::PermissionDenied, "BEARER_REFUSED"),
+            AuthnError::UnexpectedAddress => (Code::PermissionDenied, "CLIENT_ADDRESS_REFUSED"),
+            AuthnError::BadAddress => (Code::InvalidArgument, "CLIENT_ADDRESS_INVALID"),
+        };
+        Self::new(code, reason, error.to_string())
+    }
+}
+
+impl Authenticator {
+    /// Knows these peers; `verifier` checks people's tokens, where an issuer is configured.
+    pub fn new(peers: Peers, verifier: Option<Arc<Verifier>>, annotations: Annotations) -> Self {
+        Self { peers, verifier, annotations }
+    }
+
+    /// Establishes who calls, from the connection and the call's metadata.
+    pub async fn authenticate(&self, connection: Option<&Connection>, metadata: &MetadataMap) -> Result<Caller, Error> {
+        let connection = connection.ok_or(AuthnError::NoConnection)?;
+        let names = connection.peer().ok_or(AuthnError::NoCertificate)?;
+        let (peer, role) = self.peers.recognise(names)?;
+        let mut authorization = metadata.get_all("authorization").iter();
+        let authorization = match (authorization.next(), authorization.next()) {
+            (Some(_), Some(_)) => return Err(AuthnError::BadAuthorization.into()),
+            (only, _) => only,
+        };
+        let claimed_address = metadata.get(CLIENT_ADDRESS);
+        match role {
+            Role::Service(_) if authorization.is_some() => Err(AuthnError::UnexpectedBearer.into()),
+            Role::Service(_) if claimed_address.is_some() => Err(AuthnError::UnexpectedAddress.into()),
+            Role::Service(scopes) => Ok(Caller::new(
+                Principal::service(peer, scopes.clone()),
+                peer.clone(),
+                connection.remote().map(|remote| remote.ip()),
+            )),
+            Role::Edge => {
+                let verifier = self.verifier.as_ref().ok_or(AuthnError::NoIssuer)?;
+                let authorization = authorization.ok_or(AuthnError::NoBearer)?;
+                let bearer = authorization
+                    .to_str()
+                    .ok()
+                    .and_then(Bearer::from_authorization)
+                    .ok_or(AuthnError::BadAuthorization)?;
+                let principal = verifier.verify(&bearer).await?;
+                let address = claimed_address
+                    .map(|address| {
+                        address.to_str().ok().and_then(|text| text.parse::<IpAddr>().ok()).ok_or(AuthnError::BadAddress)
+                    })
+                    .transpose()?;
+                Ok(Caller::new(Principal::clone(&principal), peer.clone(), address))
+            }
+        }
+    }
+
+    /// Fails unless the caller holds the tool's scope.
+    pub fn require_scope(&self, caller: &Caller, tool: Tool) -> Result<(), Error> {
+        let wanted = self.annotations.find(tool.name()).map(|spec| spec.annotations.scope.as_str()).unwrap_or_default();
+        if self.annotations.scopes().grants(caller.principal().scopes(), wanted) {
+            return Ok(());
+        }
+        let text = format!("this needs the scope `{wanted}`, which you do not hold");
+        Err(Error::new(Code::PermissionDenied, "SCOPE_MISSING", text).fact("scope", wanted))
+    }
+}

@@ -1,0 +1,172 @@
+//! The edge's way to a gRPC service: by mTLS to another process, or in memory to the core of the same one.
+//!
+//! It carries bytes: which messages they are is the descriptors' business, so one client serves any annotated service.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::body::Body;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::service::Routes;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+use tower::{Service, ServiceExt};
+
+use crate::listen::Connection;
+use crate::tls;
+
+/// `[edge.backend]`: the gRPC service behind the edge.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where it is: host and port.
+    pub address: String,
+    /// The DNS name in its certificate; the host of `address` unless given.
+    pub server_name: Option<String>,
+    /// The edge's own certificate and key, which say that it is an edge.
+    #[serde(flatten)]
+    pub identity: tls::Identity,
+    /// The CA (PEM) that the service's certificate must come from.
+    pub ca: PathBuf,
+}
+
+/// A link to a service. Clones share its connection.
+#[derive(Clone, Debug)]
+pub enum Link {
+    /// By mTLS.
+    Remote(Channel),
+    /// In memory.
+    Local(Routes),
+}
+
+/// A link that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The address.
+    #[error("the backend's address `{0}` must be a host and a port, like core.internal:8443")]
+    Address(String),
+    /// The name.
+    #[error("`{0}` is not a DNS name or an IP address")]
+    ServerName(String),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+}
+
+/// How long the TCP and TLS handshakes may take together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an idle connection is tried, so that a dead one is noticed before a call needs it.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+impl Link {
+    /// Prepares a link by mTLS. It connects when it is first used, and again when it broke.
+    pub fn remote(config: &Config) -> Result<Self, LinkError> {
+        let wrong = || LinkError::Address(config.address.clone());
+        let (host, port) = config.address.rsplit_once(':').ok_or_else(wrong)?;
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(wrong());
+        }
+        let name = config.server_name.clone().unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
+        let name = ServerName::try_from(name.clone()).map_err(|_| LinkError::ServerName(name))?;
+        let tls = TlsConnector::from(Arc::new(tls::mutual_client(&config.identity, &config.ca)?));
+        let address = config.address.clone();
+        let connect = tower::service_fn(move |_: http::Uri| {
+            let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
+            async move {
+                let stream = TcpStream::connect(&address).await?;
+                stream.set_nodelay(true)?;
+                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
+            }
+        });
+        let endpoint = Endpoint::from_shared(format!("http://{}", config.address)).map_err(|_| wrong())?;
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(CONNECT_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20);
+        Ok(Self::Remote(endpoint.connect_with_connector_lazy(connect)))
+    }
+
+    /// A link to services in the same process.
+    pub fn local(routes: Routes) -> Self {
+        Self::Local(routes)
+    }
+
+    /// Calls a method with an encoded message.
+    pub async fn unary(&self, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
+        match self {
+            Self::Remote(channel) => unary(channel.clone(), path, request).await,
+            Self::Local(routes) => {
+                let routes = routes.clone();
+                let service = tower::service_fn(move |mut request: http::Request<Body>| {
+                    request.extensions_mut().insert(Connection::in_process());
+                    let routes = routes.clone();
+                    async move { Ok::<_, Infallible>(routes.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+                });
+                unary(service, path, request).await
+            }
+        }
+    }
+}
+
+async fn unary<S>(service: S, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut grpc = tonic::client::Grpc::new(service);
+    grpc.ready().await.map_err(|error| {
+        let error: Box<dyn std::error::Error + Send + Sync> = error.into();
+        Status::unavailable(format!("the service behind the edge cannot be reached: {error}"))
+    })?;
+    grpc.unary(request, path, BytesCodec).await
+}
+
+/// Messages as they are on the wire.
+#[derive(Clone, Copy, Debug, Default)]
+struct BytesCodec;
+
+impl Codec for BytesCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(message);
+        Ok(())
+    }
+}
+
+impl Decoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}

@@ -1,0 +1,62 @@
+//! The core's gRPC server: the service, health, and reflection in both of its versions.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::broker::Broker;
+use crate::identity::peer;
+use crate::pb::whitelistmcp::v1::whitelist_service_server::WhitelistServiceServer;
+
+use super::authn::Authenticator;
+use super::service::Service;
+use crate::tls;
+
+/// `[core]` in the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The address to listen on.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// The core's certificate and key.
+    pub tls: tls::Identity,
+    /// The CA (PEM) that every client's certificate must come from.
+    pub client_ca: PathBuf,
+    /// Who may connect, and as what.
+    #[serde(default)]
+    pub peers: Vec<peer::Config>,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 8443))
+}
+
+/// The most bytes of a request. The largest sound request has a few hundred.
+const REQUEST_MAX: usize = 64 * 1024;
+
+/// The core's services as one router.
+pub async fn routes(
+    broker: Arc<Broker>,
+    authenticator: Arc<Authenticator>,
+) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+    let service =
+        WhitelistServiceServer::new(Service::new(broker, authenticator)).max_decoding_message_size(REQUEST_MAX);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_service_status("whitelistmcp.v1.WhitelistService", ServingStatus::Serving).await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(crate::pb::DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(service).add_service(health);
+    // Clients in use speak one or the other.
+    routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    Ok((routes.routes(), reporter))
+}

@@ -1,0 +1,107 @@
+//! The one HTTP client that the service asks other servers with, other than AWS.
+//!
+//! It speaks HTTPS, or HTTP to a loopback address; follows no redirect; and bounds time and size, since the answers
+//! come from outside.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use url::{Host, Url};
+
+/// How long one request may take, from connecting to the last byte.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most bytes of an answer.
+const BODY_MAX: usize = 1024 * 1024;
+
+/// A client with a pool of connections; clones share it.
+#[derive(Clone, Debug)]
+pub struct HttpClient {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// A request that brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// A URL that may not be asked.
+    #[error("`{0}` is neither https nor http to a loopback address")]
+    Insecure(Uri),
+    /// Nobody answered.
+    #[error("no answer from {uri}")]
+    Send {
+        /// Who was asked.
+        uri: Uri,
+        /// Why.
+        #[source]
+        source: hyper_util::client::legacy::Error,
+    },
+    /// The answer broke off, or was too large.
+    #[error("the answer of {uri} broke off or is larger than {BODY_MAX} bytes")]
+    Body {
+        /// Who was asked.
+        uri: Uri,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No whole answer in time.
+    #[error("no whole answer from {0} within {TIMEOUT:?}")]
+    Timeout(Uri),
+    /// The answer cannot be put together.
+    #[error("the answer cannot be read")]
+    Response(#[from] http::Error),
+}
+
+impl HttpClient {
+    /// A client that trusts what `tls` trusts.
+    pub fn new(tls: rustls::ClientConfig) -> Self {
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .build();
+        Self {
+            client: Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector),
+        }
+    }
+
+    /// Sends a request and reads the whole answer, whatever its status.
+    pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
+        let uri = request.uri().clone();
+        let url = Url::parse(&uri.to_string()).ok().filter(is_https_or_loopback);
+        if url.is_none() {
+            return Err(HttpError::Insecure(uri));
+        }
+        let exchange = async {
+            let request = request.map(|body| Full::new(Bytes::from(body)));
+            let response =
+                self.client.request(request).await.map_err(|source| HttpError::Send { uri: uri.clone(), source })?;
+            let (parts, body) = response.into_parts();
+            let body = Limited::new(body, BODY_MAX)
+                .collect()
+                .await
+                .map_err(|source| HttpError::Body { uri: uri.clone(), source })?;
+            Ok(Response::from_parts(parts, body.to_bytes().into()))
+        };
+        tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(HttpError::Timeout(uri.clone())))
+    }
+}
+
+/// Whether a URL may carry what must not be read or forged on the way.
+pub fn is_https_or_loopback(url: &Url) -> bool {
+    let loopback = match url.host() {
+        Some(Host::Ipv4(address)) => IpAddr::from(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::from(address).is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+}

@@ -1,0 +1,198 @@
+//! Who calls: people by a verified access token, services by a verified client certificate, the service itself.
+//!
+//! A [`Principal`] can only be made here and below, from something that was verified; the rest of the program may only
+//! ask it questions.
+
+pub mod oidc;
+pub mod peer;
+pub mod scope;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use peer::PeerId;
+use scope::Scopes;
+
+/// Somebody whose identity is proven.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    kind: Kind,
+    issuer: String,
+    subject: String,
+    name: String,
+    id: String,
+    groups: BTreeSet<String>,
+    client: Option<String>,
+    scopes: Scopes,
+    expires: Option<Timestamp>,
+}
+
+/// What a principal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A person, or an agent with a person's token.
+    Person,
+    /// A program with a client certificate of its own.
+    Service,
+    /// This service, acting for itself.
+    Own,
+}
+
+/// A principal, and how its call came in.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    principal: Principal,
+    peer: PeerId,
+    address: Option<IpAddr>,
+}
+
+// === impl Principal ===
+
+impl Principal {
+    /// A service that proved itself by its certificate.
+    pub fn service(peer: &PeerId, scopes: Scopes) -> Self {
+        let subject = peer.as_str().to_owned();
+        let name = subject.rsplit("://").next().unwrap_or(&subject).to_owned();
+        Self {
+            kind: Kind::Service,
+            id: stable_id(&name, "x509", &subject),
+            issuer: "x509".to_owned(),
+            name,
+            subject,
+            groups: BTreeSet::new(),
+            client: None,
+            scopes,
+            expires: None,
+        }
+    }
+
+    /// The service itself, in one of its own roles, such as `self-test`.
+    pub fn own(role: &'static str) -> Self {
+        Self {
+            kind: Kind::Own,
+            id: stable_id(role, "whitelistmcp", role),
+            issuer: "whitelistmcp".to_owned(),
+            subject: role.to_owned(),
+            name: role.to_owned(),
+            groups: BTreeSet::new(),
+            client: None,
+            scopes: Scopes::default(),
+            expires: None,
+        }
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Who vouches for it: the OpenID Connect issuer, or `x509`.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Its identifier with that issuer (`sub`), or its certificate's name.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Its name for people: the token's e-mail address or user name, or the subject.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A stable id made of letters, digits and `+=,.@-`, 2 to 64 characters, never the same for two subjects or for
+    /// one subject of two issuers. It is the STS source identity and stands on the principal's rules.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The groups that its issuer says it is in.
+    pub fn groups(&self) -> &BTreeSet<String> {
+        &self.groups
+    }
+
+    /// The OAuth client that it acts through, if it is a person.
+    pub fn client(&self) -> Option<&str> {
+        self.client.as_deref()
+    }
+
+    /// What it may ask for.
+    pub fn scopes(&self) -> &Scopes {
+        &self.scopes
+    }
+
+    /// Until when it is proven; none for certificates, whose end the connection holds.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.expires
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// Ties a principal to the peer that its call came through and the address that it calls from.
+    pub fn new(principal: Principal, peer: PeerId, address: Option<IpAddr>) -> Self {
+        Self { principal, peer, address }
+    }
+
+    /// Who calls.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// The owner of the certificate on the other end of the connection.
+    pub fn peer(&self) -> &PeerId {
+        &self.peer
+    }
+
+    /// The address that the call came from: as the edge saw it for a person, the connection's for a service.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+}
+
+/// A readable prefix and a hash over everything that tells two principals apart.
+///
+/// The characters and the length are those of STS's `SourceIdentity` and `RoleSessionName`; an id never starts with
+/// `aws:`, since `:` is not among the characters kept.
+fn stable_id(name: &str, issuer: &str, subject: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update((issuer.len() as u64).to_be_bytes());
+    hash.update(issuer);
+    hash.update(subject);
+    let digest = hash.finalize();
+    let prefix: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) { c } else { '-' })
+        .take(47)
+        .collect();
+    let suffix = crate::digest::hex(&digest);
+    format!("{prefix}-{}", suffix.get(..16).unwrap_or(&suffix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_fit_for_sts_and_differ() {
+        let ids = [
+            stable_id("alice@example.com", "https://a.example", "1"),
+            stable_id("alice@example.com", "https://b.example", "1"),
+            stable_id("alice@example.com", "https://a.example", "2"),
+            stable_id("aws:root", "https://a.example", "1"),
+            stable_id(&"ä".repeat(100), "https://a.example", "1"),
+            stable_id("", "", ""),
+        ];
+        for id in &ids {
+            assert!((2..=64).contains(&id.len()), "{id}");
+            assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b)), "{id}");
+        }
+        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+        assert!(ids[0].starts_with("alice@example.com-"));
+    }
+}

@@ -1,0 +1,224 @@
+//! What must hold of a token's header and claims (RFC 9068, section 4; RFC 8725).
+//!
+//! Everything read before the signature is checked carries `unverified` in its name.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::scope::Scopes;
+use super::super::{Kind, Principal, stable_id};
+use super::{CLOCK_LEEWAY, Config, ConfigError};
+
+/// What this resource server expects of every token.
+#[derive(Debug)]
+pub(super) struct Expected {
+    issuer: String,
+    audience: String,
+    algorithms: Vec<Algorithm>,
+    groups_claim: String,
+}
+
+/// A token's header, before anything about it is known to be true.
+#[derive(Debug)]
+pub(super) struct UnverifiedHeader {
+    unverified: jsonwebtoken::Header,
+}
+
+/// What is wrong with a token. The texts go to the caller: they name the check that failed, and nothing of the token.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimsError {
+    /// The header's `typ`.
+    #[error("its type is not `at+jwt`, so it is not an access token (RFC 9068)")]
+    Type,
+    /// The header's `alg`.
+    #[error("its signature algorithm is not one that is accepted here")]
+    Algorithm,
+    /// The header carries `crit`, which names extensions that must be understood.
+    #[error("it demands extensions (`crit`) that are not understood here")]
+    Critical,
+    /// The signature.
+    #[error("its signature is wrong")]
+    Signature,
+    /// `iss`.
+    #[error("it comes from another issuer")]
+    Issuer,
+    /// `aud`.
+    #[error("it is meant for another audience")]
+    Audience,
+    /// `exp`.
+    #[error("it has expired")]
+    Expired,
+    /// `nbf` or `iat`.
+    #[error("it is not valid yet")]
+    NotYetValid,
+    /// A claim that RFC 9068 demands.
+    #[error("its claim `{0}` is missing or malformed")]
+    Claim(&'static str),
+    /// `cnf`: bound to a key that this service cannot ask the caller to prove.
+    #[error("it is bound to a key (`cnf`), and proof of possession is not checked here")]
+    Confirmation,
+}
+
+/// The claims of RFC 9068, section 2.2, and those that name people.
+#[derive(Deserialize)]
+struct Claims {
+    sub: Option<String>,
+    client_id: Option<String>,
+    jti: Option<String>,
+    iat: Option<f64>,
+    exp: Option<f64>,
+    #[serde(default)]
+    scope: Option<String>,
+    cnf: Option<Value>,
+    email: Option<String>,
+    preferred_username: Option<String>,
+    name: Option<String>,
+    #[serde(flatten)]
+    rest: HashMap<String, Value>,
+}
+
+// === impl UnverifiedHeader ===
+
+impl UnverifiedHeader {
+    pub(super) fn read(token: &str) -> Option<Self> {
+        jsonwebtoken::decode_header(token).ok().map(|unverified| Self { unverified })
+    }
+
+    /// The key that the token says it was signed with.
+    pub(super) fn key_id(&self) -> Option<&str> {
+        self.unverified.kid.as_deref()
+    }
+}
+
+// === impl Expected ===
+
+impl Expected {
+    pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
+        let algorithms = config.algorithms.iter().map(|name| algorithm(name)).collect::<Result<Vec<_>, _>>()?;
+        if algorithms.is_empty() {
+            return Err(ConfigError::Algorithm(String::new()));
+        }
+        Ok(Self {
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+            algorithms,
+            groups_claim: config.groups_claim.clone(),
+        })
+    }
+
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Refuses by the header alone what no key could make good.
+    pub(super) fn check_header(&self, header: &UnverifiedHeader) -> Result<Algorithm, ClaimsError> {
+        let typ = header.unverified.typ.as_deref().unwrap_or_default();
+        if !typ.eq_ignore_ascii_case("at+jwt") && !typ.eq_ignore_ascii_case("application/at+jwt") {
+            return Err(ClaimsError::Type);
+        }
+        if header.unverified.crit.is_some() {
+            return Err(ClaimsError::Critical);
+        }
+        let algorithm = header.unverified.alg;
+        if self.algorithms.contains(&algorithm) { Ok(algorithm) } else { Err(ClaimsError::Algorithm) }
+    }
+
+    /// Checks the signature and every claim; what comes back is proven.
+    pub(super) fn verify(
+        &self,
+        token: &str,
+        key: &DecodingKey,
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<Principal, ClaimsError> {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = CLOCK_LEEWAY.as_secs();
+        validation.validate_nbf = true;
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_audience(&[&self.audience]);
+        let claims =
+            jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|error| from_library(&error))?.claims;
+        self.principal(claims, now)
+    }
+
+    fn principal(&self, claims: Claims, now: Timestamp) -> Result<Principal, ClaimsError> {
+        if claims.cnf.is_some() {
+            return Err(ClaimsError::Confirmation);
+        }
+        let subject = claims.sub.filter(|sub| !sub.is_empty() && sub.len() <= 255).ok_or(ClaimsError::Claim("sub"))?;
+        let client = claims.client_id.filter(|id| !id.is_empty()).ok_or(ClaimsError::Claim("client_id"))?;
+        claims.jti.filter(|jti| !jti.is_empty()).ok_or(ClaimsError::Claim("jti"))?;
+        let issued = claims.iat.and_then(seconds).ok_or(ClaimsError::Claim("iat"))?;
+        let expires = claims.exp.and_then(seconds).ok_or(ClaimsError::Claim("exp"))?;
+        if issued > now.saturating_add(CLOCK_LEEWAY).unwrap_or(now) {
+            return Err(ClaimsError::NotYetValid);
+        }
+        let groups = match claims.rest.get(&self.groups_claim) {
+            None | Some(Value::Null) => BTreeSet::new(),
+            Some(Value::Array(groups)) => groups.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            Some(_) => return Err(ClaimsError::Claim("groups")),
+        };
+        let name = [claims.email, claims.preferred_username, claims.name]
+            .into_iter()
+            .flatten()
+            .find(|name| is_plain(name))
+            .unwrap_or_else(|| subject.clone());
+        Ok(Principal {
+            kind: Kind::Person,
+            id: stable_id(&name, &self.issuer, &subject),
+            issuer: self.issuer.clone(),
+            subject,
+            name,
+            groups,
+            client: Some(client),
+            scopes: claims.scope.as_deref().map(Scopes::parse).unwrap_or_default(),
+            expires: Some(expires),
+        })
+    }
+}
+
+/// A name that can stand in a description, a log line and a session name as it is.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.chars().count() <= 128 && !name.chars().any(char::is_control)
+}
+
+/// NumericDate may be fractional (RFC 7519, section 2).
+fn seconds(date: f64) -> Option<Timestamp> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the range is checked first, and a fraction of a second is dropped on purpose"
+    )]
+    (date.is_finite() && (0.0..4e11).contains(&date)).then(|| Timestamp::from_second(date as i64).ok()).flatten()
+}
+
+/// Only asymmetric algorithms: with a symmetric one, whoever can verify can sign.
+fn algorithm(name: &str) -> Result<Algorithm, ConfigError> {
+    match name.parse::<Algorithm>() {
+        Ok(algorithm) if !matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) => Ok(algorithm),
+        _ => Err(ConfigError::Algorithm(name.to_owned())),
+    }
+}
+
+fn from_library(error: &jsonwebtoken::errors::Error) -> ClaimsError {
+    use jsonwebtoken::errors::ErrorKind;
+    match error.kind() {
+        ErrorKind::InvalidIssuer => ClaimsError::Issuer,
+        ErrorKind::InvalidAudience => ClaimsError::Audience,
+        ErrorKind::ExpiredSignature => ClaimsError::Expired,
+        ErrorKind::ImmatureSignature => ClaimsError::NotYetValid,
+        ErrorKind::InvalidAlgorithm => ClaimsError::Algorithm,
+        ErrorKind::MissingRequiredClaim(claim) => ClaimsError::Claim(match claim.as_str() {
+            "aud" => "aud",
+            "iss" => "iss",
+            "exp" => "exp",
+            _ => "sub",
+        }),
+        ErrorKind::Json(_) | ErrorKind::Base64(_) | ErrorKind::Utf8(_) => ClaimsError::Claim("payload"),
+        _ => ClaimsError::Signature,
+    }
+}

@@ -1,0 +1,179 @@
+//! The owner of a client certificate, and the role that the configuration gives it.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use rustls_pki_types::CertificateDer;
+use serde::Deserialize;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::scope::Scopes;
+use crate::error::{Code, Error};
+
+/// The name of a peer: a URI (such as a SPIFFE ID) or a DNS name from its certificate's subject alternative names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PeerId(String);
+
+/// Every name that one verified certificate carries.
+#[derive(Clone, Debug)]
+pub struct PeerNames(Vec<PeerId>);
+
+/// `[[core.peers]]`: who may connect to the core, and as what.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The URI or DNS subject alternative name in the peer's certificate, compared exactly.
+    pub san: String,
+    /// What the peer is.
+    pub role: RoleName,
+    /// The scopes of a service; an edge has none of its own.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+}
+
+/// A role's name in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleName {
+    /// Speaks for people, by their own tokens.
+    Edge,
+    /// Speaks for itself.
+    Service,
+}
+
+/// What a known peer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Speaks for people, by their own tokens; it is nobody by itself.
+    Edge,
+    /// Speaks for itself, with these scopes.
+    Service(Scopes),
+}
+
+/// The peers that are known.
+#[derive(Clone, Debug)]
+pub struct Peers(HashMap<PeerId, Role>);
+
+/// Why a peer is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// No name of the certificate is in the configuration.
+    #[error("this certificate is valid, but none of its names ({0}) is a known peer")]
+    Unknown(String),
+    /// Two names of one certificate have roles.
+    #[error("this certificate carries several known names ({0}); one certificate must be one peer")]
+    Ambiguous(String),
+}
+
+/// Why `[[core.peers]]` is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The same name twice.
+    #[error("peer `{0}` is given twice")]
+    Twice(String),
+    /// An edge with scopes.
+    #[error("peer `{0}` is an edge: it acts with people's own scopes and has none; take `scopes` out")]
+    EdgeWithScopes(String),
+    /// A service without scopes.
+    #[error("peer `{0}` is a service without `scopes`; it could do nothing")]
+    ServiceWithoutScopes(String),
+    /// A scope that no tool asks for.
+    #[error("peer `{0}`: no tool asks for the scope `{1}`")]
+    UnknownScope(String, String),
+}
+
+impl From<PeerError> for Error {
+    fn from(error: PeerError) -> Self {
+        Self::new(Code::PermissionDenied, "PEER_UNKNOWN", error.to_string())
+    }
+}
+
+impl PeerId {
+    /// The link between an edge and a core that share one process.
+    pub fn in_process() -> Self {
+        Self("in-process".to_owned())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl PeerNames {
+    /// The URI and DNS names of a certificate that TLS has verified. Its common name is not a name (RFC 6125).
+    pub fn of_verified(certificate: &CertificateDer<'_>) -> Self {
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Self(Vec::new()) };
+        let Ok(Some(names)) = certificate.subject_alternative_name() else { return Self(Vec::new()) };
+        let named = names.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::URI(name) | GeneralName::DNSName(name) => Some(PeerId((*name).to_owned())),
+            _ => None,
+        });
+        Self(named.collect())
+    }
+
+    /// The names of the link within one process.
+    pub fn in_process() -> Self {
+        Self(vec![PeerId::in_process()])
+    }
+}
+
+impl fmt::Display for PeerNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [] => f.write_str("it has no URI or DNS name"),
+            names => f.write_str(&names.iter().map(PeerId::as_str).collect::<Vec<_>>().join(", ")),
+        }
+    }
+}
+
+impl Peers {
+    /// Checks the configuration. `known_scopes` are those that some tool asks for.
+    pub fn new<'a>(
+        configs: &[Config],
+        known_scopes: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<Self, ConfigError> {
+        let mut peers = HashMap::with_capacity(configs.len());
+        for config in configs {
+            if let Some(unknown) =
+                config.scopes.iter().find(|scope| !known_scopes.clone().any(|known| known == scope.as_str()))
+            {
+                return Err(ConfigError::UnknownScope(config.san.clone(), unknown.clone()));
+            }
+            let role = match (config.role, config.scopes.is_empty()) {
+                (RoleName::Edge, true) => Role::Edge,
+                (RoleName::Service, false) => Role::Service(config.scopes.iter().cloned().collect()),
+                (RoleName::Edge, false) => return Err(ConfigError::EdgeWithScopes(config.san.clone())),
+                (RoleName::Service, true) => return Err(ConfigError::ServiceWithoutScopes(config.san.clone())),
+            };
+            if peers.insert(PeerId(config.san.clone()), role).is_some() {
+                return Err(ConfigError::Twice(config.san.clone()));
+            }
+        }
+        Ok(Self(peers))
+    }
+
+    /// The edge of the same process, beside the peers that are configured.
+    #[must_use]
+    pub fn with_in_process_edge(mut self) -> Self {
+        self.0.insert(PeerId::in_process(), Role::Edge);
+        self
+    }
+
+    /// The one known name among a certificate's names, and its role.
+    pub fn recognise(&self, names: &PeerNames) -> Result<(&PeerId, &Role), PeerError> {
+        let mut known = names.0.iter().filter_map(|name| self.0.get_key_value(name));
+        match (known.next(), known.next()) {
+            (Some(peer), None) => Ok(peer),
+            (None, _) => Err(PeerError::Unknown(names.to_string())),
+            (Some(_), Some(_)) => Err(PeerError::Ambiguous(names.to_string())),
+        }
+    }
+}

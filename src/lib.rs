@@ -1,0 +1,48 @@
+//! `whitelistmcp` opens, lists, checks and closes IP allow-list rules in AWS EC2 security groups, for people and
+//! programs. An *edge* speaks MCP to clients; a *core* speaks gRPC over mTLS to edges and services, and AWS behind it.
+//!
+//! # The road of one call
+//!
+//! 1. [`listen`] accepts a connection: TLS, bounds, and whose certificate is on the other end.
+//! 2. [`edge`] reads an HTTP request: [`edge::router`] has every route and layer. The token is verified
+//!    ([`identity::oidc`]), the message read ([`mcp::envelope`], [`mcp::era`]), a tool call turned into one RPC by the
+//!    proto's annotations ([`annotations`]).
+//! 3. [`grpc::client`] carries it to the core, with the person's own token. [`grpc::authn`] establishes who calls, once
+//!    more and from nothing that the edge says. A service comes straight here, by its certificate.
+//! 4. [`operation`] makes the request into something valid, or refuses it.
+//! 5. [`broker`] is the rest of the road, top to bottom: [`policy`] permits a look, [`audit`] begins an entry, [`aws`]
+//!    borrows power for this call alone and looks, [`policy`] permits the change, [`aws`] makes it, [`audit`] ends the
+//!    entry.
+//! 6. The answer goes back the same way: `grpc::present` puts it in words.
+//!
+//! Each step takes a type that only the step before can make, so none can be skipped.
+//!
+//! # Who may import whom
+//!
+//! One way only: the binary → [`app`] → [`edge`] → [`grpc::client`], [`mcp`]; [`app`] → `grpc::server` → [`broker`] →
+//! [`aws`] → [`audit`] → [`policy`] → [`identity`], [`operation`]. The edge imports nothing that could reach AWS. Only
+//! [`app`] and the binary import [`config`]. [`mcp`], [`policy`] and [`operation`] do no I/O.
+
+pub mod annotations;
+pub mod app;
+pub mod audit;
+pub mod aws;
+pub mod broker;
+pub mod certs;
+pub mod clock;
+pub mod config;
+pub mod digest;
+pub mod edge;
+pub mod error;
+pub mod grpc;
+pub mod health;
+pub mod http_client;
+pub mod identity;
+pub mod listen;
+pub mod mcp;
+pub mod operation;
+pub mod pb;
+pub mod policy;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;

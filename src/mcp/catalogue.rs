@@ -1,0 +1,116 @@
+//! The tool list: every annotated RPC as an MCP tool, with JSON Schemas made from its messages.
+
+use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor};
+use serde_json::{Map, Value, json};
+
+use crate::annotations::{Annotations, comment};
+use crate::pb::mcp::v1::FieldAnnotations;
+
+/// The tools as `tools/list` gives them, in the order of the proto.
+pub fn tools(annotations: &Annotations) -> Vec<Value> {
+    let tool = |spec: &crate::annotations::ToolSpec| {
+        let about = &spec.annotations;
+        json!({
+            "name": about.name,
+            "title": about.title,
+            "description": spec.description,
+            "inputSchema": object(&spec.method.input(), annotations, Side::Input),
+            "outputSchema": object(&spec.method.output(), annotations, Side::Output),
+            "annotations": {
+                "title": about.title,
+                "readOnlyHint": about.read_only,
+                "destructiveHint": about.destructive,
+                "idempotentHint": about.idempotent,
+                "openWorldHint": true,
+            },
+        })
+    };
+    annotations.tools().iter().map(tool).collect()
+}
+
+/// Which way a message goes. Inputs are strict; an output may gain fields in a later release.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Input,
+    Output,
+}
+
+fn object(message: &MessageDescriptor, annotations: &Annotations, side: Side) -> Value {
+    let mut properties = Map::new();
+    let mut required = Vec::new();
+    for field in message.fields() {
+        let about = annotations.field(&field);
+        // Of an output every field is there, except a message that is not set.
+        if about.required || (side == Side::Output && !field.supports_presence()) {
+            required.push(Value::from(field.name()));
+        }
+        properties.insert(field.name().to_owned(), property(&field, &about, annotations, side));
+    }
+    let mut schema =
+        Map::from_iter([("type".to_owned(), json!("object")), ("properties".to_owned(), properties.into())]);
+    if !required.is_empty() {
+        schema.insert("required".to_owned(), required.into());
+    }
+    if side == Side::Input {
+        schema.insert("additionalProperties".to_owned(), false.into());
+    }
+    schema.into()
+}
+
+fn property(field: &FieldDescriptor, about: &FieldAnnotations, annotations: &Annotations, side: Side) -> Value {
+    let mut schema = one(field, about, annotations, side);
+    if field.cardinality() == Cardinality::Repeated {
+        let mut list = Map::from_iter([("type".to_owned(), json!("array")), ("items".to_owned(), schema)]);
+        if about.max_items > 0 {
+            list.insert("maxItems".to_owned(), about.max_items.into());
+        }
+        schema = list.into();
+    }
+    let description = comment(&field.parent_file(), field.path());
+    if let (Some(schema), false) = (schema.as_object_mut(), description.is_empty()) {
+        schema.insert("description".to_owned(), description.into());
+    }
+    schema
+}
+
+/// The schema of one value. 64-bit integers are strings, as JSON numbers cannot hold them (ProtoJSON).
+fn one(field: &FieldDescriptor, about: &FieldAnnotations, annotations: &Annotations, side: Side) -> Value {
+    match field.kind() {
+        Kind::Bool => json!({"type": "boolean"}),
+        Kind::Double | Kind::Float => json!({"type": "number"}),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
+            json!({"type": "integer", "minimum": i32::MIN, "maximum": i32::MAX})
+        }
+        Kind::Uint32 | Kind::Fixed32 => json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => json!({"type": "string", "pattern": "^-?[0-9]{1,19}$"}),
+        Kind::Uint64 | Kind::Fixed64 => json!({"type": "string", "pattern": "^[0-9]{1,20}$"}),
+        Kind::Bytes => json!({"type": "string", "contentEncoding": "base64"}),
+        Kind::Enum(kind) => {
+            json!({"type": "string", "enum": kind.values().map(|value| value.name().to_owned()).collect::<Vec<_>>()})
+        }
+        Kind::Message(message) => object(&message, annotations, side),
+        Kind::String => string(about, side),
+    }
+}
+
+fn string(about: &FieldAnnotations, side: Side) -> Value {
+    let kind = if about.accept_integer && side == Side::Input { json!(["string", "integer"]) } else { json!("string") };
+    let mut schema = Map::from_iter([("type".to_owned(), kind)]);
+    // A required string that is empty says nothing.
+    let shortest = about.min_length.max(u32::from(about.required));
+    if shortest > 0 {
+        schema.insert("minLength".to_owned(), shortest.into());
+    }
+    if about.max_length > 0 {
+        schema.insert("maxLength".to_owned(), about.max_length.into());
+    }
+    if !about.values.is_empty() {
+        // A default message carries an empty string where nothing was said.
+        let empty = (side == Side::Output).then(String::new);
+        schema.insert("enum".to_owned(), about.values.iter().cloned().chain(empty).collect::<Vec<_>>().into());
+    }
+    if !about.examples.is_empty() {
+        schema.insert("examples".to_owned(), about.examples.clone().into());
+    }
+    schema.into()
+}

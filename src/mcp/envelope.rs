@@ -1,0 +1,195 @@
+//! JSON-RPC 2.0 messages, read once, with `params` left as they are.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+/// The deepest nesting of arrays and objects that is read.
+pub const DEPTH_MOST: usize = 32;
+
+/// A message from a client.
+#[derive(Debug)]
+pub enum Message<'a> {
+    /// Wants an answer.
+    Request(Request<'a>),
+    /// Wants none.
+    Notification {
+        /// What happened.
+        method: String,
+    },
+    /// Answers a request of ours; there are none.
+    Response,
+}
+
+/// A request.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The id, exactly as it was written: a string or an integer.
+    pub id: &'a RawValue,
+    /// The method.
+    pub method: String,
+    /// The parameters, as they were written.
+    pub params: Option<&'a RawValue>,
+}
+
+/// A body that is no message.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvelopeError<'a> {
+    /// Not JSON in UTF-8.
+    #[error("the body is not JSON: {0}")]
+    Parse(serde_json::Error),
+    /// Nested too deeply to be read safely.
+    #[error("the body nests arrays and objects more than {DEPTH_MOST} deep")]
+    TooDeep,
+    /// A batch, which only revision 2025-03-26 has.
+    #[error("batches are not taken; send one message at a time")]
+    Batch,
+    /// JSON, but no JSON-RPC 2.0 message.
+    #[error("{what}")]
+    Invalid {
+        /// What is wrong.
+        what: &'static str,
+        /// The message's id, where it could be read, so that the answer can carry it.
+        id: Option<&'a RawValue>,
+    },
+}
+
+/// Reads one message.
+pub fn parse(body: &[u8]) -> Result<Message<'_>, EnvelopeError<'_>> {
+    if deeper_than(body, DEPTH_MOST) {
+        return Err(EnvelopeError::TooDeep);
+    }
+    let invalid = |what, id| EnvelopeError::Invalid { what, id };
+    let raw: &RawValue = serde_json::from_slice(body).map_err(EnvelopeError::Parse)?;
+    if raw.get().starts_with('[') {
+        return Err(EnvelopeError::Batch);
+    }
+    if !raw.get().starts_with('{') {
+        return Err(invalid("the body must be a JSON-RPC 2.0 object", None));
+    }
+    let fields =
+        fields(raw).ok_or_else(|| invalid("a member is given twice, or its name is written with escapes", None))?;
+    let id = fields.get("id").copied();
+    let readable = id.filter(|id| is_id(id));
+    if fields.get("jsonrpc").is_none_or(|version| version.get() != "\"2.0\"") {
+        return Err(invalid("`jsonrpc` must be \"2.0\"", readable));
+    }
+    let Some(method) = fields.get("method") else {
+        let is_response = id.is_some() && (fields.contains_key("result") || fields.contains_key("error"));
+        return if is_response { Ok(Message::Response) } else { Err(invalid("`method` is missing", readable)) };
+    };
+    let method: String =
+        serde_json::from_str(method.get()).map_err(|_| invalid("`method` must be a string", readable))?;
+    let params = fields.get("params").copied();
+    if params.is_some_and(|params| !params.get().starts_with('{')) {
+        return Err(invalid("`params` must be an object", readable));
+    }
+    match (id, readable) {
+        (None, _) => Ok(Message::Notification { method }),
+        (Some(_), Some(id)) => Ok(Message::Request(Request { id, method, params })),
+        (Some(_), None) => Err(invalid("`id` must be a string or an integer", None)),
+    }
+}
+
+/// The members of an object; none if one is given twice.
+pub fn fields(object: &RawValue) -> Option<BTreeMap<&str, &RawValue>> {
+    let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(object.get()).ok()?;
+    // A map keeps one of two equal members, so the count tells.
+    (count_members(object.get()) == fields.len()).then_some(fields)
+}
+
+fn is_id(id: &RawValue) -> bool {
+    let text = id.get();
+    text.starts_with('"') || text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok()
+}
+
+/// How many members an object that is known to be sound JSON has at its top level.
+fn count_members(object: &str) -> usize {
+    let (mut depth, mut colons) = (0_usize, 0);
+    scan(object.as_bytes(), |byte| match byte {
+        b'{' | b'[' => depth += 1,
+        b'}' | b']' => depth = depth.saturating_sub(1),
+        b':' if depth == 1 => colons += 1,
+        _ => {}
+    });
+    colons
+}
+
+/// Whether arrays and objects nest deeper than `most`, without reading them.
+fn deeper_than(body: &[u8], most: usize) -> bool {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    scan(body, |byte| match byte {
+        b'{' | b'[' => {
+            depth += 1;
+            deepest = deepest.max(depth);
+        }
+        b'}' | b']' => depth = depth.saturating_sub(1),
+        _ => {}
+    });
+    deepest > most
+}
+
+/// Shows every byte that is outside strings.
+fn scan(json: &[u8], mut see: impl FnMut(u8)) {
+    let (mut in_string, mut escaped) = (false, false);
+    for &byte in json {
+        match (in_string, escaped, byte) {
+            (true, true, _) => escaped = false,
+            (true, false, b'\\') => escaped = true,
+            (_, false, b'"') => in_string = !in_string,
+            (false, _, byte) => see(byte),
+            (true, ..) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(body: &str) -> String {
+        match parse(body.as_bytes()) {
+            Ok(message) => panic!("{body}: {message:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_request_keeps_its_id_as_written() {
+        for id in ["1", "\"a\"", "-7", "9007199254740993", "18446744073709551615", "\"\\u00e9\""] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
+            let Ok(Message::Request(request)) = parse(body.as_bytes()) else { panic!("{body}") };
+            assert_eq!(request.id.get(), id);
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        for (body, part) in [
+            ("", "not JSON"),
+            ("{", "not JSON"),
+            ("{} x", "not JSON"),
+            ("[]", "batches"),
+            ("1", "must be a JSON-RPC"),
+            ("{}", "`jsonrpc`"),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#, "`jsonrpc`"),
+            (r#"{"jsonrpc":"2.0","id":1}"#, "`method` is missing"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":5}"#, "`method` must be"),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, "`id` must be"),
+            (r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#, "`id` must be"),
+            (r#"{"jsonrpc":"2.0","id":[1],"method":"ping"}"#, "`id` must be"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}"#, "`params` must be"),
+            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#, "given twice"),
+            (&format!("{}{}", "[".repeat(40), "]".repeat(40)), "deep"),
+        ] {
+            assert!(wrong(body).contains(part), "{body}: {}", wrong(body));
+        }
+        assert!(parse(b"\xff{}").is_err());
+    }
+
+    #[test]
+    fn brackets_in_strings_do_not_nest() {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":"{}\"{{:","method":"ping"}}"#, "[".repeat(100));
+        assert!(matches!(parse(body.as_bytes()), Ok(Message::Request(_))));
+    }
+}

@@ -1,0 +1,101 @@
+//! Policies from a file, checked against the schema before they are used.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use cedar_policy::{Authorizer, PolicySet, Schema, ValidationMode, Validator};
+use serde::Deserialize;
+
+use super::Policy;
+
+const SCHEMA: &str = include_str!("schema.cedarschema");
+const DEFAULT: &str = include_str!("default.cedar");
+
+/// `[policy]` in the configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// A file of Cedar policies; the shipped default where none is given.
+    pub file: Option<PathBuf>,
+}
+
+/// Policies that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("policy file {path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not Cedar.
+    #[error("the policies cannot be parsed: {0}")]
+    Parse(String),
+    /// Cedar that speaks of something the schema does not have.
+    #[error("the policies do not fit the schema: {0}")]
+    Invalid(String),
+    /// A policy without an `@id`, or two with the same.
+    #[error("every policy needs an `@id` of its own, so that a refusal can name it: {0}")]
+    Unnamed(String),
+    /// A forbid without a `@message`.
+    #[error("the forbid policy `{0}` needs a `@message` that tells the caller what would be allowed")]
+    Silent(String),
+    /// The shipped schema is broken.
+    #[error("the shipped schema is broken: {0}")]
+    Schema(String),
+}
+
+impl Policy {
+    /// Loads and checks the policies.
+    pub fn load(config: &Config) -> Result<Self, LoadError> {
+        match &config.file {
+            None => Self::parse(DEFAULT),
+            Some(path) => {
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
+                Self::parse(&text)
+            }
+        }
+    }
+
+    /// Checks policies.
+    pub fn parse(text: &str) -> Result<Self, LoadError> {
+        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|error| LoadError::Schema(error.to_string()))?;
+        let policies = PolicySet::from_str(text).map_err(|error| LoadError::Parse(all(error.iter())))?;
+        let mut seen = std::collections::BTreeSet::new();
+        for policy in policies.policies() {
+            let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
+                return Err(LoadError::Unnamed(format!("one has none: {policy}")));
+            };
+            if !seen.insert(id.to_owned()) {
+                return Err(LoadError::Unnamed(format!("`{id}` is given twice")));
+            }
+            if policy.effect() == cedar_policy::Effect::Forbid && policy.annotation("message").is_none_or(str::is_empty)
+            {
+                return Err(LoadError::Silent(id.to_owned()));
+            }
+        }
+        let result = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
+        if !result.validation_passed() {
+            return Err(LoadError::Invalid(all(result.validation_errors())));
+        }
+        Ok(Self { policies, schema, authorizer: Authorizer::new() })
+    }
+}
+
+/// The policy's own name.
+pub(super) fn name(policy: &cedar_policy::Policy) -> String {
+    policy.annotation("id").unwrap_or_default().to_owned()
+}
+
+/// What the policy tells those whom it refuses.
+pub(super) fn message(policy: &cedar_policy::Policy) -> String {
+    policy.annotation("message").unwrap_or_default().to_owned()
+}
+
+fn all<E: std::fmt::Display>(errors: impl Iterator<Item = E>) -> String {
+    errors.map(|error| error.to_string()).collect::<Vec<_>>().join("; ")
+}
