@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_smithy_http_client::tls;
 use aws_types::service_config::ServiceConfigKey;
 use serde::Deserialize;
@@ -41,6 +43,9 @@ pub struct Config {
     pub endpoint: Option<String>,
     /// A file of CA certificates (PEM) to trust for AWS, beside the system's.
     pub ca: Option<PathBuf>,
+    /// A file of AWS credentials in the SDK's own format, whose profile `default` is used. Without one, the SDK's own
+    /// chain finds the credentials: environment, profile, container or instance role.
+    pub credentials_file: Option<PathBuf>,
     /// The accounts that can be reached, each by a role.
     pub accounts: Vec<AccountConfig>,
 }
@@ -194,6 +199,11 @@ impl Aws {
                     .operation_timeout(OPERATION_TIMEOUT)
                     .build(),
             );
+        if let Some(path) = &config.credentials_file {
+            let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, path).build();
+            let credentials = ProfileFileCredentialsProvider::builder().profile_files(files.clone()).build();
+            loader = loader.profile_files(files).credentials_provider(credentials);
+        }
         if let Some(region) = accounts.0.values().flat_map(|account| &account.regions).next() {
             loader = loader.region(aws_config::Region::new(region.as_str().to_owned()));
         }

@@ -1,2 +1,16 @@
-#[test]
-fn t() {}
+//! The whole service, started as the binary starts it, against real counterparts and one double for what none of them
+//! has. One binary, so that everything is linked once.
+
+mod support;
+
+mod arguments;
+mod audit;
+mod aws_faults;
+mod command_line;
+mod emulators;
+mod http;
+mod journey;
+mod peers;
+mod policies;
+mod sessions;
+mod tokens;

@@ -1,0 +1,155 @@
+//! AWS as it is on a bad day.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::aws_double::{AwsDouble, Fault};
+use crate::support::{GROUP, Stack};
+
+fn add() -> serde_json::Value {
+    json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "reason": "ticket OPS-1"})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_page_is_read() {
+    let aws = AwsDouble::start().await;
+    for n in 0..57 {
+        aws.rule("tcp", 443, 443, ("CidrIpv4", &format!("203.0.113.{n}/32")));
+    }
+    aws.page_of(5);
+    let stack = Stack::start(&aws).await;
+    let list = stack.done("whitelist_list", json!({"security_group": "staging-db"})).await;
+    assert_eq!((list["total"].as_i64(), list["rules"].as_array().map(Vec::len)), (Some(57), Some(57)));
+    assert_eq!(aws.actions().iter().filter(|action| *action == "DescribeSecurityGroupRules").count(), 12);
+    let check = stack
+        .done("whitelist_check", json!({"security_group": "staging-db", "address": "203.0.113.56", "port": "443"}))
+        .await;
+    assert_eq!(check["verdict"], "allowed");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_without_rules_is_told_from_one_that_is_not_there() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    aws.strip(GROUP);
+    let list = stack.done("whitelist_list", json!({"security_group": "staging-db"})).await;
+    assert_eq!(list["total"], 0);
+    aws.forget(GROUP);
+    for (tool, arguments) in [("whitelist_list", json!({"security_group": "staging-db"})), ("whitelist_add", add())] {
+        let error = stack.refused(tool, arguments).await;
+        assert_eq!(
+            (error["code"].as_str(), error["reason"].as_str()),
+            (Some("NOT_FOUND"), Some("SECURITY_GROUP_NOT_FOUND"))
+        );
+    }
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_faster_is_no_error() {
+    let aws = AwsDouble::start().await;
+    aws.fail("AuthorizeSecurityGroupIngress", Fault::Race);
+    let stack = Stack::start(&aws).await;
+    let opened = stack.done("whitelist_add", add()).await;
+    assert_eq!((opened["outcome"].as_str(), opened["rule"]["managed"].as_bool()), (Some("already_open"), Some(false)));
+    let end = stack.journal_when(|entries| entries.iter().any(|entry| entry["type"] == "end")).await;
+    assert!(end.iter().any(|entry| entry["type"] == "end" && entry["changed"] == false));
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_settled_by_looking() {
+    let aws = AwsDouble::start().await;
+    aws.fail("AuthorizeSecurityGroupIngress", Fault::ActThenCut);
+    let stack = Stack::start(&aws).await;
+    let opened = stack.done("whitelist_add", add()).await;
+    assert_eq!(
+        (opened["outcome"].as_str(), opened["rule"]["managed"].as_bool()),
+        (Some("opened"), Some(true)),
+        "{opened:#}"
+    );
+    assert_eq!(aws.tags().len(), 1);
+    aws.fail("RevokeSecurityGroupIngress", Fault::ActThenCut);
+    let removed = stack
+        .done("whitelist_remove", json!({"security_group": "staging-db", "rule_id": opened["rule"]["rule_id"]}))
+        .await;
+    assert_eq!(removed["outcome"], "removed");
+    assert!(aws.tags().is_empty());
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_of_aws_are_told_for_what_they_are() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    for (action, status, code, reason) in [
+        ("AssumeRole", 403, "AccessDenied", "AWS_ROLE_REFUSED"),
+        ("AuthorizeSecurityGroupIngress", 403, "UnauthorizedOperation", "AWS_DENIED"),
+        ("AuthorizeSecurityGroupIngress", 400, "RulesPerSecurityGroupLimitExceeded", "RULE_LIMIT"),
+        ("DescribeSecurityGroupRules", 400, "SomethingNew", "AWS_REFUSED"),
+    ] {
+        aws.fail(action, Fault::Refuse(status, code));
+        let error = stack.refused("whitelist_add", add()).await;
+        assert_eq!((error["reason"].as_str(), error["retryable"].as_bool()), (Some(reason), Some(false)), "{error}");
+        assert!(!error.to_string().contains("arn:aws"), "no role of ours in a caller's message: {error}");
+    }
+    assert!(aws.tags().is_empty());
+    let ends = stack.journal_when(|entries| entries.iter().filter(|entry| entry["type"] == "end").count() == 4).await;
+    assert!(ends.iter().filter(|entry| entry["type"] == "end").all(|entry| entry["outcome"] == "failed"), "{ends:#?}");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn throttling_is_ridden_out_and_then_said() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    aws.fail("DescribeSecurityGroupRules", Fault::Refuse(503, "RequestLimitExceeded"));
+    let list = stack.call("whitelist_list", json!({"security_group": "staging-db"})).await;
+    assert_eq!(list["isError"], false, "one refusal is tried again: {list}");
+    for _ in 0..10 {
+        aws.fail("DescribeSecurityGroupRules", Fault::Refuse(503, "RequestLimitExceeded"));
+    }
+    let error = stack.refused("whitelist_list", json!({"security_group": "staging-db"})).await;
+    assert_eq!((error["reason"].as_str(), error["retryable"].as_bool()), (Some("AWS_THROTTLED"), Some(true)));
+    assert!(error["retry_after_seconds"].as_u64().is_some_and(|wait| wait > 0));
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_who_hangs_up_leaves_no_change_half_done() {
+    let aws = AwsDouble::start().await;
+    aws.fail("AuthorizeSecurityGroupIngress", Fault::Hang(Duration::from_millis(600)));
+    let stack = Stack::start(&aws).await;
+    let mut client = stack.grpc("ci-runner");
+    let request = whitelistmcp::pb::whitelistmcp::v1::AddRuleRequest {
+        security_group: "staging-db".to_owned(),
+        address: "203.0.113.7".to_owned(),
+        port: "22".to_owned(),
+        reason: "hang up".to_owned(),
+        ..Default::default()
+    };
+    let hung_up = tokio::time::timeout(Duration::from_millis(400), client.add_rule(request)).await;
+    assert!(hung_up.is_err(), "the caller is gone before AWS answers");
+    drop(client);
+    let entries = stack.journal_when(|entries| entries.iter().any(|entry| entry["type"] == "end")).await;
+    let end = entries.iter().find(|entry| entry["type"] == "end").expect("an end");
+    assert_eq!((end["outcome"].as_str(), end["changed"].as_bool()), (Some("done"), Some(true)), "{end}");
+    assert_eq!(aws.tags().len(), 1);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aws_away_is_unavailable_and_nothing_changed() {
+    let aws = AwsDouble::start().await;
+    let access = crate::support::AwsAccess { endpoint: "http://127.0.0.1:9".to_owned(), ..aws.access() };
+    let stack = Stack::with(&access, crate::support::Options::default()).await;
+    let error = stack.refused("whitelist_add", add()).await;
+    assert_eq!(
+        (error["code"].as_str(), error["reason"].as_str()),
+        (Some("UNAVAILABLE"), Some("AWS_UNREACHABLE")),
+        "{error}"
+    );
+    stack.stop().await;
+}

@@ -1,0 +1,171 @@
+//! Power is borrowed for each operation, is the least that does, and is never shared.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use whitelistmcp::aws::session_policy::{Actions, MOST_CHARACTERS};
+use whitelistmcp::aws::{AccountConfig, Accounts, Config};
+use whitelistmcp::operation::target::{self, GroupConfig, Targets};
+use whitelistmcp::operation::{CallId, Tool};
+
+use crate::support::aws_double::AwsDouble;
+use crate::support::{ACCOUNT, GROUP, OTHER_GROUP, REGION, Stack, emulator};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_session_for_each_operation_and_its_keys_for_it_alone() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    let add = json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "reason": "ticket OPS-1"});
+    let opened = stack.done("whitelist_add", add.clone()).await;
+    stack
+        .done("whitelist_check", json!({"security_group": "payroll-db", "address": "203.0.113.7", "port": "22"}))
+        .await;
+    stack.done("whitelist_remove", json!({"security_group": "staging-db", "rule_id": opened["rule"]["rule_id"]})).await;
+    let bob = stack.issuer.token("bob", "whitelist:write");
+    stack.call_as(&bob, "whitelist_add", add).await;
+
+    let asked = aws.asked();
+    let (assumed, rest): (Vec<_>, Vec<_>) = asked.into_iter().partition(|asked| asked.action == "AssumeRole");
+    assert_eq!(assumed.len(), 4);
+    let base = aws.access().access_key_id;
+    assert!(assumed.iter().all(|asked| asked.key == base), "the service's own key signs AssumeRole");
+    assert!(rest.iter().all(|asked| asked.key != base), "and nothing else");
+    let mut uses: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for asked in &rest {
+        uses.entry(&asked.key).or_default().push(&asked.action);
+    }
+    let look = "DescribeSecurityGroupRules";
+    let mut uses: Vec<_> = uses.into_values().collect();
+    uses.sort();
+    let add = || vec![look, "AuthorizeSecurityGroupIngress"];
+    assert_eq!(uses, [vec![look], add(), add(), vec![look, "RevokeSecurityGroupIngress"]]);
+
+    let first = &assumed[0].params;
+    assert_eq!((first["DurationSeconds"].as_str(), first["ExternalId"].as_str()), ("900", "test-external-id"));
+    assert_eq!(first["SourceIdentity"], first["RoleSessionName"]);
+    assert!(first["SourceIdentity"].starts_with("alice@example.test-"), "{}", first["SourceIdentity"]);
+    assert_ne!(first["SourceIdentity"], assumed[3].params["SourceIdentity"]);
+    let tags: BTreeMap<&str, &str> = (1..=4)
+        .map(|n| (first[&format!("Tags.member.{n}.Key")].as_str(), first[&format!("Tags.member.{n}.Value")].as_str()))
+        .collect();
+    assert_eq!((tags["call"], tags["tool"]), (opened["call_id"].as_str().expect("an id"), "whitelist_add"));
+    assert!(!first.contains_key("TransitiveTagKeys.member.1"));
+    for asked in &assumed {
+        let policy: Value = serde_json::from_str(&asked.params["Policy"]).expect("JSON");
+        let text = policy.to_string();
+        assert!(text.len() <= MOST_CHARACTERS);
+        assert!(!text.contains(if text.contains(GROUP) { OTHER_GROUP } else { GROUP }), "one group at most");
+    }
+    stack.stop().await;
+}
+
+/// Everything the code can produce, tried against what it must and must not allow.
+#[test]
+fn every_session_policy_allows_its_call_and_nothing_else() {
+    let lines: Vec<String> = subjects().iter().map(Value::to_string).collect();
+    let mut simulator = Command::new(emulator::tool("node/node_modules/.bin/node"))
+        .arg(emulator::demo("aws/session_policies.cjs"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the simulator starts");
+    simulator.stdin.take().expect("its input").write_all(lines.join("\n").as_bytes()).expect("written");
+    let output = simulator.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("7 policies") && !said.contains("DIFF"), "{said}");
+}
+
+fn subjects() -> Vec<Value> {
+    let call = "01930000-0000-7000-8000-000000000000";
+    let arn = |region: &str, resource: &str| format!("arn:aws:ec2:{region}:{ACCOUNT}:{resource}");
+    let (group, other) =
+        (arn(REGION, &format!("security-group/{GROUP}")), arn(REGION, &format!("security-group/{OTHER_GROUP}")));
+    let (rule, elsewhere) = (
+        arn(REGION, "security-group-rule/sgr-0123456789abcdef0"),
+        arn("us-east-1", &format!("security-group/{GROUP}")),
+    );
+    let here = json!({"aws:RequestedRegion": REGION});
+    let there = json!({"aws:RequestedRegion": "us-east-1"});
+    let creating = |call: &str| json!({"aws:RequestedRegion": REGION, "ec2:CreateAction": "AuthorizeSecurityGroupIngress", "aws:RequestTag/whitelistmcp:call": call});
+    let case = |want: &str, action: &str, resource: &str, context: &Value| json!({"want": want, "action": action, "resource": resource, "context": context});
+    let may = |yes: bool| if yes { "allow" } else { "deny" };
+
+    let mut subjects = Vec::new();
+    for tool in Tool::ALL {
+        for changes in [true, false] {
+            if changes && !tool.can_change() {
+                continue;
+            }
+            let (adds, removes) = (changes && tool == Tool::Add, changes && tool == Tool::Remove);
+            let cases = vec![
+                case("allow", "ec2:DescribeSecurityGroupRules", "*", &here),
+                case("allow", "ec2:DescribeSecurityGroups", "*", &here),
+                case("deny", "ec2:DescribeSecurityGroupRules", "*", &there),
+                case(may(adds), "ec2:AuthorizeSecurityGroupIngress", &group, &here),
+                case(may(adds), "ec2:AuthorizeSecurityGroupIngress", &rule, &here),
+                case("deny", "ec2:AuthorizeSecurityGroupIngress", &other, &here),
+                case("deny", "ec2:AuthorizeSecurityGroupIngress", &elsewhere, &there),
+                case("deny", "ec2:AuthorizeSecurityGroupEgress", &group, &here),
+                case(may(removes), "ec2:RevokeSecurityGroupIngress", &group, &here),
+                case("deny", "ec2:RevokeSecurityGroupIngress", &other, &here),
+                case("deny", "ec2:RevokeSecurityGroupIngress", &elsewhere, &there),
+                case("deny", "ec2:ModifySecurityGroupRules", &group, &here),
+                case(may(adds), "ec2:CreateTags", &rule, &creating(call)),
+                case("deny", "ec2:CreateTags", &rule, &creating("01930000-0000-7000-8000-000000000001")),
+                case("deny", "ec2:CreateTags", &rule, &here),
+                case("deny", "ec2:CreateTags", &group, &creating(call)),
+                case("deny", "ec2:DeleteSecurityGroup", &group, &here),
+                case("deny", "ec2:RunInstances", &arn(REGION, "instance/*"), &here),
+                case("deny", "sts:AssumeRole", &format!("arn:aws:iam::{ACCOUNT}:role/other"), &here),
+            ];
+            let policy = policy_of(tool, changes, call);
+            assert!(policy.len() <= MOST_CHARACTERS, "{}: {} characters", tool.name(), policy.len());
+            subjects.push(json!({"name": format!("{}{}", tool.name(), if changes { "" } else { ", reading" }), "policy": policy, "cases": cases}));
+        }
+    }
+    let none = whitelistmcp::aws::session_policy::SessionPolicy::deny_all();
+    let cases = [
+        case("deny", "ec2:DescribeSecurityGroupRules", "*", &here),
+        case("deny", "ec2:AuthorizeSecurityGroupIngress", &group, &here),
+    ];
+    subjects.push(json!({"name": "self-test", "policy": none.as_str(), "cases": cases}));
+    subjects
+}
+
+fn policy_of(tool: Tool, changes: bool, call: &str) -> String {
+    let account = AccountConfig {
+        id: ACCOUNT.to_owned(),
+        role_arn: format!("arn:aws:iam::{ACCOUNT}:role/r"),
+        external_id: None,
+        regions: vec![REGION.to_owned()],
+    };
+    let accounts = Accounts::new(&Config { accounts: vec![account], ..Config::default() }).expect("sound");
+    let group = GroupConfig {
+        name: "g".to_owned(),
+        id: GROUP.to_owned(),
+        account: Some(ACCOUNT.to_owned()),
+        region: Some(REGION.to_owned()),
+    };
+    let targets =
+        Targets::new(&target::Config { groups: vec![group], ..Default::default() }, accounts.regions()).expect("sound");
+    let target = targets.named().first().expect("a group");
+    let account = accounts.find(target.account()).expect("an account");
+    let call: CallId = call.parse().expect("an id");
+    Actions::embedded().expect("annotated").session_policy(tool, changes, account, target, &call).as_str().to_owned()
+}
+
+#[test]
+fn the_proto_and_the_code_name_the_same_tools() {
+    let annotations =
+        whitelistmcp::annotations::Annotations::read(whitelistmcp::pb::DESCRIPTOR_SET).expect("annotated");
+    let named: Vec<_> = annotations
+        .tools()
+        .iter()
+        .map(|spec| (spec.annotations.name.as_str(), spec.method.name().to_owned()))
+        .collect();
+    let known: Vec<_> = Tool::ALL.into_iter().map(|tool| (tool.name(), tool.rpc().to_owned())).collect();
+    assert_eq!(named, known);
+}

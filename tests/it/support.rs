@@ -1,0 +1,347 @@
+//! The real stack on ports that the system chooses, with certificates and an issuer made for the run.
+
+pub(crate) mod aws_double;
+pub(crate) mod certificates;
+pub(crate) mod emulator;
+pub(crate) mod issuer;
+pub(crate) mod temporary;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+use whitelistmcp::app;
+use whitelistmcp::config::Config;
+use whitelistmcp::grpc::client::{Config as LinkConfig, Link};
+use whitelistmcp::http_client::HttpClient;
+use whitelistmcp::pb::whitelistmcp::v1::whitelist_service_client::WhitelistServiceClient;
+use whitelistmcp::shutdown::Shutdown;
+use whitelistmcp::tls;
+
+use aws_double::AwsDouble;
+use certificates::Authority;
+use issuer::Issuer;
+use temporary::Directory;
+
+pub(crate) const EDGE: &str = "spiffe://test.example/edge";
+pub(crate) const CI_RUNNER: &str = "spiffe://test.example/ci-runner";
+pub(crate) const READER: &str = "spiffe://test.example/reader";
+pub(crate) const ACCOUNT: &str = "123456789012";
+pub(crate) const REGION: &str = "eu-central-1";
+pub(crate) const GROUP: &str = "sg-0aaaaaaaaaaaaaaaa";
+pub(crate) const OTHER_GROUP: &str = "sg-0bbbbbbbbbbbbbbbb";
+pub(crate) const AUDIENCE: &str = "https://localhost/mcp";
+
+/// Where AWS is for a stack, and how to get in.
+#[derive(Clone, Debug)]
+pub(crate) struct AwsAccess {
+    pub(crate) endpoint: String,
+    pub(crate) account: String,
+    pub(crate) role_arn: String,
+    pub(crate) external_id: String,
+    pub(crate) access_key_id: String,
+    pub(crate) secret_access_key: String,
+    pub(crate) groups: Vec<(String, String)>,
+}
+
+/// A running stack.
+pub(crate) struct Stack {
+    pub(crate) directory: Directory,
+    pub(crate) authority: Authority,
+    pub(crate) issuer: Issuer,
+    pub(crate) edge: SocketAddr,
+    pub(crate) core: SocketAddr,
+    shutdowns: Vec<Shutdown>,
+    pub(crate) http: HttpClient,
+}
+
+/// What is different from the ordinary stack.
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) without_journal: bool,
+    pub(crate) policy: Option<&'static str>,
+    pub(crate) issuer_url: Option<String>,
+    pub(crate) audience: Option<String>,
+    pub(crate) edge_extra: &'static str,
+}
+
+/// An answer of the edge.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Stack {
+    /// The ordinary stack over a double.
+    pub(crate) async fn start(aws: &AwsDouble) -> Self {
+        Self::with(&aws.access(), Options::default()).await
+    }
+
+    pub(crate) async fn with(aws: &AwsAccess, options: Options) -> Self {
+        let directory = Directory::new();
+        let authority = Authority::new(directory.path());
+        for (name, names) in [
+            ("core", &["localhost"][..]),
+            ("edge", &[EDGE, "localhost"]),
+            ("ci-runner", &[CI_RUNNER]),
+            ("reader", &[READER]),
+            ("stranger", &["spiffe://test.example/stranger"]),
+        ] {
+            authority.issue(name, names);
+        }
+        let issuer = Issuer::start().await;
+        let issuer_url = options.issuer_url.clone().unwrap_or_else(|| issuer.url.clone());
+        let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
+        let shared = format!("[oidc]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n");
+        let core_config = core_config(&directory, aws, &options) + &shared;
+
+        let core_shutdown = Shutdown::new();
+        let bound = app::core(&parse(&core_config), &core_shutdown).await.expect("the core starts");
+        let core = bound.core_address().expect("the core listens");
+        run(bound, &core_shutdown);
+
+        let at = directory.path().display();
+        let edge_config = format!(
+            r#"{shared}
+[edge]
+listen = "127.0.0.1:0"
+public_url = "{AUDIENCE}"
+{extra}
+[edge.tls]
+certificate = "{at}/edge.pem"
+key = "{at}/edge.key"
+[edge.backend]
+address = "localhost:{port}"
+certificate = "{at}/edge.pem"
+key = "{at}/edge.key"
+ca = "{at}/ca.pem"
+"#,
+            extra = options.edge_extra,
+            port = core.port()
+        );
+        let edge_shutdown = Shutdown::new();
+        let bound = app::edge(&parse(&edge_config)).await.expect("the edge starts");
+        let edge = bound.edge_address().expect("the edge listens");
+        run(bound, &edge_shutdown);
+
+        let http = HttpClient::new(tls::public_client(Some(&directory.path().join("ca.pem"))).expect("the CA loads"));
+        Self { directory, authority, issuer, edge, core, shutdowns: vec![edge_shutdown, core_shutdown], http }
+    }
+
+    /// A good token for alice with both scopes.
+    pub(crate) fn token(&self) -> String {
+        self.issuer.token("alice", "whitelist:read whitelist:write")
+    }
+
+    /// Sends bytes to the MCP endpoint.
+    pub(crate) async fn post(&self, token: Option<&str>, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Answer {
+        self.send(http::Method::POST, "/mcp", token, headers, body.into()).await
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: http::Method,
+        path: &str,
+        token: Option<&str>,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Answer {
+        let uri = format!("https://localhost:{}{path}", self.edge.port());
+        let mut request = http::Request::builder().method(method).uri(uri);
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            request = request.header("content-type", "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let response = self.http.send(request.body(body).expect("a request")).await.expect("an answer");
+        let (parts, body) = response.into_parts();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    /// Sends a JSON-RPC request of a legacy client.
+    pub(crate) async fn rpc(&self, token: &str, method: &str, params: Value) -> Answer {
+        let body = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+        self.post(Some(token), &[], body.to_string()).await
+    }
+
+    /// Calls a tool as alice; the tool's result.
+    pub(crate) async fn call(&self, tool: &str, arguments: Value) -> Value {
+        self.call_as(&self.token(), tool, arguments).await
+    }
+
+    pub(crate) async fn call_as(&self, token: &str, tool: &str, arguments: Value) -> Value {
+        let answer = self.rpc(token, "tools/call", json!({"name": tool, "arguments": arguments})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["result"].clone()
+    }
+
+    /// Calls a tool that must succeed; its structured content.
+    pub(crate) async fn done(&self, tool: &str, arguments: Value) -> Value {
+        let result = self.call(tool, arguments).await;
+        assert_eq!(result["isError"], false, "{result:#}");
+        result["structuredContent"].clone()
+    }
+
+    /// Calls a tool that must be refused; the error for programs.
+    pub(crate) async fn refused(&self, tool: &str, arguments: Value) -> Value {
+        let result = self.call(tool, arguments).await;
+        error_of(&result)
+    }
+
+    /// A gRPC client with that certificate.
+    pub(crate) fn grpc(&self, certificate: &str) -> WhitelistServiceClient<Channel> {
+        WhitelistServiceClient::new(self.channel(certificate))
+    }
+
+    pub(crate) fn channel(&self, certificate: &str) -> Channel {
+        let at = self.directory.path();
+        let config = LinkConfig {
+            address: format!("localhost:{}", self.core.port()),
+            server_name: None,
+            identity: tls::Identity {
+                certificate: at.join(format!("{certificate}.pem")),
+                key: at.join(format!("{certificate}.key")),
+            },
+            ca: at.join("ca.pem"),
+        };
+        match Link::remote(&config).expect("a link") {
+            Link::Remote(channel) => channel,
+            Link::Local(_) => unreachable!("asked for a remote link"),
+        }
+    }
+
+    /// The journal's lines.
+    pub(crate) fn journal(&self) -> Vec<Value> {
+        journal(&self.directory.path().join("journal"))
+    }
+
+    /// The journal's lines once `enough` holds of them: ends are written behind the answer.
+    pub(crate) async fn journal_when(&self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        for _ in 0..200 {
+            let entries = self.journal();
+            if enough(&entries) {
+                return entries;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("the journal never got there: {:#?}", self.journal());
+    }
+
+    /// Ends the stack in order; everything must finish.
+    pub(crate) async fn stop(&self) {
+        for shutdown in &self.shutdowns {
+            shutdown.begin();
+        }
+        for shutdown in &self.shutdowns {
+            assert!(shutdown.finished().await, "something did not end in time");
+        }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        for shutdown in &self.shutdowns {
+            shutdown.begin();
+        }
+    }
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+/// The machine-readable error of a tool result.
+pub(crate) fn error_of(result: &Value) -> Value {
+    assert_eq!(result["isError"], true, "{result:#}");
+    let text = result["content"][1]["text"].as_str().expect("a second block for programs");
+    serde_json::from_str::<Value>(text).expect("JSON")["error"].clone()
+}
+
+pub(crate) fn journal(directory: &Path) -> Vec<Value> {
+    let Ok(files) = std::fs::read_dir(directory) else { return Vec::new() };
+    let mut files: Vec<PathBuf> = files.filter_map(|file| Some(file.ok()?.path())).collect();
+    files.sort();
+    let lines = files.iter().flat_map(|file| {
+        std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
+    });
+    lines.filter_map(|line| serde_json::from_str(&line).ok()).collect()
+}
+
+pub(crate) fn parse(text: &str) -> Config {
+    Config::parse(Path::new("test.toml"), text, []).expect("a sound configuration")
+}
+
+fn run(bound: app::Bound, shutdown: &Shutdown) {
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move { bound.run(&shutdown).await });
+}
+
+fn core_config(directory: &Directory, aws: &AwsAccess, options: &Options) -> String {
+    let at = directory.path().display();
+    let credentials = format!(
+        "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+        aws.access_key_id, aws.secret_access_key
+    );
+    directory.write("aws-credentials", &credentials);
+    let mut config = format!(
+        r#"
+[core]
+listen = "127.0.0.1:0"
+client_ca = "{at}/ca.pem"
+[core.tls]
+certificate = "{at}/core.pem"
+key = "{at}/core.key"
+[[core.peers]]
+san = "{EDGE}"
+role = "edge"
+[[core.peers]]
+san = "{CI_RUNNER}"
+role = "service"
+scopes = ["whitelist:write"]
+[[core.peers]]
+san = "{READER}"
+role = "service"
+scopes = ["whitelist:read"]
+[aws]
+endpoint = "{endpoint}"
+credentials_file = "{at}/aws-credentials"
+[[aws.accounts]]
+id = "{account}"
+role_arn = "{role}"
+external_id = "{external_id}"
+regions = ["{REGION}"]
+[targets]
+account = "{account}"
+region = "{REGION}"
+"#,
+        endpoint = aws.endpoint,
+        account = aws.account,
+        role = aws.role_arn,
+        external_id = aws.external_id,
+    );
+    for (name, id) in &aws.groups {
+        config.push_str(&format!("[[targets.groups]]\nname = \"{name}\"\nid = \"{id}\"\n"));
+    }
+    if !options.without_journal {
+        config.push_str(&format!("[audit]\ndirectory = \"{at}/journal\"\n"));
+    }
+    if let Some(policy) = options.policy {
+        directory.write("policy.cedar", policy);
+        config.push_str(&format!("[policy]\nfile = \"{at}/policy.cedar\"\n"));
+    }
+    config
+}

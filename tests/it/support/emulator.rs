@@ -1,0 +1,148 @@
+//! moto and ministack, started once for the run and ended with it: each is on a leash whose other end this process holds.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{AwsAccess, REGION};
+
+/// The children of the run. They end when this process does, however it does.
+static LEASHES: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+pub(crate) fn checkout() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub(crate) fn demo(path: &str) -> PathBuf {
+    checkout().join("examples/demo").join(path)
+}
+
+/// A tool that `make test` has installed. A missing one fails the test; it is never skipped.
+pub(crate) fn tool(path: &str) -> PathBuf {
+    let tools = std::env::var_os("TOOLS_DIR").map_or_else(|| checkout().join(".tools"), PathBuf::from);
+    let tool = tools.join(path);
+    assert!(tool.exists(), "{} is missing; `make test` installs it", tool.display());
+    tool
+}
+
+/// ministack, which enforces trust, role and session policies.
+pub(crate) fn ministack() -> &'static AwsAccess {
+    static RUNNING: OnceLock<AwsAccess> = OnceLock::new();
+    RUNNING.get_or_init(|| {
+        let port = free_port();
+        let settings = [
+            ("AUTH", "true"),
+            ("BIND_HOST", "127.0.0.1"),
+            ("LOG_LEVEL", "WARNING"),
+            ("IOT_MTLS_ENABLED", "0"),
+            ("SFTP_ENABLED", "0"),
+        ];
+        let mut command = leashed(&[tool("ministack/bin/ministack")]);
+        command.envs(settings).env("GATEWAY_PORT", port.to_string()).stdout(Stdio::null());
+        hold(command.spawn().expect("ministack starts"));
+        bootstrap(&format!("http://127.0.0.1:{port}"))
+    })
+}
+
+/// moto, which keeps EC2's own rules most faithfully.
+pub(crate) fn moto() -> &'static AwsAccess {
+    static RUNNING: OnceLock<AwsAccess> = OnceLock::new();
+    RUNNING.get_or_init(|| {
+        let port = free_port().to_string();
+        let mut command = leashed(&[tool("moto/bin/moto_server")]);
+        command.args(["-H", "127.0.0.1", "-p", &port]).stdout(Stdio::null());
+        hold(command.spawn().expect("moto starts"));
+        bootstrap(&format!("http://127.0.0.1:{port}"))
+    })
+}
+
+/// A real OpenID provider for that audience; its issuer.
+pub(crate) fn provider(audience: &str) -> String {
+    let mut command = leashed(&[tool("node/node_modules/.bin/node"), demo("oidc/provider.mjs")]);
+    command
+        .envs([("PORT", "0"), ("RESOURCE", audience), ("OTHER_RESOURCE", "https://other.example/mcp")])
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().expect("the provider starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("its first line");
+    hold(child);
+    let said: Value = serde_json::from_str(&line).expect("one JSON line");
+    said["issuer"].as_str().expect("an issuer").to_owned()
+}
+
+/// Runs a tool to its end; what it said.
+pub(crate) fn output(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().expect("a command");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn leashed(words: &[PathBuf]) -> Command {
+    let mut command = Command::new("python3");
+    command.arg(demo("leash.py")).args(words).stdin(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
+fn hold(child: Child) {
+    LEASHES.lock().expect("not poisoned").push(child);
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+fn bootstrap(endpoint: &str) -> AwsAccess {
+    let address = endpoint.trim_start_matches("http://");
+    for _ in 0..400 {
+        if std::net::TcpStream::connect(address).is_ok() {
+            break;
+        }
+        pause();
+    }
+    let text = output(
+        Command::new(tool("python/bin/python")).arg(demo("aws/bootstrap.py")).args([endpoint, "--region", REGION]),
+    );
+    let said: Value = serde_json::from_str(&text).expect("one JSON object");
+    let text = |key: &str| said[key].as_str().expect("a string").to_owned();
+    let groups = said["groups"]
+        .as_object()
+        .expect("groups")
+        .iter()
+        .map(|(name, id)| (name.clone(), id.as_str().expect("an id").to_owned()))
+        .collect();
+    AwsAccess {
+        endpoint: endpoint.to_owned(),
+        account: text("account"),
+        role_arn: text("role_arn"),
+        external_id: text("external_id"),
+        access_key_id: text("access_key_id"),
+        secret_access_key: text("secret_access_key"),
+        groups,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "waits for another process, before any runtime needs this thread")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(50));
+}
+
+/// A group of one's own in an emulator, so that tests do not meet.
+pub(crate) fn own_group(aws: &AwsAccess, name: &str) -> AwsAccess {
+    let script = "import sys,boto3,botocore.config as c\n\
+        ec2=boto3.client('ec2',endpoint_url=sys.argv[1],region_name=sys.argv[2],aws_access_key_id='test',aws_secret_access_key='test',config=c.Config(proxies={}))\n\
+        vpc=ec2.describe_vpcs()['Vpcs'][-1]['VpcId']\n\
+        print(ec2.create_security_group(GroupName=sys.argv[3],Description='test',VpcId=vpc)['GroupId'])";
+    let unique = format!("{name}-{}", uuid::Uuid::new_v4());
+    let id = output(Command::new(tool("python/bin/python")).args(["-c", script, &aws.endpoint, REGION, &unique]));
+    AwsAccess { groups: vec![("own".to_owned(), id.trim().to_owned())], ..aws.clone() }
+}
