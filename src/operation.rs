@@ -46,6 +46,7 @@ pub struct CallId(String);
 pub struct Operation {
     call: CallId,
     received: Timestamp,
+    asked: String,
     target: Target,
     kind: Kind,
     notes: Vec<String>,
@@ -255,7 +256,7 @@ impl std::str::FromStr for CallId {
 impl Operation {
     /// Reads a request to open.
     pub fn add(request: pb::AddRuleRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let target = context.target(&request.security_group, &request.account, &request.region)?;
+        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         let mut notes = Vec::new();
         let block = context.required_block(&request.address, &mut notes)?;
         let ports = Ports::parse(given("port", &request.port, 32)?, given("protocol", &request.protocol, 8)?)?;
@@ -267,12 +268,12 @@ impl Operation {
         let lease =
             Lease::parse(given("duration", &request.duration, 32)?, given("until", &request.until, 40)?, context.now)?;
         let add = Add { block, ports, reason, lease, dry_run: request.dry_run };
-        Ok(Self { call, received: context.now, target, kind: Kind::Add(add), notes })
+        Ok(Self { call, received: context.now, asked, target, kind: Kind::Add(add), notes })
     }
 
     /// Reads a request to close.
     pub fn remove(request: pb::RemoveRulesRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let target = context.target(&request.security_group, &request.account, &request.region)?;
+        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         let mut notes = Vec::new();
         let rule_id = given("rule_id", &request.rule_id, 64)?.map(rule_id).transpose()?;
         let (ports, protocol) = selectors(&request.port, &request.protocol)?;
@@ -287,12 +288,12 @@ impl Operation {
         if remove.rule_id.is_none() && remove.block.is_none() && remove.ports.is_none() && remove.protocol.is_none() {
             return Err(OperationError::NoSelector.into());
         }
-        Ok(Self { call, received: context.now, target, kind: Kind::Remove(remove), notes })
+        Ok(Self { call, received: context.now, asked, target, kind: Kind::Remove(remove), notes })
     }
 
     /// Reads a request to list.
     pub fn list(request: pb::ListRulesRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let target = context.target(&request.security_group, &request.account, &request.region)?;
+        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         let mut notes = Vec::new();
         let (ports, protocol) = selectors(&request.port, &request.protocol)?;
         let list = List {
@@ -302,17 +303,17 @@ impl Operation {
             holder: text("holder", &request.holder)?,
             managed_only: request.managed_only,
         };
-        Ok(Self { call, received: context.now, target, kind: Kind::List(list), notes })
+        Ok(Self { call, received: context.now, asked, target, kind: Kind::List(list), notes })
     }
 
     /// Reads a request to check.
     pub fn check(request: pb::CheckAccessRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let target = context.target(&request.security_group, &request.account, &request.region)?;
+        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         let mut notes = Vec::new();
         let block = context.required_block(&request.address, &mut notes)?;
         let ports = Ports::parse(given("port", &request.port, 32)?, given("protocol", &request.protocol, 8)?)?;
         same_family(block, ports.protocol())?;
-        Ok(Self { call, received: context.now, target, kind: Kind::Check(Check { block, ports }), notes })
+        Ok(Self { call, received: context.now, asked, target, kind: Kind::Check(Check { block, ports }), notes })
     }
 
     /// The call's id.
@@ -323,6 +324,11 @@ impl Operation {
     /// When the call came in.
     pub fn received(&self) -> Timestamp {
         self.received
+    }
+
+    /// The group as the caller wrote it. An answer to who may not know the group says nothing else of it.
+    pub fn asked(&self) -> &str {
+        &self.asked
     }
 
     /// The group.
@@ -363,9 +369,10 @@ impl Operation {
 // === impl Context ===
 
 impl Context<'_> {
-    fn target(self, group: &str, account: &str, region: &str) -> Result<Target, Error> {
+    fn target(self, group: &str, account: &str, region: &str) -> Result<(String, Target), Error> {
         let group = given("security_group", group, 128)?.ok_or(OperationError::Missing("security_group"))?;
-        Ok(self.targets.resolve(group, given("account", account, 12)?, given("region", region, 32)?)?)
+        let (account, region) = (given("account", account, 12)?, given("region", region, 32)?);
+        Ok((group.to_owned(), self.targets.resolve(group, account, region)?))
     }
 
     fn block(self, written: &str, notes: &mut Vec<String>) -> Result<Option<Block>, Error> {

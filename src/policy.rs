@@ -121,10 +121,7 @@ impl Policy {
             if let Denial::Broken(error) = &denial {
                 tracing::error!(error = %Chain(error.as_ref()), "a policy could not be evaluated");
             }
-            let target = operation.target();
-            return Err(Denial::Unseen(TargetError::Unknown(
-                target.name().unwrap_or(target.group().as_str()).to_owned(),
-            )));
+            return Err(Denial::Unseen(TargetError::Unknown(operation.asked().to_owned())));
         }
         let policies = self.ask(&facts, operation.tool().name(), facts.request(&operation, None)?)?;
         Ok(LookPermit { caller, operation, policies })

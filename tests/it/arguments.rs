@@ -57,7 +57,7 @@ async fn what_fits_the_schema_and_means_nothing_is_refused_by_the_core() {
         (add(|a| a["port"] = "shh".into()), "PORT_INVALID", "port"),
         (add(|a| a["port"] = "90-10".into()), "PORT_INVALID", "port"),
         (add(|a| drop(a.as_object_mut().expect("an object").remove("port"))), "PORT_INVALID", "port"),
-        (add(|a| a["protocol"] = "icmpv6".into()), "PORT_INVALID", "port"),
+        (add(|a| a["protocol"] = "icmpv6".into()), "PROTOCOL_INVALID", "protocol"),
         (
             add(|a| {
                 a["protocol"] = "icmpv6".into();
