@@ -18,6 +18,7 @@ pub mod whitelistmcp {
             missing_docs,
             unused_qualifications,
             clippy::allow_attributes_without_reason,
+            clippy::doc_markdown,
             reason = "generated; the proto file is the documentation"
         )]
         tonic::include_proto!("whitelistmcp.v1");

@@ -237,3 +237,6 @@ fn string(about: &FieldAnnotations, json: &RawValue, name: &str) -> Result<Strin
 fn wrong_type(name: &str, expected: &str) -> ArgumentError {
     ArgumentError::Type { name: name.trim_end_matches('.').to_owned(), expected: expected.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

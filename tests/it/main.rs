@@ -1,12 +1,21 @@
 //! The whole service, started as the binary starts it, against real counterparts and one double for what none of them
 //! has. One binary, so that everything is linked once.
 
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a helper that cannot go on fails the test, and says why"
+)]
+
 mod support;
 
 mod arguments;
 mod audit;
 mod aws_faults;
 mod command_line;
+mod documents;
 mod emulators;
 mod http;
 mod journey;

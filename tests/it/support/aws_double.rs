@@ -47,6 +47,9 @@ struct Rule {
     tags: BTreeMap<String, String>,
 }
 
+/// Looks at a request before it is answered.
+type Watcher = Box<dyn Fn(&Asked) + Send>;
+
 #[derive(Default)]
 struct Account {
     groups: Vec<String>,
@@ -55,7 +58,7 @@ struct Account {
     faults: BTreeMap<String, VecDeque<Fault>>,
     made: u64,
     page: usize,
-    seen: Option<Box<dyn Fn(&Asked) + Send>>,
+    seen: Option<Watcher>,
 }
 
 #[derive(Clone)]
