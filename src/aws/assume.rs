@@ -7,14 +7,16 @@ use tokio::time::Instant;
 use super::session_policy::SessionPolicy;
 use super::{Account, Aws, AwsError};
 use crate::audit::{AwsCall, Entry};
+use crate::identity::Principal;
 use crate::operation::Operation;
-use crate::operation::target::Target;
+use crate::operation::target::{AccountId, Region, Target};
 use crate::policy::LookPermit;
 
 /// How long a session lives: the least that STS grants. The operation is over long before.
 const SECONDS: i32 = 900;
 
 const ACTION: &str = "sts:AssumeRole";
+const WHO: &str = "sts:GetCallerIdentity";
 
 /// Credentials borrowed for one operation on one security group, and the entry that its calls are noted on.
 pub struct Session<'a> {
@@ -65,21 +67,41 @@ impl Aws {
             .policy(policy.as_str())
             .set_tags(Some(tags.into_iter().filter_map(Result::ok).collect()));
         let answer = within(deadline, ACTION, request.send()).await?.map_err(|error| {
-            let id = error.request_id().map(str::to_owned);
-            AwsError::from_sdk(ACTION, error, target, entry, id)
+            let (error, call) = AwsError::from_sdk(ACTION, error, &target.label());
+            entry.note(call);
+            error
         })?;
         let request_id = answer.request_id().map(str::to_owned);
         tracing::Span::current().record("aws.request_id", request_id.as_deref());
         entry.note(AwsCall { action: ACTION, request_id, error: None });
-        let borrowed = answer.credentials().ok_or(AwsError::Incomplete { action: ACTION, what: "credentials" })?;
-        let credentials = Credentials::new(
-            borrowed.access_key_id(),
-            borrowed.secret_access_key(),
-            Some(borrowed.session_token().to_owned()),
-            None,
-            "whitelistmcp-call",
-        );
+        let credentials = borrowed(answer.credentials())?;
         Ok(Session { ec2: self.ec2(target, credentials), operation, entry, deadline })
+    }
+
+    /// Asks STS who the service is once it has assumed the role of an account, with a session that may do nothing
+    /// else: `GetCallerIdentity` needs no permission and cannot be denied. The answer is the session's ARN.
+    pub async fn self_test(&self, account: &AccountId, region: &Region) -> Result<String, AwsError> {
+        let own = Principal::own("self-test");
+        let role = self.accounts.find(account).ok_or(AwsError::NoRole)?;
+        let sts = self.sts.get(region).ok_or(AwsError::NoRole)?;
+        let request = sts
+            .assume_role()
+            .role_arn(&role.role_arn)
+            .role_session_name(own.id())
+            .source_identity(own.id())
+            .set_external_id(role.external_id.clone())
+            .duration_seconds(SECONDS)
+            .policy(SessionPolicy::deny_all().as_str());
+        let answer = request.send().await.map_err(|error| AwsError::from_sdk(ACTION, error, account.as_str()).0)?;
+        let credentials = borrowed(answer.credentials())?;
+        let config = aws_sdk_sts::config::Builder::from(&self.base)
+            .region(aws_sdk_sts::config::Region::new(region.as_str().to_owned()))
+            .credentials_provider(credentials)
+            .identity_cache(aws_sdk_sts::config::IdentityCache::no_cache());
+        let session = aws_sdk_sts::Client::from_conf(config.build());
+        let identity = session.get_caller_identity().send().await;
+        let identity = identity.map_err(|error| AwsError::from_sdk(WHO, error, account.as_str()).0)?;
+        identity.arn().map(str::to_owned).ok_or(AwsError::Incomplete { action: WHO, what: "an ARN" })
     }
 
     fn ec2(&self, target: &Target, credentials: Credentials) -> aws_sdk_ec2::Client {
@@ -96,6 +118,13 @@ impl Account {
     pub fn role_arn(&self) -> &str {
         &self.role_arn
     }
+}
+
+/// The credentials in STS's answer.
+fn borrowed(lent: Option<&aws_sdk_sts::types::Credentials>) -> Result<Credentials, AwsError> {
+    let lent = lent.ok_or(AwsError::Incomplete { action: ACTION, what: "credentials" })?;
+    let token = Some(lent.session_token().to_owned());
+    Ok(Credentials::new(lent.access_key_id(), lent.secret_access_key(), token, None, "whitelistmcp-call"))
 }
 
 /// Waits for an answer until the caller's deadline.

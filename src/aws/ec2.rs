@@ -5,6 +5,9 @@ use aws_sdk_ec2::types::{
     Filter, IpPermission, IpRange, Ipv6Range, ResourceType, SecurityGroupRule, Tag, TagSpecification,
 };
 
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
 use super::assume::{Session, within};
 use super::error::AwsError;
 use crate::audit::{AwsCall, DurableEntry};
@@ -49,10 +52,8 @@ impl Session<'_> {
                 .filters(filter.clone())
                 .max_results(PAGE)
                 .set_next_token(token.take());
-            let answer = within(self.deadline, LOOK, request.send()).await?.map_err(|error| {
-                let id = error.request_id().map(str::to_owned);
-                AwsError::from_sdk(LOOK, error, self.operation.target(), self.entry, id)
-            })?;
+            let answer =
+                within(self.deadline, LOOK, request.send()).await?.map_err(|error| self.failed(LOOK, error))?;
             self.note(LOOK, answer.request_id());
             for rule in answer.security_group_rules().iter().filter(|rule| rule.group_id() == Some(group.as_str())) {
                 any = true;
@@ -74,10 +75,8 @@ impl Session<'_> {
     async fn confirm_group(&self) -> Result<(), AwsError> {
         let target = self.operation.target();
         let request = self.ec2.describe_security_groups().group_ids(target.group().as_str());
-        let answer = within(self.deadline, LOOK_GROUP, request.send()).await?.map_err(|error| {
-            let id = error.request_id().map(str::to_owned);
-            AwsError::from_sdk(LOOK_GROUP, error, target, self.entry, id)
-        })?;
+        let answer =
+            within(self.deadline, LOOK_GROUP, request.send()).await?.map_err(|error| self.failed(LOOK_GROUP, error))?;
         self.note(LOOK_GROUP, answer.request_id());
         if answer.security_groups().iter().any(|group| group.group_id() == Some(target.group().as_str())) {
             return Ok(());
@@ -133,13 +132,10 @@ impl Session<'_> {
                     ..made
                 })))
             }
-            Err(error) => {
-                let id = error.request_id().map(str::to_owned);
-                match AwsError::from_sdk(AUTHORIZE, error, target, self.entry, id) {
-                    error if error.code() == Some("InvalidPermission.Duplicate") => Ok(Authorized::Duplicate),
-                    error => Err(error),
-                }
-            }
+            Err(error) => match self.failed(AUTHORIZE, error) {
+                error if error.code() == Some("InvalidPermission.Duplicate") => Ok(Authorized::Duplicate),
+                error => Err(error),
+            },
         }
     }
 
@@ -158,11 +154,19 @@ impl Session<'_> {
                 self.note(REVOKE, answer.request_id());
                 Ok(())
             }
-            Err(error) => {
-                let id = error.request_id().map(str::to_owned);
-                Err(AwsError::from_sdk(REVOKE, error, target, self.entry, id))
-            }
+            Err(error) => Err(self.failed(REVOKE, error)),
         }
+    }
+
+    fn failed<E, R>(&self, action: &'static str, error: SdkError<E, R>) -> AwsError
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+        SdkError<E, R>: RequestId,
+    {
+        let (error, call) = AwsError::from_sdk(action, error, &self.operation.target().label());
+        self.entry.note(call);
+        error
     }
 
     fn note(&self, action: &'static str, request_id: Option<&str>) {

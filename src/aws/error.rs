@@ -5,9 +5,10 @@ use std::time::Duration;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use crate::audit::{AwsCall, Entry};
+use aws_sdk_sts::operation::RequestId;
+
+use crate::audit::AwsCall;
 use crate::error::{Chain, Code, Error};
-use crate::operation::target::Target;
 
 /// A call to AWS that did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -62,23 +63,30 @@ pub enum AwsError {
 }
 
 impl AwsError {
-    /// Makes sense of an SDK error, and notes the call on the entry.
-    pub(super) fn from_sdk<E, R>(
-        action: &'static str,
-        error: SdkError<E, R>,
-        target: &Target,
-        entry: &Entry,
-        request_id: Option<String>,
-    ) -> Self
+    /// Makes sense of an SDK error about `group`; the call to note on the operation's entry comes with it.
+    pub(super) fn from_sdk<E, R>(action: &'static str, error: SdkError<E, R>, group: &str) -> (Self, AwsCall)
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
         R: std::fmt::Debug + Send + Sync + 'static,
+        SdkError<E, R>: RequestId,
     {
         let code = error.as_service_error().and_then(ProvideErrorMetadata::code).map(str::to_owned);
-        entry.note(AwsCall { action, request_id, error: Some(code.clone().unwrap_or_else(|| "NoAnswer".to_owned())) });
+        let noted = AwsCall {
+            action,
+            request_id: error.request_id().map(str::to_owned),
+            error: Some(code.clone().unwrap_or_else(|| "NoAnswer".to_owned())),
+        };
         let message = error.as_service_error().and_then(ProvideErrorMetadata::message).unwrap_or_default().to_owned();
+        (Self::of(action, code, message, error, group), noted)
+    }
+
+    fn of<E, R>(action: &'static str, code: Option<String>, message: String, error: SdkError<E, R>, group: &str) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
         match (code, error) {
-            (Some(code), _) => Self::Refused { action, code, message, group: target.label() },
+            (Some(code), _) => Self::Refused { action, code, message, group: group.to_owned() },
             (None, error @ SdkError::ConstructionFailure(_)) => Self::NotSent { action, source: Box::new(error) },
             (None, SdkError::DispatchFailure(failure)) if failure.is_io() || failure.as_connector_error().is_none() => {
                 // A connection that was never made carried nothing; one that broke may have.

@@ -73,6 +73,34 @@ async fn a_group_that_is_gone_is_said_to_be() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_self_test_borrows_nothing_and_learns_its_name() {
+    let aws = emulator::ministack();
+    let directory = crate::support::temporary::Directory::new();
+    let credentials = directory.write("credentials", &crate::support::credentials_file(aws));
+    let accounts = |external_id: &str| {
+        format!(
+            "[aws]\nendpoint = \"{}\"\ncredentials_file = \"{}\"\n[[aws.accounts]]\nid = \"{}\"\nrole_arn = \"{}\"\nexternal_id = \"{external_id}\"\nregions = [\"eu-central-1\"]\n",
+            aws.endpoint,
+            credentials.display(),
+            aws.account,
+            aws.role_arn
+        )
+    };
+    for (external_id, sound) in [(aws.external_id.as_str(), true), ("wrong-one", false)] {
+        let config = directory.write("config.toml", &accounts(external_id));
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_whitelistmcp"))
+            .args(["check", "--aws", "--config"])
+            .arg(config)
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.success(), sound, "{said}");
+        let part = if sound { "assumed-role/whitelistmcp-target/self-test-" } else { "AccessDenied" };
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_external_id_the_role_is_refused() {
     let aws =
         AwsAccess { external_id: "wrong-one".to_owned(), ..emulator::own_group(emulator::ministack(), "refused") };

@@ -290,13 +290,14 @@ fn run(bound: app::Bound, shutdown: &Shutdown) {
     tokio::spawn(async move { bound.run(&shutdown).await });
 }
 
+/// The service's own credentials, as the SDK reads them.
+pub(crate) fn credentials_file(aws: &AwsAccess) -> String {
+    format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", aws.access_key_id, aws.secret_access_key)
+}
+
 fn core_config(directory: &Directory, aws: &AwsAccess, options: &Options) -> String {
     let at = directory.path().display();
-    let credentials = format!(
-        "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
-        aws.access_key_id, aws.secret_access_key
-    );
-    directory.write("aws-credentials", &credentials);
+    directory.write("aws-credentials", &credentials_file(aws));
     let mut config = format!(
         r#"
 [core]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 use whitelistmcp::annotations::Annotations;
 use whitelistmcp::app;
-use whitelistmcp::aws::{Accounts, checked_endpoint};
+use whitelistmcp::aws::{Accounts, Aws, checked_endpoint};
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
 use whitelistmcp::grpc::client::Link;
@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// The configuration file.
     #[arg(long, short, env = "WHITELISTMCP_CONFIG")]
     config: PathBuf,
+    /// Also assume every account's role, with a session that may do nothing, and ask STS who that is.
+    #[arg(long)]
+    aws: bool,
 }
 
 /// One line of the table.
@@ -77,6 +80,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Policy::load(&config.policy).map(drop),
     );
     audit(&config, &mut table);
+    if arguments.aws {
+        self_test(&config, &mut table);
+    }
 
     let width = table.0.iter().map(|row| row.part.len()).max().unwrap_or_default();
     for row in &table.0 {
@@ -173,6 +179,26 @@ fn audit(config: &Config, table: &mut Table) {
         .and_then(|()| std::fs::write(&probe, b""))
         .and_then(|()| std::fs::remove_file(&probe));
     table.add("audit", directory.display().to_string(), result);
+}
+
+/// Assumes each account's role where the service would, and says as whom it came back.
+fn self_test(config: &Config, table: &mut Table) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    let Ok(accounts) = Accounts::new(&config.aws) else { return };
+    let tests: Vec<_> = accounts
+        .regions()
+        .flat_map(|(id, regions)| regions.into_iter().map(move |region| (id.clone(), region)))
+        .collect();
+    let aws = match runtime.block_on(Aws::new(&config.aws, accounts)) {
+        Ok(aws) => aws,
+        Err(error) => return table.wrong("aws", chain(&error)),
+    };
+    for (account, region) in tests {
+        match runtime.block_on(aws.self_test(&account, &region)) {
+            Ok(arn) => table.add("aws.role", format!("{region}: {arn}"), Ok::<(), std::fmt::Error>(())),
+            Err(error) => table.wrong("aws.role", format!("{account}, {region}: {}", chain(&error))),
+        }
+    }
 }
 
 /// Whether a certificate is valid today, and for how long.
