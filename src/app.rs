@@ -43,16 +43,16 @@ pub enum StartError {
     #[error(transparent)]
     Edge(#[from] edge::ConfigError),
     /// `[oidc]`
-    #[error("`[oidc]`: {0}")]
+    #[error("`[oidc]`")]
     Oidc(#[from] oidc::ConfigError),
     /// `[[core.peers]]`
-    #[error("`[[core.peers]]`: {0}")]
+    #[error("`[[core.peers]]`")]
     Peers(#[from] peer::ConfigError),
     /// `[targets]`
-    #[error("`[targets]`: {0}")]
+    #[error("`[targets]`")]
     Targets(#[from] TargetError),
     /// `[aws]`
-    #[error("`[aws]`: {0}")]
+    #[error("`[aws]`")]
     Aws(#[from] aws::ConfigError),
     /// `[policy]`
     #[error("`[policy]`")]
@@ -90,9 +90,10 @@ pub enum StartError {
 pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
     let section = config.core.as_ref().ok_or(StartError::Missing("core"))?;
     let verifier = config.oidc.as_ref().map(verifier).transpose()?;
-    let (routes, _) = core_routes(config, verifier, peers(config)?, shutdown).await?;
     let tls = tls::mutual_server(&section.tls, &section.client_ca)?;
-    Ok(Bound { core: Some((bind(section.listen, Some(tls)).await?, routes.into_axum_router())), edge: None })
+    let listener = bind(section.listen, Some(tls)).await?;
+    let (routes, _) = core_routes(config, verifier, peers(config)?, shutdown).await?;
+    Ok(Bound { core: Some((listener, routes.into_axum_router())), edge: None })
 }
 
 /// The edge alone, in front of a core in another process.
@@ -171,6 +172,8 @@ async fn core_routes(
     let (accounts, targets) = targets(config)?;
     let policy = Policy::load(&config.policy)?;
     let annotations = Annotations::read(DESCRIPTOR_SET)?;
+    let aws = Aws::new(&config.aws, accounts).await?;
+    // The journal is opened last: a start that fails leaves no file.
     let journal =
         config.audit.directory.as_deref().map(|directory| Journal::open(directory, clock.clone())).transpose()?;
     match &journal {
@@ -178,7 +181,6 @@ async fn core_routes(
         None => tracing::warn!("no `[audit] directory` is configured: this core lists and checks, and changes nothing"),
     }
     let audit = Audit::new(journal, clock.clone());
-    let aws = Aws::new(&config.aws, accounts).await?;
     let broker = Broker::new(policy, audit.clone(), aws, Actions::embedded()?, targets, clock, shutdown.tasks());
     let authenticator = Authenticator::new(peers, verifier, annotations);
     let (routes, _) = server::routes(Arc::new(broker), Arc::new(authenticator)).await?;

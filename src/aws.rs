@@ -237,13 +237,19 @@ pub fn checked_endpoint(endpoint: &str) -> Result<&str, ConfigError> {
     if sound { Ok(endpoint) } else { Err(ConfigError::Endpoint(endpoint.to_owned())) }
 }
 
-/// An endpoint from the environment or a profile would send the service's credentials wherever someone likes.
-fn refuse_foreign_endpoint(base: &SdkConfig) -> Result<(), ConfigError> {
+/// Fails if the environment redirects AWS calls.
+pub fn refuse_endpoint_variables() -> Result<(), ConfigError> {
     for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_EC2"] {
         if std::env::var_os(name).is_some() {
             return Err(ConfigError::ForeignEndpoint(format!("the environment variable {name}")));
         }
     }
+    Ok(())
+}
+
+/// An endpoint from the environment or a profile would send the service's credentials wherever someone likes.
+fn refuse_foreign_endpoint(base: &SdkConfig) -> Result<(), ConfigError> {
+    refuse_endpoint_variables()?;
     let of_service = |service_id| {
         let key = ServiceConfigKey::builder()
             .service_id(service_id)

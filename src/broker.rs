@@ -158,7 +158,11 @@ impl Broker {
             self.audit.refuse(operation.tool(), operation.call(), Some(&caller), Some(&operation), &error, policies);
             error
         })?;
-        let account = self.aws.accounts().find(operation.target().account()).ok_or(AwsError::NoRole)?;
+        let account = self.aws.accounts().find(operation.target().account()).ok_or_else(|| {
+            let error = Error::from(AwsError::NoRole);
+            self.audit.refuse(operation.tool(), operation.call(), Some(&caller), Some(&operation), &error, Vec::new());
+            error
+        })?;
         let policy = self.actions.session_policy(
             operation.tool(),
             operation.changes(),

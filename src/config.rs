@@ -51,7 +51,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not TOML.
-    #[error("{path} is not TOML: {source}")]
+    #[error("{path} is not TOML")]
     Syntax {
         /// The file.
         path: PathBuf,
@@ -59,7 +59,7 @@ pub enum ConfigError {
         source: Box<toml::de::Error>,
     },
     /// A key or value that is not known.
-    #[error("{path}: `{key}`: {source}")]
+    #[error("{path}: `{key}`")]
     Value {
         /// The file.
         path: PathBuf,
@@ -108,7 +108,8 @@ mod tests {
 
     fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::parse(Path::new("test.toml"), text, environment).map_err(|error| error.to_string())
+        Config::parse(Path::new("test.toml"), text, environment)
+            .map_err(|error| crate::error::Chain(&error).to_string())
     }
 
     #[test]

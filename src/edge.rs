@@ -12,6 +12,8 @@ mod http;
 pub mod router;
 mod transcode;
 
+pub use client_address::ForwardedBy;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,9 +46,12 @@ pub struct Config {
     /// Serve plain HTTP: to loopback, or behind a proxy named in `trusted_proxies`.
     #[serde(default)]
     pub plaintext: bool,
-    /// The proxies whose `Forwarded` and `X-Forwarded-For` are believed.
+    /// The proxies that are believed about whom they speak for.
     #[serde(default, deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
+    /// The header in which those proxies say whom they speak for: `x-forwarded-for` or `forwarded`.
+    #[serde(default)]
+    pub forwarded_by: ForwardedBy,
     /// Host names that clients may use besides the one in `public_url`.
     #[serde(default)]
     pub allowed_hosts: Vec<String>,
@@ -103,6 +108,9 @@ pub enum ConfigError {
     /// Plain HTTP that anyone could reach.
     #[error("`[edge] plaintext` is refused: {0} is reachable from outside and no `trusted_proxies` are declared")]
     OpenPlaintext(SocketAddr),
+    /// Everybody a proxy.
+    #[error("`[edge] trusted_proxies` holds {0}, which is everybody: anyone could say which address they call from")]
+    EverybodyTrusted(IpNet),
     /// The public URL.
     #[error(
         "`[edge] public_url` must be https (http to a loopback address is allowed), with a path such as /mcp and no query or fragment: {0}"
@@ -141,6 +149,9 @@ impl Config {
                 return Err(ConfigError::OpenPlaintext(self.listen));
             }
             _ => {}
+        }
+        if let Some(everybody) = self.trusted_proxies.iter().find(|network| network.prefix_len() == 0) {
+            return Err(ConfigError::EverybodyTrusted(*everybody));
         }
         let url = &self.public_url;
         if !crate::http_client::is_https_or_loopback(url)

@@ -104,10 +104,18 @@ impl Principal {
         &self.name
     }
 
-    /// A stable id made of letters, digits and `+=,.@-`, 2 to 64 characters, never the same for two subjects or for
-    /// one subject of two issuers. It is the STS source identity and stands on the principal's rules.
+    /// An id made of letters, digits and `+=,.@-`, 2 to 64 characters: the name, and a hash of issuer and subject, so
+    /// never the same for two subjects or for one subject of two issuers. It is the STS source identity and stands on
+    /// the principal's rules; [`Principal::is`] compares it.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether an id that was written on a rule is this principal's: its name may have changed since, its issuer and
+    /// subject have not.
+    pub fn is(&self, id: &str) -> bool {
+        let proof = |id: &str| id.rsplit_once('-').map(|(_, proof)| proof.to_owned());
+        proof(id).is_some_and(|proof| proof.len() == 16) && proof(id) == proof(&self.id)
     }
 
     /// The groups that its issuer says it is in.
@@ -193,6 +201,15 @@ mod tests {
             assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b)), "{id}");
         }
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+        let renamed = stable_id("alice@new.example", "https://a.example", "1");
+        let alice = Principal { id: ids[0].clone(), ..Principal::own("test") };
+        assert!(
+            alice.is(&renamed)
+                && !alice.is(&ids[1])
+                && !alice.is(&ids[2])
+                && !alice.is("alice@example.com")
+                && !alice.is("")
+        );
         assert!(ids[0].starts_with("alice@example.com-"));
     }
 }

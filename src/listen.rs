@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -36,6 +37,8 @@ const AGE_MOST: Duration = Duration::from_secs(3600);
 const STREAMS_MOST: u32 = 1000;
 /// How often a silent HTTP/2 connection is tried.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long a connection without a running request may take to end, once the service shuts down.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -154,13 +157,15 @@ async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let facts = Connection(Arc::new(facts));
+    let running = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&running);
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(facts.clone());
-        let router = router.clone();
+        let (router, place) = (router.clone(), Running::begin(&counted));
         async move {
-            Ok::<_, Infallible>(
-                router.oneshot(request.map(axum::body::Body::new)).await.unwrap_or_else(|never| match never {}),
-            )
+            let answer = router.oneshot(request.map(axum::body::Body::new)).await;
+            drop(place);
+            Ok::<_, Infallible>(answer.unwrap_or_else(|never| match never {}))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -180,5 +185,31 @@ async fn serve(
         () = age => {}
     }
     connection.as_mut().graceful_shutdown();
-    connection.await.map_err(io::Error::other)
+    // A client that sends nothing, or half a request, must not hold the process: it gets a moment to end in order.
+    let idle = async {
+        while running.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(GOODBYE).await;
+        }
+        tokio::time::sleep(GOODBYE).await;
+    };
+    tokio::select! {
+        ended = connection => ended.map_err(io::Error::other),
+        () = idle => Ok(()),
+    }
+}
+
+/// Counts a request as running until it is dropped.
+struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -152,10 +152,10 @@ pub enum OperationError {
     #[error("`reason` must say why in at least 3 characters")]
     ReasonTooShort,
     /// A text with control characters.
-    #[error("`{0}` holds a control character; write plain text on one line")]
+    #[error("`{0}` holds a control or invisible character; write plain text on one line")]
     ControlCharacter(&'static str),
-    /// A text that holds what looks like an AWS access key.
-    #[error("`{0}` holds what looks like an AWS access key id; leave it out, and if it was real, rotate it")]
+    /// A text that holds what looks like a secret.
+    #[error("`{0}` holds what looks like an AWS key or a token; leave it out, and if it was real, rotate it")]
     Credential(&'static str),
     /// Not a rule id.
     #[error("`{0}` is not a security group rule id; it is sgr- and 8 to 17 hexadecimal digits")]
@@ -267,6 +267,9 @@ impl Operation {
         }
         let lease =
             Lease::parse(given("duration", &request.duration, 32)?, given("until", &request.until, 40)?, context.now)?;
+        if ownership::is_altered(&reason) {
+            notes.push("AWS tags do not take every character of the reason: on the rule the others read `_`; the audit trail has it whole.".to_owned());
+        }
         let add = Add { block, ports, reason, lease, dry_run: request.dry_run };
         Ok(Self { call, received: context.now, asked, target, kind: Kind::Add(add), notes })
     }
@@ -394,27 +397,49 @@ impl Context<'_> {
     }
 }
 
-/// An optional field: proto3 cannot tell an empty string from an absent one, and neither do we.
+/// An optional field: proto3 cannot tell an empty string from an absent one, and neither do we. Nothing that could be a
+/// secret gets any further, since what follows is repeated in messages, on rules and in the journal.
 fn given<'a>(field: &'static str, value: &'a str, max: usize) -> Result<Option<&'a str>, OperationError> {
     let length = value.chars().count();
     if length > max {
         return Err(OperationError::TooLong { field, length, max });
     }
-    if value.chars().any(char::is_control) {
+    if value.chars().any(|c| c.is_control() || is_invisible(c)) {
         return Err(OperationError::ControlCharacter(field));
+    }
+    if holds_secret(value) {
+        return Err(OperationError::Credential(field));
     }
     Ok(Some(value.trim()).filter(|value| !value.is_empty()))
 }
 
-/// Free text that stands on rules and in the journal: one line, and no key in it.
+/// Free text that stands on rules and in the journal.
 fn text(field: &'static str, value: &str) -> Result<Option<String>, OperationError> {
-    let Some(value) = given(field, value, 200)? else { return Ok(None) };
-    // Source: IAM's unique identifier prefixes; AKIA is a long-term access key, ASIA a temporary one.
-    let is_key = |word: &str| word.len() == 20 && (word.starts_with("AKIA") || word.starts_with("ASIA"));
-    if value.split(|c: char| !c.is_ascii_alphanumeric()).any(is_key) {
-        return Err(OperationError::Credential(field));
-    }
-    Ok(Some(value.to_owned()))
+    Ok(given(field, value, 200)?.map(str::to_owned))
+}
+
+/// Characters that hide or turn around what is beside them.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Whether a text holds what looks like an AWS access key id, an AWS secret access key, or a token.
+///
+/// Source: IAM's unique identifier prefixes (AKIA is a long-term access key, ASIA a temporary one). A secret key is 40
+/// characters of base64, which a commit id in hexadecimal is not taken for.
+fn holds_secret(text: &str) -> bool {
+    let upper = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
+    let key_id = ["AKIA", "ASIA"]
+        .into_iter()
+        .flat_map(|prefix| text.split(prefix).skip(1))
+        .any(|rest| rest.chars().take_while(|c| upper(*c)).count() >= 16);
+    let secret = |run: &str| {
+        let has = |is: fn(&char) -> bool| run.chars().any(|c| is(&c));
+        run.len() == 40 && has(char::is_ascii_uppercase) && has(char::is_ascii_lowercase) && has(char::is_ascii_digit)
+    };
+    let runs = text.split(|c: char| !(c.is_ascii_alphanumeric() || "+/".contains(c)));
+    let token = text.split_whitespace().any(|word| word.starts_with("eyJ") && word.matches('.').count() == 2);
+    key_id || token || runs.into_iter().any(secret)
 }
 
 fn rule_id(text: &str) -> Result<String, OperationError> {

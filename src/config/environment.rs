@@ -48,7 +48,7 @@ pub(super) fn overlay(
             set(table, &path, as_string);
         }
         if let Err((wrong, why)) = known(table)
-            && (wrong.starts_with(&at) || why.contains(&format!("unknown field `{key}`")))
+            && (wrong.starts_with(&at) || at.starts_with(&wrong) || why.contains(&format!("unknown field `{key}`")))
         {
             return Err(problem(why));
         }

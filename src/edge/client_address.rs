@@ -4,28 +4,52 @@ use std::net::{IpAddr, SocketAddr};
 
 use ::http::HeaderMap;
 use ipnet::IpNet;
+use serde::Deserialize;
+
+/// The header in which the declared proxies say whom they speak for. Only one is ever read: a proxy that sets one of
+/// the two passes the other on as a client wrote it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedBy {
+    /// `X-Forwarded-For`, as most load balancers set it.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
 
 /// Walks back from the connection through declared proxies to the first address that is not one of them.
 ///
-/// `Forwarded` (RFC 7239) is preferred to `X-Forwarded-For`. Every hop appends, so the list is read from its end, and an
-/// entry that cannot be read ends the walk: what is before it is hearsay. None means that the address is not known.
-pub(super) fn client_address(remote: Option<SocketAddr>, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr> {
-    let trusted = |address: &IpAddr| proxies.iter().any(|proxy| proxy.contains(address));
+/// Every hop appends, so the list is read from its end, and an entry that cannot be read ends the walk: what is before
+/// it is hearsay. None means that the address is not known.
+pub(super) fn client_address(
+    remote: Option<SocketAddr>,
+    headers: &HeaderMap,
+    proxies: &[IpNet],
+    by: ForwardedBy,
+) -> Option<IpAddr> {
     let remote = remote?.ip().to_canonical();
-    if !trusted(&remote) {
+    if !is_proxy(remote, proxies) {
         return Some(remote);
     }
-    let forwarded = entries(headers, "forwarded", forwarded_for);
-    let hops = if forwarded.is_empty() { entries(headers, "x-forwarded-for", parse_address) } else { forwarded };
+    let hops = match by {
+        ForwardedBy::XForwardedFor => entries(headers, "x-forwarded-for", parse_address),
+        ForwardedBy::Forwarded => entries(headers, "forwarded", forwarded_for),
+    };
     let mut client = Some(remote);
     for hop in hops.into_iter().rev() {
         client = hop;
-        match &client {
-            Some(address) if trusted(address) => {}
+        match client {
+            Some(address) if is_proxy(address, proxies) => {}
             _ => break,
         }
     }
     client
+}
+
+/// Whether an address is a declared proxy's.
+pub(super) fn is_proxy(address: IpAddr, proxies: &[IpNet]) -> bool {
+    proxies.iter().any(|proxy| proxy.contains(&address.to_canonical()))
 }
 
 fn entries(headers: &HeaderMap, name: &str, read: fn(&str) -> Option<IpAddr>) -> Vec<Option<IpAddr>> {
@@ -55,42 +79,43 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    fn seen(remote: &str, headers: &[(&'static str, &str)]) -> Option<String> {
+    fn seen(remote: &str, headers: &[(&'static str, &str)], by: ForwardedBy) -> Option<String> {
         let proxies = ["10.0.0.0/8".parse().expect("parses"), "fd00::/8".parse().expect("parses")];
         let map = headers
             .iter()
             .map(|(name, value)| (::http::HeaderName::from_static(name), value.parse().expect("parses")))
             .collect();
-        client_address(Some(remote.parse().expect("parses")), &map, &proxies).map(|address| address.to_string())
+        client_address(Some(remote.parse().expect("parses")), &map, &proxies, by).map(|address| address.to_string())
+    }
+
+    fn by_x(remote: &str, headers: &[(&'static str, &str)]) -> Option<String> {
+        seen(remote, headers, ForwardedBy::XForwardedFor)
     }
 
     #[test]
     fn only_declared_proxies_are_believed() {
         let forged = [("x-forwarded-for", "198.51.100.1")];
-        assert_eq!(seen("203.0.113.7:1", &forged).as_deref(), Some("203.0.113.7"));
-        assert_eq!(seen("10.0.0.1:1", &forged).as_deref(), Some("198.51.100.1"));
-        assert_eq!(seen("[::ffff:10.0.0.1]:1", &forged).as_deref(), Some("198.51.100.1"));
+        assert_eq!(by_x("203.0.113.7:1", &forged).as_deref(), Some("203.0.113.7"));
+        assert_eq!(by_x("10.0.0.1:1", &forged).as_deref(), Some("198.51.100.1"));
+        assert_eq!(by_x("[::ffff:10.0.0.1]:1", &forged).as_deref(), Some("198.51.100.1"));
     }
 
     #[test]
     fn the_list_is_read_from_its_end() {
-        assert_eq!(
-            seen("10.0.0.1:1", &[("x-forwarded-for", "1.1.1.1, 203.0.113.7, 10.0.0.2")]).as_deref(),
-            Some("203.0.113.7")
-        );
-        assert_eq!(
-            seen("10.0.0.1:1", &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "203.0.113.7")]).as_deref(),
-            Some("203.0.113.7")
-        );
-        assert_eq!(seen("10.0.0.1:1", &[("x-forwarded-for", "1.1.1.1, unknown")]), None);
-        assert_eq!(seen("10.0.0.1:1", &[]).as_deref(), Some("10.0.0.1"));
+        let one = [("x-forwarded-for", "1.1.1.1, 203.0.113.7, 10.0.0.2")];
+        assert_eq!(by_x("10.0.0.1:1", &one).as_deref(), Some("203.0.113.7"));
+        let two = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "203.0.113.7")];
+        assert_eq!(by_x("10.0.0.1:1", &two).as_deref(), Some("203.0.113.7"));
+        assert_eq!(by_x("10.0.0.1:1", &[("x-forwarded-for", "1.1.1.1, unknown")]), None);
+        assert_eq!(by_x("10.0.0.1:1", &[]).as_deref(), Some("10.0.0.1"));
     }
 
     #[test]
-    fn forwarded_is_understood_and_preferred() {
+    fn the_other_header_is_a_client_s_own_invention() {
         let both =
             [("forwarded", r#"for=1.1.1.1, For="[2001:db8::7]:443";proto=https"#), ("x-forwarded-for", "9.9.9.9")];
-        assert_eq!(seen("10.0.0.1:1", &both).as_deref(), Some("2001:db8::7"));
-        assert_eq!(seen("[fd00::1]:1", &[("forwarded", "for=_hidden")]), None);
+        assert_eq!(by_x("10.0.0.1:1", &both).as_deref(), Some("9.9.9.9"));
+        assert_eq!(seen("10.0.0.1:1", &both, ForwardedBy::Forwarded).as_deref(), Some("2001:db8::7"));
+        assert_eq!(seen("[fd00::1]:1", &[("forwarded", "for=_hidden")], ForwardedBy::Forwarded), None);
     }
 }

@@ -90,6 +90,14 @@ pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>
                 Outcome::TokenRefused(why) => (Some("invalid_token"), Err(Answer::TokenRefused(why))),
             };
             if let Some(kind) = kind {
+                span.in_scope(|| {
+                    tracing::info!(
+                        tool = params.name,
+                        who = call.principal.id(),
+                        outcome = kind,
+                        "a tool call was not done"
+                    )
+                });
                 span.record("error.type", kind);
                 span.record("otel.status_code", "ERROR");
             }
@@ -118,7 +126,7 @@ fn span(request: &Request<'_>, spec: &ToolSpec, call: &Call<'_>, era: Era) -> tr
         mcp.protocol.version = era.revision(),
         gen_ai.tool.name = tool,
         gen_ai.operation.name = "execute_tool",
-        jsonrpc.request.id = request.id.get().trim_matches('"'),
+        jsonrpc.request.id = request.id.get().trim_matches('"').chars().take(64).collect::<String>(),
         network.transport = "tcp",
         network.protocol.name = "http",
         client.address = call.address.map(tracing::field::display),

@@ -101,7 +101,8 @@ pub(super) fn tool_error(refusal: &Refusal) -> (String, Value) {
         let facts: Map<String, Value> = refusal.facts.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         error.insert("facts".to_owned(), facts.into());
     }
-    (format!("Refused: {}", refusal.message), json!({"error": error}))
+    let word = if retryable { "Not done" } else { "Refused" };
+    (format!("{word}: {}", refusal.message), json!({"error": error}))
 }
 
 /// A status code as gRPC writes it.

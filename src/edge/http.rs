@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::bearer::{self, Presented};
 use super::challenge::{self, Challenge};
-use super::client_address::client_address;
+use super::client_address::{client_address, is_proxy};
 use super::dispatch::{self, Answer, Call};
 use super::{Edge, error};
 use crate::error::Code;
@@ -22,22 +22,40 @@ use crate::mcp::code;
 use crate::mcp::envelope::{self, EnvelopeError, Message};
 use crate::mcp::message::RpcError;
 
+/// How much of a refused request's body is read away, and for how long.
+const DRAIN_MAX: usize = 64 * 1024;
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Refuses requests that a browser was tricked into sending: a name that is not ours (DNS rebinding), or a page that is
 /// not listed. A missing `Origin` is fine: programs send none.
 pub(super) async fn guard(State(edge): State<Arc<Edge>>, request: Request<Body>, next: Next) -> Response {
-    let refuse = |message| error::rpc(StatusCode::FORBIDDEN, None, error::code_of(StatusCode::FORBIDDEN), message);
-    if !host_allowed(&edge, request.uri(), request.headers()) {
-        return refuse("this host name is not served here; it must be the one in public_url, or one of allowed_hosts");
+    match refuse_stranger(&edge, &request) {
+        Some(message) => {
+            let status = StatusCode::FORBIDDEN;
+            after(request.into_body(), error::rpc(status, None, error::code_of(status), message)).await
+        }
+        None => next.run(request).await,
+    }
+}
+
+fn refuse_stranger(edge: &Edge, request: &Request<Body>) -> Option<&'static str> {
+    let remote = request.extensions().get::<Connection>().and_then(Connection::remote);
+    // Plain HTTP is for loopback and for declared proxies; whoever else gets here would send a token in the clear.
+    let in_the_clear = edge.config.plaintext && !edge.config.listen.ip().is_loopback();
+    if in_the_clear && !remote.is_some_and(|remote| is_proxy(remote.ip(), &edge.config.trusted_proxies)) {
+        return Some("plain HTTP is served to declared proxies only; call over HTTPS");
+    }
+    if !host_allowed(edge, request.uri(), request.headers()) {
+        return Some("this host name is not served here; it must be the one in public_url, or one of allowed_hosts");
     }
     if let Some(origin) = request.headers().get(ORIGIN)
         && !edge.config.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
     {
-        return refuse("this origin is not allowed to call; it must be one of allowed_origins");
+        return Some("this origin is not allowed to call; it must be one of allowed_origins");
     }
-    next.run(request).await
+    None
 }
 
 fn host_allowed(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> bool {
@@ -60,28 +78,27 @@ fn host_allowed(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> bool {
 
 /// `POST /mcp`
 pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response {
-    let Ok(_place) = Arc::clone(&edge.in_flight).try_acquire_owned() else { return error::busy() };
     let (parts, body) = request.into_parts();
     let (bearer, principal) = match bearer::present(&edge, &parts.headers).await {
         Presented::Token(bearer, principal) => (bearer, principal),
-        Presented::Nothing => return challenge::refuse(&edge, &Challenge::Missing),
-        Presented::Refused(refused) if refused.code() == Code::Unavailable => {
-            return error::unavailable(refused.message(), refused.wait());
-        }
-        Presented::Refused(refused) => {
-            tracing::info!(reason = refused.reason(), message = refused.message(), "a token was refused");
-            return challenge::refuse(&edge, &Challenge::Invalid(refused.message()));
-        }
+        refused => return after(body, not_presented(&edge, refused)).await,
     };
     if let Some(refusal) = refuse_encoding(&parts.headers) {
-        return refusal;
+        return after(body, refusal).await;
     }
     let body = match read(body, edge.config.body_max).await {
         Ok(body) => body,
         Err(refusal) => return refusal,
     };
+    // Only a whole request takes a place: a slow body holds nothing but its own connection.
+    let Ok(_place) = Arc::clone(&edge.in_flight).try_acquire_owned() else { return error::busy() };
     let connection = parts.extensions.get::<Connection>();
-    let address = client_address(connection.and_then(Connection::remote), &parts.headers, &edge.config.trusted_proxies);
+    let address = client_address(
+        connection.and_then(Connection::remote),
+        &parts.headers,
+        &edge.config.trusted_proxies,
+        edge.config.forwarded_by,
+    );
     let request = match envelope::parse(&body) {
         Ok(Message::Request(request)) => request,
         // None of the notifications that exist asks anything of a server that keeps no state.
@@ -103,6 +120,28 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         Ok(Answer::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why)),
         Err(wrong) => refused(&wrong, request.id),
     }
+}
+
+/// The refusal of a caller without a good token.
+fn not_presented(edge: &Edge, presented: Presented) -> Response {
+    match presented {
+        Presented::Refused(refused) if refused.code() == Code::Unavailable => {
+            error::unavailable(refused.message(), refused.wait())
+        }
+        Presented::Refused(refused) => {
+            tracing::info!(reason = refused.reason(), why = refused.message(), "a token was refused");
+            challenge::refuse(edge, &Challenge::Invalid(refused.message()))
+        }
+        Presented::Nothing | Presented::Token(..) => challenge::refuse(edge, &Challenge::Missing),
+    }
+}
+
+/// Answers once a small body has been read away: some HTTP/2 clients lose an answer that comes before they have sent
+/// all of theirs. A large or slow one is not waited for.
+async fn after(body: Body, response: Response) -> Response {
+    let drained = tokio::time::timeout(DRAIN_TIMEOUT, Limited::new(body, DRAIN_MAX).collect()).await;
+    drop(drained);
+    response
 }
 
 fn refused(wrong: &RpcError, id: &serde_json::value::RawValue) -> Response {

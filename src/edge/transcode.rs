@@ -108,15 +108,17 @@ fn read_object(
 
 fn object(
     descriptor: &MessageDescriptor,
-    mut given: BTreeMap<&str, &RawValue>,
+    mut given: BTreeMap<String, &RawValue>,
     annotations: &Annotations,
     path: &str,
 ) -> Result<DynamicMessage, ArgumentError> {
     // Credentials first: they are refused by name whatever else is wrong, and nothing of their value is repeated.
     for name in given.keys() {
-        let bare: String = name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect();
-        if let Some(message) = annotations.refused().get(&bare) {
-            return Err(ArgumentError::Refused { name: (*name).to_owned(), message: message.clone() });
+        let bare: String = name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+        let refused =
+            annotations.refused().iter().find(|(word, _)| bare == **word || (word.len() > 8 && bare.contains(*word)));
+        if let Some((_, message)) = refused {
+            return Err(ArgumentError::Refused { name: shown(name), message: message.clone() });
         }
     }
     let mut message = DynamicMessage::new(descriptor.clone());
@@ -137,17 +139,25 @@ fn object(
     }
 }
 
+/// A name as it can be repeated.
+fn shown(name: &str) -> String {
+    name.chars().take(64).filter(|c| !c.is_control()).collect()
+}
+
 /// The first name that the message does not have, with the nearest that it has.
-fn unknown(descriptor: &MessageDescriptor, given: &BTreeMap<&str, &RawValue>, path: &str) -> Option<ArgumentError> {
+fn unknown(descriptor: &MessageDescriptor, given: &BTreeMap<String, &RawValue>, path: &str) -> Option<ArgumentError> {
     let name = given.keys().find(|name| descriptor.get_field_by_name(name).is_none())?;
     let known: Vec<String> = descriptor.fields().map(|field| field.name().to_owned()).collect();
     let distance = |known: &String| strsim::osa_distance(known, &name.to_lowercase());
     let nearest = known
         .iter()
         .min_by_key(|known| distance(known))
-        .filter(|known| distance(known) <= 3 || known.contains(*name) || name.contains(known.as_str()));
-    let shown = name.chars().take(64).filter(|c| !c.is_control()).collect::<String>();
-    Some(ArgumentError::Unknown { name: format!("{path}{shown}"), nearest: nearest.cloned(), known: known.join(", ") })
+        .filter(|known| distance(known) <= 3 || known.contains(name.as_str()) || name.contains(known.as_str()));
+    Some(ArgumentError::Unknown {
+        name: format!("{path}{}", shown(name)),
+        nearest: nearest.cloned(),
+        known: known.join(", "),
+    })
 }
 
 fn value(
@@ -225,8 +235,11 @@ fn string(about: &FieldAnnotations, json: &RawValue, name: &str) -> Result<Strin
     if about.max_length > 0 && length > about.max_length as usize {
         return Err(length_error(format!("at most {}", about.max_length)));
     }
-    if length < about.min_length.max(u32::from(about.required)) as usize {
-        return Err(length_error(format!("at least {}", about.min_length.max(1))));
+    if length < about.min_length.max(1) as usize {
+        return Err(length_error(format!(
+            "at least {}; leave it out if it has nothing to say",
+            about.min_length.max(1)
+        )));
     }
     if !about.values.is_empty() && !about.values.contains(&text) {
         return Err(ArgumentError::Value { name: name.to_owned(), values: about.values.join(", ") });

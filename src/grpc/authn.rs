@@ -76,7 +76,11 @@ impl Authenticator {
             (Some(_), Some(_)) => return Err(AuthnError::BadAuthorization.into()),
             (only, _) => only,
         };
-        let claimed_address = metadata.get(CLIENT_ADDRESS);
+        let mut claimed = metadata.get_all(CLIENT_ADDRESS).iter();
+        let claimed_address = match (claimed.next(), claimed.next()) {
+            (Some(_), Some(_)) => return Err(AuthnError::BadAddress.into()),
+            (only, _) => only,
+        };
         match role {
             Role::Service(_) if authorization.is_some() => Err(AuthnError::UnexpectedBearer.into()),
             Role::Service(_) if claimed_address.is_some() => Err(AuthnError::UnexpectedAddress.into()),

@@ -97,7 +97,7 @@ pub(super) fn added(mut shown: Shown, answer: Answer) -> pb::AddRuleResponse {
         }
     };
     if outcome != Added::AlreadyOpen && until.is_some() {
-        shown.notes.push("The end is written on the rule; until then whitelist_remove closes it early.".to_owned());
+        shown.notes.push("The end is written on the rule, and nothing closes the rule by itself at that time: whitelist_remove does.".to_owned());
     }
     pb::AddRuleResponse {
         summary,

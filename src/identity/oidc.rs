@@ -19,7 +19,7 @@ use url::Url;
 
 use super::Principal;
 use crate::clock::Clock;
-use crate::error::{Chain, Code, Error};
+use crate::error::{Code, Error};
 use crate::http_client::HttpClient;
 
 use keys::Keys;
@@ -87,7 +87,7 @@ pub enum TokenError {
     #[error("the bearer token is not an RFC 9068 access token (a signed JWT)")]
     Malformed,
     /// The token's header, claims or signature are wrong.
-    #[error("the access token was refused: {0}")]
+    #[error("the access token was refused")]
     Claims(#[from] ClaimsError),
     /// The key cannot be had.
     #[error("the access token's signature cannot be checked")]
@@ -117,7 +117,13 @@ impl From<TokenError> for Error {
                     .retry_after(Duration::from_secs(10))
                     .caused_by(error)
             }
-            _ => Self::new(Code::Unauthenticated, "TOKEN_INVALID", Chain(&error).to_string()).caused_by(error),
+            TokenError::Claims(wrong) => {
+                Self::new(Code::Unauthenticated, "TOKEN_INVALID", format!("the access token was refused: {wrong}"))
+            }
+            TokenError::Keys(unknown) => {
+                Self::new(Code::Unauthenticated, "TOKEN_INVALID", format!("the access token was refused: {unknown}"))
+            }
+            TokenError::Malformed => Self::new(Code::Unauthenticated, "TOKEN_INVALID", error.to_string()),
         }
     }
 }

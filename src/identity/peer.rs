@@ -15,9 +15,17 @@ use crate::error::{Code, Error};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerId(String);
 
-/// Every name that one verified certificate carries.
+/// Who is on the other end of a connection.
 #[derive(Clone, Debug)]
-pub struct PeerNames(Vec<PeerId>);
+pub struct PeerNames(End);
+
+#[derive(Clone, Debug)]
+enum End {
+    /// The edge of the same process. No certificate can say so.
+    InProcess,
+    /// Every name that a verified certificate carries.
+    Certificate(Vec<PeerId>),
+}
 
 /// `[[core.peers]]`: who may connect to the core, and as what.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,7 +61,10 @@ pub enum Role {
 
 /// The peers that are known.
 #[derive(Clone, Debug)]
-pub struct Peers(HashMap<PeerId, Role>);
+pub struct Peers {
+    known: HashMap<PeerId, Role>,
+    in_process: Option<(PeerId, Role)>,
+}
 
 /// Why a peer is not known.
 #[derive(Debug, thiserror::Error)]
@@ -110,26 +121,29 @@ impl fmt::Display for PeerId {
 impl PeerNames {
     /// The URI and DNS names of a certificate that TLS has verified. Its common name is not a name (RFC 6125).
     pub fn of_verified(certificate: &CertificateDer<'_>) -> Self {
-        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Self(Vec::new()) };
-        let Ok(Some(names)) = certificate.subject_alternative_name() else { return Self(Vec::new()) };
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+            return Self(End::Certificate(Vec::new()));
+        };
+        let Ok(Some(names)) = certificate.subject_alternative_name() else { return Self(End::Certificate(Vec::new())) };
         let named = names.value.general_names.iter().filter_map(|name| match name {
             GeneralName::URI(name) | GeneralName::DNSName(name) => Some(PeerId((*name).to_owned())),
             _ => None,
         });
-        Self(named.collect())
+        Self(End::Certificate(named.collect()))
     }
 
     /// The names of the link within one process.
     pub fn in_process() -> Self {
-        Self(vec![PeerId::in_process()])
+        Self(End::InProcess)
     }
 }
 
 impl fmt::Display for PeerNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [] => f.write_str("it has no URI or DNS name"),
-            names => f.write_str(&names.iter().map(PeerId::as_str).collect::<Vec<_>>().join(", ")),
+        match &self.0 {
+            End::InProcess => f.write_str("in-process"),
+            End::Certificate(names) if names.is_empty() => f.write_str("it has no URI or DNS name"),
+            End::Certificate(names) => f.write_str(&names.iter().map(PeerId::as_str).collect::<Vec<_>>().join(", ")),
         }
     }
 }
@@ -157,19 +171,26 @@ impl Peers {
                 return Err(ConfigError::Twice(config.san.clone()));
             }
         }
-        Ok(Self(peers))
+        Ok(Self { known: peers, in_process: None })
     }
 
     /// The edge of the same process, beside the peers that are configured.
     #[must_use]
     pub fn with_in_process_edge(mut self) -> Self {
-        self.0.insert(PeerId::in_process(), Role::Edge);
+        self.in_process = Some((PeerId::in_process(), Role::Edge));
         self
     }
 
     /// The one known name among a certificate's names, and its role.
     pub fn recognise(&self, names: &PeerNames) -> Result<(&PeerId, &Role), PeerError> {
-        let mut known = names.0.iter().filter_map(|name| self.0.get_key_value(name));
+        let certified = match &names.0 {
+            End::InProcess => {
+                let edge = self.in_process.as_ref().map(|(peer, role)| (peer, role));
+                return edge.ok_or_else(|| PeerError::Unknown(names.to_string()));
+            }
+            End::Certificate(certified) => certified,
+        };
+        let mut known = certified.iter().filter_map(|name| self.known.get_key_value(name));
         match (known.next(), known.next()) {
             (Some(peer), None) => Ok(peer),
             (None, _) => Err(PeerError::Unknown(names.to_string())),

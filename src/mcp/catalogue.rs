@@ -96,8 +96,8 @@ fn one(field: &FieldDescriptor, about: &FieldAnnotations, annotations: &Annotati
 fn string(about: &FieldAnnotations, side: Side) -> Value {
     let kind = if about.accept_integer && side == Side::Input { json!(["string", "integer"]) } else { json!("string") };
     let mut schema = Map::from_iter([("type".to_owned(), kind)]);
-    // A required string that is empty says nothing.
-    let shortest = about.min_length.max(u32::from(about.required));
+    // A string that is given and empty says nothing, and would be taken for one that is left out.
+    let shortest = about.min_length.max(u32::from(side == Side::Input));
     if shortest > 0 {
         schema.insert("minLength".to_owned(), shortest.into());
     }

@@ -67,8 +67,7 @@ pub fn parse(body: &[u8]) -> Result<Message<'_>, EnvelopeError<'_>> {
     if !raw.get().starts_with('{') {
         return Err(invalid("the body must be a JSON-RPC 2.0 object", None));
     }
-    let fields =
-        fields(raw).ok_or_else(|| invalid("a member is given twice, or its name is written with escapes", None))?;
+    let fields = fields(raw).ok_or_else(|| invalid("a member is given twice", None))?;
     let id = fields.get("id").copied();
     let readable = id.filter(|id| is_id(id));
     if fields.get("jsonrpc").is_none_or(|version| version.get() != "\"2.0\"") {
@@ -92,8 +91,8 @@ pub fn parse(body: &[u8]) -> Result<Message<'_>, EnvelopeError<'_>> {
 }
 
 /// The members of an object; none if one is given twice.
-pub fn fields(object: &RawValue) -> Option<BTreeMap<&str, &RawValue>> {
-    let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(object.get()).ok()?;
+pub fn fields(object: &RawValue) -> Option<BTreeMap<String, &RawValue>> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(object.get()).ok()?;
     // A map keeps one of two equal members, so the count tells.
     (count_members(object.get()) == fields.len()).then_some(fields)
 }

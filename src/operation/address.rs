@@ -157,43 +157,67 @@ impl Block {
         self.contains(other) || other.contains(self)
     }
 
-    /// Whether the whole block can be reached over the public internet: it lies outside private, shared, loopback,
-    /// link-local, documentation, multicast and reserved space.
+    /// Whether the whole block can be reached over the public internet: it lies outside private, shared and
+    /// documentation space, and outside what [`Block::is_special`] names.
     ///
     /// Source: the IANA special-purpose address registries (RFC 6890).
     pub fn is_public(self) -> bool {
-        !SPECIAL_V4
-            .iter()
-            .map(|&(a, p)| net_v4(a, p))
-            .chain(SPECIAL_V6.iter().map(|&(a, p)| net_v6(a, p)))
-            .any(|s| Self(s).overlaps(self))
+        !self.is_special() && !self.overlaps_any(&PRIVATE_V4, &PRIVATE_V6)
+    }
+
+    /// Whether the block holds an address that no caller has: unspecified, loopback, link-local, multicast, reserved
+    /// or benchmarking space, or an IPv6 form that embeds an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo).
+    ///
+    /// Source: the IANA special-purpose address registries (RFC 6890); RFC 4291, 6052, 3056, 4380.
+    pub fn is_special(self) -> bool {
+        self.overlaps_any(&SPECIAL_V4, &SPECIAL_V6)
+    }
+
+    fn overlaps_any(self, v4: &[(Ipv4Addr, u8)], v6: &[(Ipv6Addr, u8)]) -> bool {
+        let v4 = v4.iter().map(|&(address, prefix)| net_v4(address, prefix));
+        let v6 = v6.iter().map(|&(address, prefix)| net_v6(address, prefix));
+        v4.chain(v6).any(|space| Self(space).overlaps(self))
     }
 }
 
-const SPECIAL_V4: [(Ipv4Addr, u8); 14] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+const PRIVATE_V4: [(Ipv4Addr, u8); 7] = [
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
     (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 0, 0, 0), 24),
-    (Ipv4Addr::new(192, 0, 2, 0), 24),
     (Ipv4Addr::new(192, 168, 0, 0), 16),
-    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    (Ipv4Addr::new(192, 0, 2, 0), 24),
     (Ipv4Addr::new(198, 51, 100, 0), 24),
     (Ipv4Addr::new(203, 0, 113, 0), 24),
+];
+
+const PRIVATE_V6: [(Ipv6Addr, u8); 3] = [
+    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
+];
+
+const SPECIAL_V4: [(Ipv4Addr, u8); 8] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-const SPECIAL_V6: [(Ipv6Addr, u8); 7] = [
-    (Ipv6Addr::UNSPECIFIED, 127),
+const SPECIAL_V6: [(Ipv6Addr, u8); 11] = [
+    (Ipv6Addr::UNSPECIFIED, 96),
     (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96),
+    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96),
+    (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
     (Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64),
-    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
-    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
+    (Ipv6Addr::new(0x5f00, 0, 0, 0, 0, 0, 0, 0), 16),
     (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+    (Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
     (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
 ];
 
@@ -268,6 +292,14 @@ mod tests {
     fn public_means_wholly_public() {
         assert!(block("8.8.8.8").is_public());
         assert!(block("2600::/32").is_public());
+        for special in
+            ["::/56", "::1/64", "64:ff9b::7f00:1", "2002:7f00:1::", "::7f00:1", "::fffe:0:0/95", "fec0::1", "100::1"]
+        {
+            assert!(block(special).is_special(), "{special}");
+        }
+        for ordinary in ["203.0.113.7", "10.1.2.3", "2600::/56", "2001:db8::1", "fd00::1"] {
+            assert!(!block(ordinary).is_special(), "{ordinary}");
+        }
         for special in ["0.0.0.0/0", "10.1.2.3", "169.254.169.254", "::1", "fd00::1", "::/0", "100.64.0.1"] {
             assert!(!block(special).is_public(), "{special}");
         }

@@ -117,6 +117,11 @@ impl Ownership {
     }
 }
 
+/// Whether a reason cannot stand on a rule as it is.
+pub fn is_altered(reason: &str) -> bool {
+    tag_value(reason) != reason
+}
+
 /// Source: `IpRange.Description` in the EC2 API reference, less `&`, which prefix-list rules do not take.
 fn in_description(c: char) -> bool {
     c.is_ascii_alphanumeric() || " ._-:/()#,@[]+=;{}!$*".contains(c)

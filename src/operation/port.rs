@@ -281,7 +281,7 @@ impl Ports {
             let nearest = SERVICES
                 .iter()
                 .map(|&(name, ..)| name)
-                .filter(|name| strsim::osa_distance(name, text) <= 2)
+                .filter(|name| strsim::osa_distance(name, text) <= if text.len() > 4 { 2 } else { 1 })
                 .min_by_key(|name| strsim::osa_distance(name, text));
             return Err(PortError::NotAPort {
                 written: written.to_owned(),

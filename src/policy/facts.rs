@@ -109,6 +109,7 @@ impl Facts {
                     ("prefix", long(add.block.prefix().into())),
                     ("ipv6", RestrictedExpression::new_bool(add.block.is_ipv6())),
                     ("public", RestrictedExpression::new_bool(add.block.is_public())),
+                    ("special", RestrictedExpression::new_bool(add.block.is_special())),
                     ("protocol", string(add.ports.protocol().as_str())),
                     ("from_port", long(add.ports.from_port().into())),
                     ("to_port", long(add.ports.to_port().into())),
@@ -136,7 +137,7 @@ pub(super) fn standing(rules: &[Rule]) -> Result<Standing, Denial> {
 
 /// Whose a rule is.
 pub(super) fn standing_rule(caller: &Caller, rule: &Rule) -> Result<Standing, Denial> {
-    let own = rule.ownership.as_ref().is_some_and(|ownership| ownership.holder_id == caller.principal().id());
+    let own = rule.ownership.as_ref().is_some_and(|ownership| caller.principal().is(&ownership.holder_id));
     let managed = rule.ownership.is_some();
     Ok((
         "rule",

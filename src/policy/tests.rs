@@ -81,7 +81,7 @@ fn a_group_without_a_name_is_unseen_even_for_what_would_be_forbidden() {
 fn a_refusal_names_every_policy_and_what_would_be_allowed() {
     let policy = Policy::load(&Config::default()).expect("the default is sound");
     let denial = policy.look(caller(), operation("db", "0.0.0.0/0", "ssh")).expect_err("forbidden");
-    assert_eq!(denial.policies(), ["admin-port-single-address", "too-wide", "whole-internet"]);
+    assert_eq!(denial.policies(), ["admin-port-single-address", "not-a-host-address", "too-wide", "whole-internet"]);
     assert!(denial.to_string().contains("At most an IPv4 /24"), "{denial}");
 }
 

@@ -27,6 +27,9 @@ async fn the_default_refuses_what_no_one_should_open() {
         ("0.0.0.0", "443", "not-a-host-address"),
         ("::", "443", "not-a-host-address"),
         ("255.255.255.255", "443", "not-a-host-address"),
+        ("::/64", "443", "not-a-host-address"),
+        ("64:ff9b::7f00:1", "443", "not-a-host-address"),
+        ("2002:7f00:1::", "443", "not-a-host-address"),
     ] {
         for dry_run in [false, true] {
             let arguments = json!({"security_group": "staging-db", "address": address, "port": port, "reason": "trying", "dry_run": dry_run});

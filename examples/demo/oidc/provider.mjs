@@ -79,8 +79,8 @@ const configuration = {
   // Beside what RFC 9068 asks for: who the person is, which the service writes on what it does for them.
   extraTokenClaims: (_ctx, token) => {
     if (token.kind !== 'AccessToken') return undefined; // A program's own token speaks for no person.
-    const { email, name, preferred_username, groups: memberships } = claimsOf(token.accountId);
-    return { email, name, preferred_username, groups: memberships };
+    const { email, email_verified, name, preferred_username, groups: memberships } = claimsOf(token.accountId);
+    return { email, email_verified, name, preferred_username, groups: memberships };
   },
   clients: [
     {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 use whitelistmcp::annotations::Annotations;
 use whitelistmcp::app;
-use whitelistmcp::aws::{Accounts, Aws, checked_endpoint};
+use whitelistmcp::aws::{Accounts, Aws, checked_endpoint, refuse_endpoint_variables};
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
 use whitelistmcp::grpc::client::Link;
@@ -55,6 +55,10 @@ impl Table {
         self.0.push(Row { part, verdict, text });
     }
 
+    fn good(&mut self, part: &'static str, text: impl Into<String>) {
+        self.0.push(Row { part, verdict: Verdict::Good, text: text.into() });
+    }
+
     fn note(&mut self, part: &'static str, text: impl Into<String>) {
         self.0.push(Row { part, verdict: Verdict::Note, text: text.into() });
     }
@@ -65,7 +69,7 @@ impl Table {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let config = match Config::load(&arguments.config, std::env::vars()) {
+    let config = match Config::load(&arguments.config, crate::environment()) {
         Ok(config) => config,
         Err(error) => return fail(&error),
     };
@@ -80,6 +84,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Policy::load(&config.policy).map(drop),
     );
     audit(&config, &mut table);
+    if config.edge.is_none() && config.core.is_none() && !arguments.aws {
+        table.wrong("edge, core", "neither is configured: nothing can run from this file");
+    }
     if arguments.aws {
         self_test(&config, &mut table);
     }
@@ -159,6 +166,9 @@ fn aws(config: &Config, table: &mut Table) {
         return table.note("aws", "not configured: this file is for an edge alone");
     }
     table.add("aws", format!("{} accounts", config.aws.accounts.len()), Accounts::new(&config.aws).map(drop));
+    if let Err(error) = refuse_endpoint_variables() {
+        table.wrong("aws.endpoint", chain(&error));
+    }
     if let Some(endpoint) = &config.aws.endpoint {
         table.add("aws.endpoint", format!("{endpoint}, not AWS's own"), checked_endpoint(endpoint).map(drop));
     }
@@ -174,11 +184,15 @@ fn audit(config: &Config, table: &mut Table) {
         return table.note("audit", "no `directory`: the core lists and checks, and changes nothing");
     };
     // The journal itself is not opened: a check leaves nothing behind.
+    if !directory.exists() {
+        return table
+            .note("audit", format!("{} is not there yet; the core makes it when it starts", directory.display()));
+    }
     let probe = directory.join(format!(".check-{}", std::process::id()));
-    let result = std::fs::create_dir_all(directory)
-        .and_then(|()| std::fs::write(&probe, b""))
-        .and_then(|()| std::fs::remove_file(&probe));
-    table.add("audit", directory.display().to_string(), result);
+    match std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)) {
+        Ok(()) => table.good("audit", directory.display().to_string()),
+        Err(error) => table.wrong("audit", format!("{} cannot be written: {error}", directory.display())),
+    }
 }
 
 /// Assumes each account's role where the service would, and says as whom it came back.
@@ -195,7 +209,7 @@ fn self_test(config: &Config, table: &mut Table) {
     };
     for (account, region) in tests {
         match runtime.block_on(aws.self_test(&account, &region)) {
-            Ok(arn) => table.add("aws.role", format!("{region}: {arn}"), Ok::<(), std::fmt::Error>(())),
+            Ok(arn) => table.good("aws.role", format!("{region}: {arn}")),
             Err(error) => table.wrong("aws.role", format!("{account}, {region}: {}", chain(&error))),
         }
     }

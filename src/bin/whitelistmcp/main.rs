@@ -45,6 +45,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// The environment, less what is not text: none of our variables would be.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 /// Says on stderr what went wrong, with every cause, and fails.
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     complain(&chain(error));

@@ -27,7 +27,7 @@ pub(crate) enum Role {
 }
 
 pub(crate) fn run(arguments: &Arguments, role: Role) -> ExitCode {
-    let config = match Config::load(&arguments.config, std::env::vars()) {
+    let config = match Config::load(&arguments.config, crate::environment()) {
         Ok(config) => config,
         Err(error) => return fail(&error),
     };

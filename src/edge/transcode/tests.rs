@@ -30,7 +30,11 @@ fn looseness_of_protojson_is_refused() {
     for (text, part) in [
         (r#"{"securityGroup":"db","address":"a","reason":"because"}"#, "did you mean `security_group`"),
         (r#"{"security_group":"db","security_group":"x","address":"a","reason":"because"}"#, "no name is given twice"),
-        (r#"{"security_gr\u006fup":"db","address":"a","reason":"because"}"#, "no name is given twice"),
+        (
+            r#"{"security_group":"db","security_gr\u006fup":"x","address":"a","reason":"because"}"#,
+            "no name is given twice",
+        ),
+        (r#"{"security_group":"db","address":"a","reason":"because","port":""}"#, "at least 1"),
         (r#"{"security_group":null,"address":"a","reason":"because"}"#, "must be a string"),
         (r#"{"security_group":5,"address":"a","reason":"because"}"#, "must be a string"),
         (r#"{"security_group":"db","address":"a","reason":"because","dry_run":1}"#, "true or false"),

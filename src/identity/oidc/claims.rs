@@ -74,7 +74,9 @@ struct Claims {
     #[serde(default)]
     scope: Option<String>,
     cnf: Option<Value>,
+    iss: String,
     email: Option<String>,
+    email_verified: Option<Value>,
     preferred_username: Option<String>,
     name: Option<String>,
     #[serde(flatten)]
@@ -147,6 +149,10 @@ impl Expected {
     }
 
     fn principal(&self, claims: Claims, now: Timestamp) -> Result<Principal, ClaimsError> {
+        // The library also takes a list that holds the issuer; RFC 7519 knows one string.
+        if claims.iss != self.issuer {
+            return Err(ClaimsError::Issuer);
+        }
         if claims.cnf.is_some() {
             return Err(ClaimsError::Confirmation);
         }
@@ -163,7 +169,10 @@ impl Expected {
             Some(Value::Array(groups)) => groups.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             Some(_) => return Err(ClaimsError::Claim("groups")),
         };
-        let name = [claims.email, claims.preferred_username, claims.name]
+        // Anybody can enter anybody's address with some providers: only a verified one is a name.
+        let verified = matches!(claims.email_verified, Some(Value::Bool(true)));
+        let email = claims.email.filter(|_| verified);
+        let name = [email, claims.preferred_username, claims.name]
             .into_iter()
             .flatten()
             .find(|name| is_plain(name))
@@ -184,7 +193,7 @@ impl Expected {
 
 /// A name that can stand in a description, a log line and a session name as it is.
 fn is_plain(name: &str) -> bool {
-    !name.is_empty() && name.chars().count() <= 128 && !name.chars().any(char::is_control)
+    !name.trim().is_empty() && name.chars().count() <= 128 && !name.chars().any(char::is_control)
 }
 
 /// NumericDate may be fractional (RFC 7519, section 2).
@@ -218,7 +227,7 @@ fn from_library(error: &jsonwebtoken::errors::Error) -> ClaimsError {
             "exp" => "exp",
             _ => "sub",
         }),
-        ErrorKind::Json(_) | ErrorKind::Base64(_) | ErrorKind::Utf8(_) => ClaimsError::Claim("payload"),
+        ErrorKind::Json(_) | ErrorKind::Utf8(_) => ClaimsError::Claim("payload"),
         _ => ClaimsError::Signature,
     }
 }

@@ -60,7 +60,7 @@ impl Issuer {
         let now = now();
         json!({
             "iss": self.url, "aud": AUDIENCE, "sub": user, "client_id": "test", "jti": uuid::Uuid::new_v4().to_string(), "iat": now, "exp": now + 600,
-            "scope": scope, "email": format!("{user}@example.test"), "groups": ["dev"],
+            "scope": scope, "email": format!("{user}@example.test"), "email_verified": true, "groups": ["dev"],
         })
     }
 
