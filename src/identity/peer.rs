@@ -198,3 +198,56 @@ impl Peers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names_of(names: &[&str]) -> PeerNames {
+        let mut params = rcgen::CertificateParams::default();
+        let ia5 = |name: &str| rcgen::string::Ia5String::try_from(name).expect("ASCII");
+        let san = |name: &&str| {
+            if name.contains(':') { rcgen::SanType::URI(ia5(name)) } else { rcgen::SanType::DnsName(ia5(name)) }
+        };
+        params.subject_alt_names = names.iter().map(san).collect();
+        let key = rcgen::KeyPair::generate().expect("a key");
+        PeerNames::of_verified(params.self_signed(&key).expect("a certificate").der())
+    }
+
+    fn peers(configs: &[Config]) -> Result<Peers, ConfigError> {
+        Peers::new(configs, ["r", "w"].into_iter())
+    }
+
+    fn config(san: &str, role: RoleName, scopes: &[&str]) -> Config {
+        Config { san: san.to_owned(), role, scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect() }
+    }
+
+    #[test]
+    fn a_certificate_is_one_known_name() {
+        let peers = peers(&[config("spiffe://x/edge", RoleName::Edge, &[]), config("ci.x", RoleName::Service, &["r"])])
+            .expect("sound");
+        assert_eq!(peers.recognise(&names_of(&["spiffe://x/edge", "localhost"])).expect("known").1, &Role::Edge);
+        assert!(matches!(peers.recognise(&names_of(&["ci.x"])).expect("known").1, Role::Service(_)));
+        for names in [&["spiffe://x/edge/"][..], &["CI.x"], &[], &["spiffe://x/edge", "ci.x"]] {
+            assert!(peers.recognise(&names_of(names)).is_err(), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn no_certificate_is_the_edge_of_the_same_process() {
+        let peers = peers(&[]).expect("sound").with_in_process_edge();
+        assert!(peers.recognise(&PeerNames::in_process()).is_ok());
+        assert!(peers.recognise(&names_of(&["in-process"])).is_err());
+        let remote_only = self::peers(&[]).expect("sound");
+        assert!(remote_only.recognise(&PeerNames::in_process()).is_err());
+    }
+
+    #[test]
+    fn roles_and_scopes_fit_together() {
+        assert!(matches!(peers(&[config("a", RoleName::Edge, &["r"])]), Err(ConfigError::EdgeWithScopes(_))));
+        assert!(matches!(peers(&[config("a", RoleName::Service, &[])]), Err(ConfigError::ServiceWithoutScopes(_))));
+        assert!(matches!(peers(&[config("a", RoleName::Service, &["x"])]), Err(ConfigError::UnknownScope(..))));
+        let twice = [config("a", RoleName::Edge, &[]), config("a", RoleName::Service, &["r"])];
+        assert!(matches!(peers(&twice), Err(ConfigError::Twice(_))));
+    }
+}

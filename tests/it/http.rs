@@ -263,16 +263,57 @@ async fn the_tool_list_is_fit_for_every_client() {
     stack.stop().await;
 }
 
-/// Bytes over TLS, HTTP/1.1, and everything that comes back.
-async fn raw(stack: &Stack, bytes: &[u8]) -> String {
-    let mut config =
-        whitelistmcp::tls::public_client(Some(&stack.directory.path().join("ca.pem"))).expect("the CA loads");
+/// A TLS connection that speaks HTTP/1.1.
+async fn connect(stack: &Stack) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let ca = stack.directory.path().join("ca.pem");
+    let mut config = whitelistmcp::tls::public_client(Some(&ca)).expect("the CA loads");
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let tcp = tokio::net::TcpStream::connect(stack.edge).await.expect("it listens");
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    let mut tls = connector.connect("localhost".try_into().expect("a name"), tcp).await.expect("a handshake");
+    connector.connect("localhost".try_into().expect("a name"), tcp).await.expect("a handshake")
+}
+
+/// Bytes over TLS, and everything that comes back.
+async fn raw(stack: &Stack, bytes: &[u8]) -> String {
+    let mut tls = connect(stack).await;
     tls.write_all(bytes).await.expect("sent");
     let mut answer = Vec::new();
     tls.read_to_end(&mut answer).await.unwrap_or_default();
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_do_not_hold_up_a_shutdown() {
+    let stack = Stack::start(&AwsDouble::start().await).await;
+    let mut held = Vec::new();
+    for bytes in [&b"POST /mcp HT"[..], b"", b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"] {
+        let mut tls = connect(&stack).await;
+        tls.write_all(bytes).await.expect("sent");
+        tls.flush().await.expect("sent");
+        held.push(tls);
+    }
+    held.push(connect(&stack).await);
+    let started = std::time::Instant::now();
+    stack.stop().await;
+    assert!(started.elapsed() < std::time::Duration::from_secs(6), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_bodies_lock_nobody_out() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::with(&aws.access(), Options { edge_extra: "in_flight_max = 4", ..Options::default() }).await;
+    let token = stack.token();
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        let mut tls = connect(&stack).await;
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+        );
+        tls.write_all(head.as_bytes()).await.expect("sent");
+        tls.flush().await.expect("sent");
+        held.push(tls);
+    }
+    assert_eq!(stack.rpc(&token, "ping", json!({})).await.status, 200);
+    drop(held);
+    stack.stop().await;
 }

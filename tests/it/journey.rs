@@ -230,3 +230,23 @@ async fn edge_and_core_in_one_process_do_the_same() {
     assert_eq!(entries.iter().filter(|entry| entry["type"] == "end" && entry["changed"] == true).count(), 1);
     ordinary.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_is_its_subject_s_and_a_name_only_what_is_verified() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    let token = |email: Option<&str>, verified: bool| {
+        let mut claims = stack.issuer.claims("alice", "whitelist:write");
+        claims["email"] = json!(email);
+        claims["email_verified"] = verified.into();
+        stack.issuer.sign(&crate::support::issuer::header(), &claims)
+    };
+    let add = json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "reason": "ticket"});
+    let opened = stack.call_as(&token(Some("ceo@example.test"), false), "whitelist_add", add.clone()).await;
+    assert_eq!(opened["structuredContent"]["rule"]["holder"], "alice", "{opened:#}");
+    let rule_id = opened["structuredContent"]["rule"]["rule_id"].clone();
+    let remove = json!({"security_group": "staging-db", "rule_id": rule_id});
+    let removed = stack.call_as(&token(Some("alice@new.example"), true), "whitelist_remove", remove).await;
+    assert_eq!(removed["structuredContent"]["outcome"], "removed", "the same person under a new name: {removed:#}");
+    stack.stop().await;
+}
