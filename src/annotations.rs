@@ -3,7 +3,7 @@
 //! Both sides read the same: the edge makes its tool list of it, the core the scopes that it asks for. Nothing here
 //! knows of any product.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prost_reflect::{DescriptorPool, ExtensionDescriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor};
 
@@ -17,7 +17,7 @@ pub struct Annotations {
     instructions: String,
     scopes: Hierarchy,
     refused: BTreeMap<String, String>,
-    field: ExtensionDescriptor,
+    fields: HashMap<String, FieldAnnotations>,
 }
 
 /// One annotated RPC.
@@ -66,7 +66,7 @@ impl Annotations {
             instructions: String::new(),
             scopes: Hierarchy::default(),
             refused: BTreeMap::new(),
-            field,
+            fields: fields(&pool, &field),
         };
         let mut scopes = Vec::new();
         for service in pool.services() {
@@ -153,15 +153,22 @@ impl Annotations {
         &self.refused
     }
 
-    /// The limits of a field.
-    pub fn field(&self, field: &prost_reflect::FieldDescriptor) -> FieldAnnotations {
-        let options = field.options();
-        options
-            .get_extension(&self.field)
-            .as_message()
-            .and_then(|message| message.transcode_to().ok())
-            .unwrap_or_default()
+    /// The limits of a field; none for a field without an annotation.
+    pub fn field(&self, field: &prost_reflect::FieldDescriptor) -> Option<&FieldAnnotations> {
+        self.fields.get(field.full_name())
     }
+}
+
+/// The annotation of every field that has one. Decoding options for each call would cost more than the call's own
+/// message.
+fn fields(pool: &DescriptorPool, extension: &ExtensionDescriptor) -> HashMap<String, FieldAnnotations> {
+    let all = pool.all_messages().flat_map(|message| message.fields().collect::<Vec<_>>());
+    let annotated = all.filter_map(|field| {
+        let options = field.options();
+        let value = options.has_extension(extension).then(|| options.get_extension(extension))?;
+        Some((field.full_name().to_owned(), value.as_message()?.transcode_to().ok()?))
+    });
+    annotated.collect()
 }
 
 /// The comment that stands before an element of a proto file, as one line.

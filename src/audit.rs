@@ -102,14 +102,14 @@ impl Audit {
 
     /// Begins an operation that only reads.
     pub fn begin_read(&self, permit: &LookPermit, session_policy: &str) -> Entry {
-        self.write(&Self::begin(permit, session_policy));
+        self.write(Self::begin(permit, session_policy));
         self.entry(permit)
     }
 
     /// Begins an operation that may change AWS; returns once the begin is on disk.
     pub async fn begin_change(&self, permit: &LookPermit, session_policy: &str) -> Result<DurableEntry, AuditError> {
         let journal = self.journal.as_ref().ok_or(AuditError::NoJournal)?;
-        journal.write_durably(&Self::begin(permit, session_policy)).await.map_err(AuditError::Journal)?;
+        journal.write_durably(Self::begin(permit, session_policy)).await.map_err(AuditError::Journal)?;
         Ok(DurableEntry(self.entry(permit)))
     }
 
@@ -123,7 +123,7 @@ impl Audit {
         error: &Error,
         policies: Vec<String>,
     ) {
-        self.write(&record::Body::Refused(Refused {
+        self.write(record::Body::Refused(Refused {
             call: call.as_str().to_owned(),
             tool: tool.name(),
             who: caller.map(Who::of),
@@ -160,7 +160,7 @@ impl Audit {
         }
     }
 
-    fn write(&self, body: &record::Body) {
+    fn write(&self, body: record::Body) {
         if let Some(journal) = &self.journal {
             journal.write(body);
         }
@@ -189,7 +189,7 @@ impl Entry {
         self.ended = true;
         let aws = std::mem::take(self.aws.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
         let before = self.before.take().map(|rules| rules.iter().map(record::Rule::of).collect());
-        self.audit.write(&record::Body::End(End::of(&self.call, outcome, aws, before, self.begun.elapsed())));
+        self.audit.write(record::Body::End(End::of(&self.call, outcome, aws, before, self.begun.elapsed())));
     }
 }
 

@@ -83,6 +83,8 @@ pub struct Aws {
     base: SdkConfig,
     accounts: Accounts,
     sts: BTreeMap<Region, aws_sdk_sts::Client>,
+    /// Clients without any credentials: each request brings its own session's.
+    ec2: BTreeMap<Region, aws_sdk_ec2::Client>,
 }
 
 /// Why `[aws]` is wrong, or AWS cannot be used.
@@ -214,15 +216,19 @@ impl Aws {
             None => base,
         };
         let regions: BTreeSet<&Region> = accounts.0.values().flat_map(|account| &account.regions).collect();
-        let sts = regions
-            .into_iter()
-            .map(|region| {
-                let config = aws_sdk_sts::config::Builder::from(&base)
-                    .region(aws_sdk_sts::config::Region::new(region.as_str().to_owned()));
-                (region.clone(), aws_sdk_sts::Client::from_conf(config.build()))
-            })
-            .collect();
-        Ok(Self { base, accounts, sts })
+        let mut bare = base.clone().into_builder();
+        bare.set_credentials_provider(None);
+        let bare = bare.build();
+        let (mut sts, mut ec2) = (BTreeMap::new(), BTreeMap::new());
+        for region in regions {
+            let name = aws_config::Region::new(region.as_str().to_owned());
+            let config = aws_sdk_sts::config::Builder::from(&base).region(name.clone()).build();
+            sts.insert(region.clone(), aws_sdk_sts::Client::from_conf(config));
+            let config = aws_sdk_ec2::config::Builder::from(&bare).region(name);
+            let config = config.identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache()).build();
+            ec2.insert(region.clone(), aws_sdk_ec2::Client::from_conf(config));
+        }
+        Ok(Self { base, accounts, sts, ec2 })
     }
 
     /// The accounts that are configured.

@@ -10,9 +10,10 @@
 mod facts;
 mod load;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Context, Decision, EntityUid, PolicySet, Request, Schema};
+use cedar_policy::{Authorizer, Context, Decision, EntityUid, PolicyId, PolicySet, Request, Schema};
 
 use crate::error::{Chain, Code, Error};
 use crate::identity::Caller;
@@ -26,6 +27,8 @@ pub use load::{Config, LoadError};
 #[derive(Debug)]
 pub struct Policy {
     policies: PolicySet,
+    /// What each policy is called, and what it tells whom it refuses.
+    reasons: HashMap<PolicyId, Reason>,
     schema: Schema,
     authorizer: Authorizer,
 }
@@ -165,13 +168,11 @@ impl Policy {
         if let Some(error) = diagnostics.errors().next() {
             return Err(broken(error.clone()));
         }
-        let reasons = diagnostics.reason().filter_map(|id| self.policies.policy(id));
+        let reasons = diagnostics.reason().filter_map(|id| self.reasons.get(id));
         match response.decision() {
-            Decision::Allow => Ok(reasons.map(load::name).collect()),
+            Decision::Allow => Ok(reasons.map(|reason| reason.policy.clone()).collect()),
             Decision::Deny => {
-                let mut reasons: Vec<Reason> = reasons
-                    .map(|policy| Reason { policy: load::name(policy), message: load::message(policy) })
-                    .collect();
+                let mut reasons: Vec<Reason> = reasons.cloned().collect();
                 reasons.sort_by(|a, b| a.policy.cmp(&b.policy));
                 if reasons.is_empty() { Err(Denial::NotPermitted) } else { Err(Denial::Forbidden(reasons)) }
             }

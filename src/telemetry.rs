@@ -18,7 +18,8 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::Deserialize;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{EnvFilter, ParseError, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -69,7 +70,9 @@ impl Telemetry {
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(false)
-            .with_writer(std::io::stderr);
+            .with_writer(std::io::stderr)
+            // The log prints no spans, so it need not write down their fields either.
+            .with_filter(filter_fn(|about| about.is_event()));
         let registry = tracing_subscriber::registry().with(filter).with(logs);
         if !receiver_named() {
             registry.try_init()?;

@@ -157,15 +157,15 @@ impl Journal {
     }
 
     /// Writes a record and returns once it is on disk.
-    pub(super) async fn write_durably(&self, body: &Body) -> Result<(), JournalError> {
+    pub(super) async fn write_durably(&self, body: Body) -> Result<(), JournalError> {
         let (written, waiting) = oneshot::channel();
-        self.send(Item { body: body.clone(), written: Some(written) })?;
+        self.send(Item { body, written: Some(written) })?;
         waiting.await.map_err(|_| JournalError::Stopped)?
     }
 
     /// Writes a record with the next batch.
-    pub(super) fn write(&self, body: &Body) {
-        if let Err(error) = self.send(Item { body: body.clone(), written: None }) {
+    pub(super) fn write(&self, body: Body) {
+        if let Err(error) = self.send(Item { body, written: None }) {
             let left_out = self.shared.left_out.fetch_add(1, Ordering::Relaxed) + 1;
             tracing::error!(error = %error, left_out, "a record was left out of the audit journal");
         }

@@ -9,7 +9,7 @@ use super::{Account, Aws, AwsError};
 use crate::audit::{AwsCall, Entry};
 use crate::identity::Principal;
 use crate::operation::Operation;
-use crate::operation::target::{AccountId, Region, Target};
+use crate::operation::target::{AccountId, Region};
 use crate::policy::LookPermit;
 
 /// How long a session lives: the least that STS grants. The operation is over long before.
@@ -20,7 +20,8 @@ const WHO: &str = "sts:GetCallerIdentity";
 
 /// Credentials borrowed for one operation on one security group, and the entry that its calls are noted on.
 pub struct Session<'a> {
-    pub(super) ec2: aws_sdk_ec2::Client,
+    pub(super) ec2: &'a aws_sdk_ec2::Client,
+    credentials: Credentials,
     pub(super) operation: &'a Operation,
     pub(super) entry: &'a Entry,
     pub(super) deadline: Option<Instant>,
@@ -39,7 +40,7 @@ impl Aws {
     /// Source: STS API reference, `AssumeRole`.
     #[tracing::instrument(skip_all, name = "STS.AssumeRole", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "STS", rpc.method = "AssumeRole", aws.request_id))]
     pub async fn assume<'a>(
-        &self,
+        &'a self,
         permit: &'a LookPermit,
         policy: &SessionPolicy,
         entry: &'a Entry,
@@ -49,6 +50,7 @@ impl Aws {
         let target = operation.target();
         let account = self.accounts.find(target.account()).ok_or(AwsError::NoRole)?;
         let sts = self.sts.get(target.region()).ok_or(AwsError::NoRole)?;
+        let ec2 = self.ec2.get(target.region()).ok_or(AwsError::NoRole)?;
         let principal = permit.caller().principal();
         let tag = |key: &str, value: &str| aws_sdk_sts::types::Tag::builder().key(key).value(tag_value(value)).build();
         let tags = [
@@ -75,7 +77,7 @@ impl Aws {
         tracing::Span::current().record("aws.request_id", request_id.as_deref());
         entry.note(AwsCall { action: ACTION, request_id, error: None });
         let credentials = borrowed(answer.credentials())?;
-        Ok(Session { ec2: self.ec2(target, credentials), operation, entry, deadline })
+        Ok(Session { ec2, credentials, operation, entry, deadline })
     }
 
     /// Asks STS who the service is once it has assumed the role of an account, with a session that may do nothing
@@ -103,13 +105,12 @@ impl Aws {
         let identity = identity.map_err(|error| AwsError::from_sdk(WHO, error, account.as_str()).0)?;
         identity.arn().map(str::to_owned).ok_or(AwsError::Incomplete { action: WHO, what: "an ARN" })
     }
+}
 
-    fn ec2(&self, target: &Target, credentials: Credentials) -> aws_sdk_ec2::Client {
-        let config = aws_sdk_ec2::config::Builder::from(&self.base)
-            .region(aws_sdk_ec2::config::Region::new(target.region().as_str().to_owned()))
-            .credentials_provider(credentials)
-            .identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache());
-        aws_sdk_ec2::Client::from_conf(config.build())
+impl Session<'_> {
+    /// What makes a request this session's own.
+    pub(super) fn signed(&self) -> aws_sdk_ec2::config::Builder {
+        aws_sdk_ec2::Config::builder().credentials_provider(self.credentials.clone())
     }
 }
 

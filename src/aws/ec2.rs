@@ -52,8 +52,9 @@ impl Session<'_> {
                 .filters(filter.clone())
                 .max_results(PAGE)
                 .set_next_token(token.take());
-            let answer =
-                within(self.deadline, LOOK, request.send()).await?.map_err(|error| self.failed(LOOK, error))?;
+            let answer = within(self.deadline, LOOK, request.customize().config_override(self.signed()).send())
+                .await?
+                .map_err(|error| self.failed(LOOK, error))?;
             self.note(LOOK, answer.request_id());
             for rule in answer.security_group_rules().iter().filter(|rule| rule.group_id() == Some(group.as_str())) {
                 any = true;
@@ -75,8 +76,9 @@ impl Session<'_> {
     async fn confirm_group(&self) -> Result<(), AwsError> {
         let target = self.operation.target();
         let request = self.ec2.describe_security_groups().group_ids(target.group().as_str());
-        let answer =
-            within(self.deadline, LOOK_GROUP, request.send()).await?.map_err(|error| self.failed(LOOK_GROUP, error))?;
+        let answer = within(self.deadline, LOOK_GROUP, request.customize().config_override(self.signed()).send())
+            .await?
+            .map_err(|error| self.failed(LOOK_GROUP, error))?;
         self.note(LOOK_GROUP, answer.request_id());
         if answer.security_groups().iter().any(|group| group.group_id() == Some(target.group().as_str())) {
             return Ok(());
@@ -120,7 +122,7 @@ impl Session<'_> {
             .ip_permissions(permission.build())
             .tag_specifications(tags);
         // From here on the caller's deadline no longer counts: what was begun is finished.
-        match request.send().await {
+        match request.customize().config_override(self.signed()).send().await {
             Ok(answer) => {
                 self.note(AUTHORIZE, answer.request_id());
                 let made = answer.security_group_rules().first().map(from_aws);
@@ -149,7 +151,7 @@ impl Session<'_> {
             .revoke_security_group_ingress()
             .group_id(target.group().as_str())
             .set_security_group_rule_ids(Some(ids));
-        match request.send().await {
+        match request.customize().config_override(self.signed()).send().await {
             Ok(answer) => {
                 self.note(REVOKE, answer.request_id());
                 Ok(())

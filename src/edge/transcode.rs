@@ -72,7 +72,7 @@ pub(super) fn to_json(
     let message = DynamicMessage::decode(descriptor.clone(), message)?;
     let summary = descriptor
         .fields()
-        .find(|field| annotations.field(field).summary)
+        .find(|field| annotations.field(field).is_some_and(|about| about.summary))
         .and_then(|field| message.get_field(&field).as_str().map(str::to_owned));
     let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
     let json = message.serialize_with_options(serde_json::value::Serializer, &options)?;
@@ -121,16 +121,17 @@ fn object(
             return Err(ArgumentError::Refused { name: shown(name), message: message.clone() });
         }
     }
+    let none = FieldAnnotations::default();
     let mut message = DynamicMessage::new(descriptor.clone());
     for field in descriptor.fields() {
         let name = format!("{path}{}", field.name());
-        let about = annotations.field(&field);
+        let about = annotations.field(&field).unwrap_or(&none);
         match given.remove(field.name()) {
             None if about.required => {
                 return Err(unknown(descriptor, &given, path).unwrap_or(ArgumentError::Missing(name)));
             }
             None => {}
-            Some(json) => message.set_field(&field, value(&field, &about, json, annotations, &name)?),
+            Some(json) => message.set_field(&field, value(&field, about, json, annotations, &name)?),
         }
     }
     match unknown(descriptor, &given, path) {

@@ -39,12 +39,13 @@ fn object(message: &MessageDescriptor, annotations: &Annotations, side: Side) ->
     let mut properties = Map::new();
     let mut required = Vec::new();
     for field in message.fields() {
-        let about = annotations.field(&field);
+        let none = FieldAnnotations::default();
+        let about = annotations.field(&field).unwrap_or(&none);
         // Of an output every field is there, except a message that is not set.
         if about.required || (side == Side::Output && !field.supports_presence()) {
             required.push(Value::from(field.name()));
         }
-        properties.insert(field.name().to_owned(), property(&field, &about, annotations, side));
+        properties.insert(field.name().to_owned(), property(&field, about, annotations, side));
     }
     let mut schema =
         Map::from_iter([("type".to_owned(), json!("object")), ("properties".to_owned(), properties.into())]);

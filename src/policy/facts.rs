@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression, Schema};
 
+use quick_cache::sync::Cache;
+
 use super::{Denial, broken};
 use crate::identity::{self, Caller};
 use crate::operation::rule::{Rule, Source};
@@ -85,11 +87,7 @@ impl Facts {
         let entities = Entities::from_entities(groups.chain([principal, resource]), Some(schema)).map_err(broken)?;
 
         let mut call = vec![("peer", string(caller.peer().as_str()))];
-        call.extend(
-            caller
-                .address()
-                .map(|address| ("client_address", RestrictedExpression::new_ip(address.to_canonical().to_string()))),
-        );
+        call.extend(caller.address().map(|address| ("client_address", ip(address.to_canonical().to_string()))));
         Ok(Self { principal: principal_uid, resource: resource_uid, entities, call: record(call)? })
     }
 
@@ -105,7 +103,7 @@ impl Facts {
         match operation.kind() {
             Kind::Add(add) => {
                 pairs.extend([
-                    ("address", RestrictedExpression::new_ip(add.block.to_string())),
+                    ("address", ip(add.block.to_string())),
                     ("prefix", long(add.block.prefix().into())),
                     ("ipv6", RestrictedExpression::new_bool(add.block.is_ipv6())),
                     ("public", RestrictedExpression::new_bool(add.block.is_public())),
@@ -146,6 +144,19 @@ pub(super) fn standing_rule(caller: &Caller, rule: &Rule) -> Result<Standing, De
             ("callers_own", RestrictedExpression::new_bool(own)),
         ])?,
     ))
+}
+
+/// How many addresses are remembered as expressions.
+const ADDRESSES_MOST: usize = 1024;
+
+/// An address. Cedar parses the name of its own function for each one, so those that come again are kept.
+fn ip(address: String) -> RestrictedExpression {
+    static KNOWN: LazyLock<Cache<String, RestrictedExpression>> = LazyLock::new(|| Cache::new(ADDRESSES_MOST));
+    KNOWN.get(&address).unwrap_or_else(|| {
+        let expression = RestrictedExpression::new_ip(&address);
+        KNOWN.insert(address, expression.clone());
+        expression
+    })
 }
 
 fn string(text: &str) -> RestrictedExpression {

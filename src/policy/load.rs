@@ -6,7 +6,7 @@ use std::str::FromStr;
 use cedar_policy::{Authorizer, PolicySet, Schema, ValidationMode, Validator};
 use serde::Deserialize;
 
-use super::Policy;
+use super::{Policy, Reason};
 
 const SCHEMA: &str = include_str!("schema.cedarschema");
 const DEFAULT: &str = include_str!("default.cedar");
@@ -82,18 +82,15 @@ impl Policy {
         if !result.validation_passed() {
             return Err(LoadError::Invalid(all(result.validation_errors())));
         }
-        Ok(Self { policies, schema, authorizer: Authorizer::new() })
+        let reasons = policies.policies().map(|policy| (policy.id().clone(), reason(policy))).collect();
+        Ok(Self { policies, reasons, schema, authorizer: Authorizer::new() })
     }
 }
 
-/// The policy's own name.
-pub(super) fn name(policy: &cedar_policy::Policy) -> String {
-    policy.annotation("id").unwrap_or_default().to_owned()
-}
-
-/// What the policy tells those whom it refuses.
-pub(super) fn message(policy: &cedar_policy::Policy) -> String {
-    policy.annotation("message").unwrap_or_default().to_owned()
+/// A policy's name and words. Read once: Cedar parses an annotation's key each time it is asked for one.
+fn reason(policy: &cedar_policy::Policy) -> Reason {
+    let text = |key: &str| policy.annotation(key).unwrap_or_default().to_owned();
+    Reason { policy: text("id"), message: text("message") }
 }
 
 fn all<E: std::fmt::Display>(errors: impl Iterator<Item = E>) -> String {

@@ -21,8 +21,8 @@ async fn every_line_carries_the_hash_of_the_one_before() {
     let directory = directory();
     let journal = Journal::open(&directory, Clock::system()).expect("it opens");
     for _ in 0..5 {
-        journal.write(&body());
-        journal.write_durably(&body()).await.expect("written");
+        journal.write(body());
+        journal.write_durably(body()).await.expect("written");
     }
     let mut prev = "0".repeat(64);
     let lines = lines(journal.path());
@@ -41,7 +41,7 @@ async fn what_was_handed_in_is_written_before_the_end() {
     let journal = Journal::open(&directory, Clock::system()).expect("it opens");
     let path = journal.path().to_owned();
     for _ in 0..1000 {
-        journal.write(&body());
+        journal.write(body());
     }
     drop(journal);
     assert_eq!(lines(&path).len(), 1001);
