@@ -328,7 +328,7 @@ impl Scene {
             let ready = micros(ready.get(STARTS / 2).copied().unwrap_or_default()) / 1000.0;
             let verdict = |ok| if ok { "ok" } else { "above" };
             say(&format!(
-                "{name}: ready in {ready:.0} ms, ≤ 200 {}; idle {idle:.1} MiB, < 40 {}; after some thousand checks {worked:.1} MiB",
+                "{name}: ready in {ready:.0} ms, ≤ 200 {}; idle {idle:.1} MiB, < 40 {}; after a burst of checks {worked:.1} MiB",
                 verdict(ready <= 200.0),
                 verdict(idle < 40.0)
             ));

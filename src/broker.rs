@@ -270,11 +270,12 @@ impl Broker {
             Ok(Authorized::Made(rule)) => Ok(Answer::Added { outcome: Added::Opened, rule: *rule }),
             // Somebody was faster, or our own request went through and its answer was lost: the rule's tag tells.
             Ok(Authorized::Duplicate) => {
-                let rule = stands(session.rules().await?).ok_or(Failure::Unsettled)?;
+                let rules = session.rules_after_change().await.map_err(|_| Failure::Unsettled)?;
+                let rule = stands(rules).ok_or(Failure::Unsettled)?;
                 let outcome = if ours(&rule) { Added::Opened } else { Added::AlreadyOpen };
                 Ok(Answer::Added { outcome, rule })
             }
-            Err(error) if error.may_have_acted() => match session.rules().await.map(stands) {
+            Err(error) if error.may_have_acted() => match session.rules_after_change().await.map(stands) {
                 Ok(Some(rule)) if ours(&rule) => Ok(Answer::Added { outcome: Added::Opened, rule }),
                 _ => Err(error.into()),
             },
@@ -300,8 +301,10 @@ impl Broker {
         // A rule that went meanwhile, or a lost answer: what stands now tells.
         let gone = error.code().is_some_and(|code| code.ends_with(".NotFound"));
         if gone || error.may_have_acted() {
-            let left = session.rules().await?;
-            if !removal.rules().iter().any(|rule| left.iter().any(|stands| stands.id == rule.id)) {
+            let left = session.rules_after_change().await;
+            let stands =
+                |rule: &Rule| left.as_ref().map_or(true, |left| left.iter().any(|stands| stands.id == rule.id));
+            if !removal.rules().iter().any(stands) {
                 return Ok(removed(Removed::Removed, &removal));
             }
             if gone {

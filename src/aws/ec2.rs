@@ -8,6 +8,8 @@ use aws_sdk_ec2::types::{
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
+use tokio::time::Instant;
+
 use super::assume::{Session, within};
 use super::error::AwsError;
 use crate::audit::{AwsCall, DurableEntry};
@@ -42,6 +44,15 @@ impl Session<'_> {
     /// Every inbound rule of the group, all pages of it.
     #[tracing::instrument(skip_all, name = "EC2.DescribeSecurityGroupRules", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "EC2", rpc.method = "DescribeSecurityGroupRules"))]
     pub async fn rules(&self) -> Result<Vec<Rule>, AwsError> {
+        self.rules_until(self.deadline).await
+    }
+
+    /// The same once a change was sent: from then on the caller's deadline no longer counts.
+    pub async fn rules_after_change(&self) -> Result<Vec<Rule>, AwsError> {
+        self.rules_until(None).await
+    }
+
+    async fn rules_until(&self, deadline: Option<Instant>) -> Result<Vec<Rule>, AwsError> {
         let group = self.operation.target().group();
         let filter = Filter::builder().name("group-id").values(group.as_str()).build();
         let (mut rules, mut any, mut token) = (Vec::new(), false, None::<String>);
@@ -52,7 +63,7 @@ impl Session<'_> {
                 .filters(filter.clone())
                 .max_results(PAGE)
                 .set_next_token(token.take());
-            let answer = within(self.deadline, LOOK, request.customize().config_override(self.signed()).send())
+            let answer = within(deadline, LOOK, request.customize().config_override(self.signed()).send())
                 .await?
                 .map_err(|error| self.failed(LOOK, error))?;
             self.note(LOOK, answer.request_id());
@@ -64,7 +75,7 @@ impl Session<'_> {
             if token.is_none() {
                 // Only a group without any rule looks like a group that does not exist.
                 if !any {
-                    self.confirm_group().await?;
+                    self.confirm_group(deadline).await?;
                 }
                 return Ok(rules);
             }
@@ -73,10 +84,10 @@ impl Session<'_> {
     }
 
     /// Fails unless the group exists.
-    async fn confirm_group(&self) -> Result<(), AwsError> {
+    async fn confirm_group(&self, deadline: Option<Instant>) -> Result<(), AwsError> {
         let target = self.operation.target();
         let request = self.ec2.describe_security_groups().group_ids(target.group().as_str());
-        let answer = within(self.deadline, LOOK_GROUP, request.customize().config_override(self.signed()).send())
+        let answer = within(deadline, LOOK_GROUP, request.customize().config_override(self.signed()).send())
             .await?
             .map_err(|error| self.failed(LOOK_GROUP, error))?;
         self.note(LOOK_GROUP, answer.request_id());

@@ -153,3 +153,25 @@ async fn aws_away_is_unavailable_and_nothing_changed() {
     );
     stack.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn once_a_change_is_sent_the_deadline_no_longer_decides_what_is_recorded() {
+    let aws = AwsDouble::start().await;
+    aws.fail("AuthorizeSecurityGroupIngress", Fault::ActThenCut);
+    aws.fail("DescribeSecurityGroupRules", Fault::Pass);
+    aws.fail("DescribeSecurityGroupRules", Fault::Hang(Duration::from_secs(2)));
+    let stack = Stack::start(&aws).await;
+    let mut request = tonic::Request::new(whitelistmcp::pb::whitelistmcp::v1::AddRuleRequest {
+        security_group: "staging-db".to_owned(),
+        address: "203.0.113.7".to_owned(),
+        port: "22".to_owned(),
+        reason: "deadline".to_owned(),
+        ..Default::default()
+    });
+    request.set_timeout(Duration::from_millis(1500));
+    stack.grpc("ci-runner").add_rule(request).await.expect_err("the caller's deadline passed");
+    let entries = stack.journal_when(|entries| entries.iter().any(|entry| entry["type"] == "end")).await;
+    let end = entries.iter().find(|entry| entry["type"] == "end").expect("an end");
+    assert_eq!((end["outcome"].as_str(), end["changed"].as_bool()), (Some("done"), Some(true)), "{end}");
+    stack.stop().await;
+}
