@@ -101,8 +101,10 @@ pub async fn edge(config: &Config) -> Result<Bound, StartError> {
     let section = config.edge.as_ref().ok_or(StartError::Missing("edge"))?;
     let backend = section.backend.as_ref().ok_or(StartError::Missing("edge.backend"))?;
     let verifier = verifier(config.oidc.as_ref().ok_or(StartError::Missing("oidc"))?)?;
-    let edge = edge_listener(section, verifier, Link::remote(backend)?, Health::default()).await?;
-    Ok(Bound { core: None, edge: Some(edge) })
+    section.check()?;
+    let listener = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
+    let router = edge_router(section, verifier, Link::remote(backend)?, Health::default())?;
+    Ok(Bound { core: None, edge: Some((listener, router)) })
 }
 
 /// Edge and core in one process: the same service, called in memory. With a `[core]` section the core serves other
@@ -111,17 +113,17 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
     let section = config.edge.as_ref().ok_or(StartError::Missing("edge"))?;
     let verifier = verifier(config.oidc.as_ref().ok_or(StartError::Missing("oidc"))?)?;
     let peers = peers(config)?.with_in_process_edge();
-    let (routes, audit) = core_routes(config, Some(Arc::clone(&verifier)), peers, shutdown).await?;
+    section.check()?;
+    let edge = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
     let core = match &config.core {
         None => None,
-        Some(core) => Some((
-            bind(core.listen, Some(tls::mutual_server(&core.tls, &core.client_ca)?)).await?,
-            routes.clone().into_axum_router(),
-        )),
+        Some(core) => Some(bind(core.listen, Some(tls::mutual_server(&core.tls, &core.client_ca)?)).await?),
     };
+    let (routes, audit) = core_routes(config, Some(Arc::clone(&verifier)), peers, shutdown).await?;
+    let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
     let health = Health::new(vec![("journal", Box::new(move || audit.is_writable()))]);
-    let edge = edge_listener(section, verifier, Link::local(routes), health).await?;
-    Ok(Bound { core, edge: Some(edge) })
+    let router = edge_router(section, verifier, Link::local(routes), health)?;
+    Ok(Bound { core, edge: Some((edge, router)) })
 }
 
 impl Bound {
@@ -180,24 +182,21 @@ async fn core_routes(
         Some(journal) => tracing::info!(path = %journal.path().display(), "the audit journal is open"),
         None => tracing::warn!("no `[audit] directory` is configured: this core lists and checks, and changes nothing"),
     }
-    let audit = Audit::new(journal, clock.clone());
+    let audit = Audit::new(journal);
     let broker = Broker::new(policy, audit.clone(), aws, Actions::embedded()?, targets, clock, shutdown.tasks());
     let authenticator = Authenticator::new(peers, verifier, annotations);
-    let (routes, _) = server::routes(Arc::new(broker), Arc::new(authenticator)).await?;
+    let routes = server::routes(Arc::new(broker), Arc::new(authenticator)).await?;
     Ok((routes, audit))
 }
 
-async fn edge_listener(
+fn edge_router(
     section: &edge::Config,
     verifier: Arc<Verifier>,
     link: Link,
     health: Health,
-) -> Result<(Listener, axum::Router), StartError> {
-    section.check()?;
-    let tls = section.tls.as_ref().map(tls::public_server).transpose()?;
+) -> Result<axum::Router, StartError> {
     let annotations = Annotations::read(DESCRIPTOR_SET)?;
-    let edge = Edge::new(section.clone(), verifier, link, annotations, health);
-    Ok((bind(section.listen, tls).await?, edge::router::router(Arc::new(edge))))
+    Ok(edge::router::router(Arc::new(Edge::new(section.clone(), verifier, link, annotations, health))))
 }
 
 fn verifier(config: &oidc::Config) -> Result<Arc<Verifier>, StartError> {

@@ -10,9 +10,6 @@ mod record;
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
-use jiff::Timestamp;
-
-use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::identity::Caller;
 use crate::operation::rule::Rule;
@@ -28,7 +25,6 @@ use record::{Begin, End, Refused, Who};
 #[derive(Clone, Debug)]
 pub struct Audit {
     journal: Option<Journal>,
-    clock: Clock,
 }
 
 /// An operation that was begun. Dropping it without ending it is recorded as an unknown outcome.
@@ -39,6 +35,7 @@ pub struct Entry {
     begun: Instant,
     aws: Mutex<Vec<AwsCall>>,
     before: OnceLock<Vec<Rule>>,
+    decided: OnceLock<Vec<String>>,
     ended: bool,
 }
 
@@ -53,7 +50,7 @@ pub enum Outcome<'a> {
     Done {
         /// Whether anything was changed.
         changed: bool,
-        /// The rules that were made, removed or would be, or how many were read.
+        /// The rules that were made or removed, or would be.
         rules: &'a [Rule],
     },
     /// Policy refused it once AWS was read.
@@ -91,13 +88,13 @@ impl From<AuditError> for Error {
 
 impl Audit {
     /// The audit trail over a journal; without one only reads are possible.
-    pub fn new(journal: Option<Journal>, clock: Clock) -> Self {
-        Self { journal, clock }
+    pub fn new(journal: Option<Journal>) -> Self {
+        Self { journal }
     }
 
-    /// Whether the journal can be written, as far as is known.
+    /// Whether the journal can be written, as far as is known. Without one there is nothing that could fail.
     pub fn is_writable(&self) -> bool {
-        self.journal.as_ref().is_some_and(Journal::is_writable)
+        self.journal.as_ref().is_none_or(Journal::is_writable)
     }
 
     /// Begins an operation that only reads.
@@ -156,6 +153,7 @@ impl Audit {
             begun: Instant::now(),
             aws: Mutex::default(),
             before: OnceLock::new(),
+            decided: OnceLock::new(),
             ended: false,
         }
     }
@@ -164,11 +162,6 @@ impl Audit {
         if let Some(journal) = &self.journal {
             journal.write(body);
         }
-    }
-
-    /// The time, as records carry it.
-    pub fn now(&self) -> Timestamp {
-        self.clock.now()
     }
 }
 
@@ -180,6 +173,11 @@ impl Entry {
         self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(call);
     }
 
+    /// Keeps the policies that permitted the operation once AWS was read. Said twice, the first counts.
+    pub fn decided(&self, policies: &[String]) {
+        self.decided.get_or_init(|| policies.to_vec());
+    }
+
     /// Ends the operation. The answer to the caller does not wait for the disk.
     pub fn end(mut self, outcome: &Outcome<'_>) {
         self.finish(outcome);
@@ -189,7 +187,14 @@ impl Entry {
         self.ended = true;
         let aws = std::mem::take(self.aws.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
         let before = self.before.take().map(|rules| rules.iter().map(record::Rule::of).collect());
-        self.audit.write(record::Body::End(End::of(&self.call, outcome, aws, before, self.begun.elapsed())));
+        self.audit.write(record::Body::End(End::of(
+            &self.call,
+            outcome,
+            aws,
+            before,
+            self.decided.take().unwrap_or_default(),
+            self.begun.elapsed(),
+        )));
     }
 }
 

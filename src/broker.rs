@@ -128,11 +128,6 @@ impl Broker {
         Self { policy, audit, aws, actions, targets, clock, tasks }
     }
 
-    /// The audit trail.
-    pub fn audit(&self) -> &Audit {
-        &self.audit
-    }
-
     /// What requests are read against, for a caller.
     pub fn context(&self, caller: &Caller) -> Context<'_> {
         Context { targets: &self.targets, caller: caller.address(), now: self.clock.now() }
@@ -260,6 +255,7 @@ impl Broker {
         standing: Vec<Rule>,
     ) -> Result<Answer, Failure> {
         let allowed = self.policy.add(permit, &standing)?;
+        recorded.entry().decided(allowed.policies());
         if let Some(rule) = standing.into_iter().find(|rule| rule.is(add.block, add.ports)) {
             return Ok(Answer::Added { outcome: Added::AlreadyOpen, rule });
         }
@@ -292,6 +288,7 @@ impl Broker {
         standing: Vec<Rule>,
     ) -> Result<Answer, Failure> {
         let removal = self.policy.remove(permit, matching(remove, standing))?;
+        recorded.entry().decided(removal.policies());
         if removal.rules().is_empty() {
             return Ok(removed(Removed::Nothing, &removal));
         }

@@ -31,6 +31,9 @@ pub enum CertsError {
         #[source]
         source: std::io::Error,
     },
+    /// A file that is there already.
+    #[error("{0} is there already, and nothing is overwritten")]
+    Exists(PathBuf),
     /// The certificate itself.
     #[error("the certificate `{name}` cannot be made")]
     Make {
@@ -45,6 +48,11 @@ pub enum CertsError {
 /// Makes a CA (`ca.pem`; its key is not kept) and leaf certificates signed by it. Files that exist are not touched.
 pub fn create(directory: &Path, leaves: &[Leaf]) -> Result<(), CertsError> {
     std::fs::create_dir_all(directory).map_err(|source| CertsError::Write { path: directory.to_owned(), source })?;
+    let files = leaves.iter().flat_map(|leaf| [format!("{}.pem", leaf.name), format!("{}.key", leaf.name)]);
+    let mut files = std::iter::once("ca.pem".to_owned()).chain(files).map(|file| directory.join(file));
+    if let Some(path) = files.find(|path| path.exists()) {
+        return Err(CertsError::Exists(path));
+    }
     let ca = authority().map_err(|source| CertsError::Make { name: "ca".to_owned(), source })?;
     write(&directory.join("ca.pem"), &ca.pem())?;
     for leaf in leaves {

@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::annotations::Annotations;
+use crate::grpc::DEADLINE_MAX;
 use crate::grpc::client::{self, Link};
 use crate::health::Health;
 use crate::identity::oidc::Verifier;
@@ -121,6 +122,9 @@ pub enum ConfigError {
         "`[edge] allowed_origins` must list origins like https://app.example.com; `{0}` is not one (`*` would let any web page call with a person's token)"
     )]
     Origin(String),
+    /// A call that outlives every deadline.
+    #[error("`[edge] call_timeout` must be at most {} seconds: a longer call is ended by the core", DEADLINE_MAX.as_secs())]
+    CallTimeout,
     /// A limit of nothing.
     #[error("`[edge] {0}` must be more than 0")]
     Zero(&'static str),
@@ -167,6 +171,9 @@ impl Config {
         };
         if let Some(wrong) = self.allowed_origins.iter().find(|origin| !is_origin(origin)) {
             return Err(ConfigError::Origin(wrong.clone()));
+        }
+        if self.call_timeout > DEADLINE_MAX.as_secs() {
+            return Err(ConfigError::CallTimeout);
         }
         let limits = [
             ("body_max", self.body_max),

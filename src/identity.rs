@@ -104,7 +104,7 @@ impl Principal {
         &self.name
     }
 
-    /// An id made of letters, digits and `+=,.@-`, 2 to 64 characters: the name, and a hash of issuer and subject, so
+    /// An id made of letters, digits and `_+=,.@-`, 2 to 64 characters: the name, and a hash of issuer and subject, so
     /// never the same for two subjects or for one subject of two issuers. It is the STS source identity and stands on
     /// the principal's rules; [`Principal::is`] compares it.
     pub fn id(&self) -> &str {

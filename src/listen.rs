@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -34,7 +34,7 @@ const CONNECTIONS_MOST: usize = 10_000;
 /// How old a connection may get before it is closed in order; clients open a new one, and balancers can move them.
 const AGE_MOST: Duration = Duration::from_secs(3600);
 /// The most requests at once on one HTTP/2 connection.
-const STREAMS_MOST: u32 = 1000;
+const STREAMS_MOST: u32 = 256;
 /// How often a silent HTTP/2 connection is tried.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long a connection without a running request may take to end, once the service shuts down.
@@ -158,9 +158,11 @@ async fn serve(
 ) -> io::Result<()> {
     let facts = Connection(Arc::new(facts));
     let running = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&running);
+    let heard = Arc::new(AtomicBool::new(false));
+    let (counted, hears) = (Arc::clone(&running), Arc::clone(&heard));
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(facts.clone());
+        hears.store(true, Ordering::Relaxed);
         let (router, place) = (router.clone(), Running::begin(&counted));
         async move {
             let answer = router.oneshot(request.map(axum::body::Body::new)).await;
@@ -179,10 +181,18 @@ async fn serve(
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let age = tokio::time::sleep(AGE_MOST);
+    // Neither protocol of hyper's bounds how long a client may stay silent after the handshake.
+    let silence = async {
+        tokio::time::sleep(HEADER_TIMEOUT).await;
+        if heard.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         ended = connection.as_mut() => return ended.map_err(io::Error::other),
         () = shutdown.cancelled() => {}
         () = age => {}
+        () = silence => return Err(io::Error::new(io::ErrorKind::TimedOut, "no request came")),
     }
     connection.as_mut().graceful_shutdown();
     // A client that sends nothing, or half a request, must not hold the process: it gets a moment to end in order.

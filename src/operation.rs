@@ -254,9 +254,11 @@ impl std::str::FromStr for CallId {
 // === impl Operation ===
 
 impl Operation {
+    // In each of these the group is looked up last: were another field refused only where the group is known, the answer
+    // would tell which names exist.
+
     /// Reads a request to open.
     pub fn add(request: pb::AddRuleRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         let mut notes = Vec::new();
         let block = context.required_block(&request.address, &mut notes)?;
         let ports = Ports::parse(given("port", &request.port, 32)?, given("protocol", &request.protocol, 8)?)?;
@@ -271,12 +273,12 @@ impl Operation {
             notes.push("AWS tags do not take every character of the reason: on the rule the others read `_`; the audit trail has it whole.".to_owned());
         }
         let add = Add { block, ports, reason, lease, dry_run: request.dry_run };
+        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         Ok(Self { call, received: context.now, asked, target, kind: Kind::Add(add), notes })
     }
 
     /// Reads a request to close.
     pub fn remove(request: pb::RemoveRulesRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         let mut notes = Vec::new();
         let rule_id = given("rule_id", &request.rule_id, 64)?.map(rule_id).transpose()?;
         let (ports, protocol) = selectors(&request.port, &request.protocol)?;
@@ -291,12 +293,12 @@ impl Operation {
         if remove.rule_id.is_none() && remove.block.is_none() && remove.ports.is_none() && remove.protocol.is_none() {
             return Err(OperationError::NoSelector.into());
         }
+        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         Ok(Self { call, received: context.now, asked, target, kind: Kind::Remove(remove), notes })
     }
 
     /// Reads a request to list.
     pub fn list(request: pb::ListRulesRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         let mut notes = Vec::new();
         let (ports, protocol) = selectors(&request.port, &request.protocol)?;
         let list = List {
@@ -306,16 +308,17 @@ impl Operation {
             holder: text("holder", &request.holder)?,
             managed_only: request.managed_only,
         };
+        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         Ok(Self { call, received: context.now, asked, target, kind: Kind::List(list), notes })
     }
 
     /// Reads a request to check.
     pub fn check(request: pb::CheckAccessRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         let mut notes = Vec::new();
         let block = context.required_block(&request.address, &mut notes)?;
         let ports = Ports::parse(given("port", &request.port, 32)?, given("protocol", &request.protocol, 8)?)?;
         same_family(block, ports.protocol())?;
+        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
         Ok(Self { call, received: context.now, asked, target, kind: Kind::Check(Check { block, ports }), notes })
     }
 
@@ -438,7 +441,8 @@ fn holds_secret(text: &str) -> bool {
         run.len() == 40 && has(char::is_ascii_uppercase) && has(char::is_ascii_lowercase) && has(char::is_ascii_digit)
     };
     let runs = text.split(|c: char| !(c.is_ascii_alphanumeric() || "+/".contains(c)));
-    let token = text.split_whitespace().any(|word| word.starts_with("eyJ") && word.matches('.').count() == 2);
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "_-.".contains(c)));
+    let token = words.into_iter().any(|word| word.starts_with("eyJ") && word.matches('.').count() == 2);
     key_id || token || runs.into_iter().any(secret)
 }
 

@@ -17,9 +17,9 @@ use cedar_policy::{Authorizer, Context, Decision, EntityUid, PolicyId, PolicySet
 
 use crate::error::{Chain, Code, Error};
 use crate::identity::Caller;
+use crate::operation::Operation;
 use crate::operation::rule::Rule;
 use crate::operation::target::TargetError;
-use crate::operation::{Kind, Operation};
 
 pub use load::{Config, LoadError};
 
@@ -200,14 +200,6 @@ impl LookPermit {
     /// The policies that permitted it.
     pub fn policies(&self) -> &[String] {
         &self.policies
-    }
-
-    /// The rule that the operation would make, if it is one that makes a rule.
-    pub fn adds(&self) -> Option<&crate::operation::Add> {
-        match self.operation.kind() {
-            Kind::Add(add) => Some(add),
-            _ => None,
-        }
     }
 }
 

@@ -4,13 +4,14 @@
 //! the disk, so many calls share one sync. If writing fails, the file is cut back to its last whole line, and every
 //! change is refused until a write succeeds; reads go on.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -22,9 +23,12 @@ use crate::digest::sha256_hex;
 /// The version of the format.
 const VERSION: u32 = 1;
 
-/// How many records may wait for the writer. Beyond that, reads and refusals are counted and left out, and changes
-/// are refused: a slow disk must not eat the memory.
+/// How many records may wait for the writer before changes are refused, and reads and refusals counted and left out: a
+/// slow disk must not eat the memory. As many ends again fit behind them, since what was begun must be ended.
 const QUEUE: usize = 4096;
+
+/// How long the writer waits before it tries again what it could not write.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// `[audit]` in the configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -44,6 +48,7 @@ struct Shared {
     queue: Option<SyncSender<Item>>,
     writer: Option<JoinHandle<()>>,
     writable: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
     left_out: AtomicU64,
     path: PathBuf,
 }
@@ -89,7 +94,10 @@ struct Writer {
     length: u64,
     seq: u64,
     prev: String,
+    /// Bytes behind the whole lines could not be cut off.
+    torn: bool,
     writable: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
 }
 
 // === impl Journal ===
@@ -108,11 +116,15 @@ impl Journal {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(&path).map_err(failed(&path, "created"))?;
-        file.try_lock().map_err(|_| JournalError::Locked(path.clone()))?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => JournalError::Locked(path.clone()),
+            TryLockError::Error(source) => failed(&path, "locked")(source),
+        })?;
         // The file's name must outlive a power cut as its lines do.
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(directory, "synced"))?;
 
         let writable = Arc::new(AtomicBool::new(true));
+        let waiting = Arc::new(AtomicUsize::new(0));
         let mut writer = Writer {
             file,
             path: path.clone(),
@@ -120,7 +132,9 @@ impl Journal {
             length: 0,
             seq: 0,
             prev: "0".repeat(64),
+            torn: false,
             writable: Arc::clone(&writable),
+            waiting: Arc::clone(&waiting),
         };
         let open = Body::Open(Open {
             service: env!("CARGO_PKG_NAME"),
@@ -130,7 +144,7 @@ impl Journal {
         });
         writer.append(&[Item { body: open, written: None }], true)?;
 
-        let (queue, items) = sync_channel(QUEUE);
+        let (queue, items) = sync_channel(2 * QUEUE);
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(&items))
@@ -140,6 +154,7 @@ impl Journal {
                 queue: Some(queue),
                 writer: Some(writer),
                 writable,
+                waiting,
                 left_out: AtomicU64::new(0),
                 path,
             }),
@@ -173,9 +188,17 @@ impl Journal {
 
     fn send(&self, item: Item) -> Result<(), JournalError> {
         let queue = self.shared.queue.as_ref().ok_or(JournalError::Stopped)?;
-        queue.try_send(item).map_err(|error| match error {
-            TrySendError::Full(_) => JournalError::Full,
-            TrySendError::Disconnected(_) => JournalError::Stopped,
+        let is_end = matches!(item.body, Body::End(_));
+        if !is_end && self.shared.waiting.load(Ordering::Relaxed) >= QUEUE {
+            return Err(JournalError::Full);
+        }
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        queue.try_send(item).map_err(|error| {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => JournalError::Full,
+                TrySendError::Disconnected(_) => JournalError::Stopped,
+            }
         })
     }
 }
@@ -200,20 +223,43 @@ impl Drop for Shared {
 
 impl Writer {
     fn run(mut self, items: &Receiver<Item>) {
-        let mut batch = Vec::new();
-        while let Ok(first) = items.recv() {
-            batch.push(first);
-            batch.extend(items.try_iter().take(QUEUE));
+        let mut batch: Vec<Item> = Vec::new();
+        loop {
+            // What could not be written is tried again by itself, so that a disk that is well again is noticed.
+            let first = if batch.is_empty() {
+                items.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                items.recv_timeout(RETRY)
+            };
+            let ended = match first {
+                Ok(first) => {
+                    batch.push(first);
+                    batch.extend(items.try_iter().take(QUEUE));
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
             let durable = batch.iter().any(|item| item.written.is_some());
-            let result = self.append(&batch, durable);
+            let result = if batch.is_empty() { Ok(()) } else { self.append(&batch, durable) };
             self.writable.store(result.is_ok(), Ordering::Relaxed);
-            if let Err(error) = &result {
-                tracing::error!(error = %crate::error::Chain(error), records = batch.len(), "the audit journal could not be written");
-            }
+            let kept = match &result {
+                Ok(()) => Vec::new(),
+                Err(error) => {
+                    tracing::error!(error = %crate::error::Chain(error), records = batch.len(), "the audit journal could not be written");
+                    // Whoever waits is refused and changes nothing; what has happened must still be written down.
+                    batch.extract_if(.., |item| item.written.is_none()).take(2 * QUEUE).collect()
+                }
+            };
+            self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
             for written in batch.drain(..).filter_map(|item| item.written) {
                 // Whoever waited may have gone, and then nobody needs the answer.
                 written.send(result.clone()).unwrap_or_default();
             }
+            if ended {
+                break;
+            }
+            batch = kept;
         }
         if let Err(error) = self.file.sync_data() {
             tracing::error!(error = %error, "the audit journal could not be synced at its end");
@@ -222,6 +268,15 @@ impl Writer {
 
     /// Writes all or nothing: on failure the chain and the file are as they were.
     fn append(&mut self, items: &[Item], durable: bool) -> Result<(), JournalError> {
+        let failed = |path: &Path, source| JournalError::File {
+            path: path.to_owned(),
+            action: "written",
+            source: Arc::new(source),
+        };
+        if self.torn {
+            self.file.set_len(self.length).map_err(|source| failed(&self.path, source))?;
+            self.torn = false;
+        }
         let (mut seq, mut prev, mut lines) = (self.seq, self.prev.clone(), Vec::new());
         for item in items {
             seq += 1;
@@ -233,10 +288,8 @@ impl Writer {
         }
         let result = self.file.write_all(&lines).and_then(|()| if durable { self.file.sync_data() } else { Ok(()) });
         if let Err(source) = result {
-            if let Err(error) = self.file.set_len(self.length) {
-                tracing::error!(error = %error, "the audit journal could not be cut back to its last whole line");
-            }
-            return Err(JournalError::File { path: self.path.clone(), action: "written", source: Arc::new(source) });
+            self.torn = self.file.set_len(self.length).is_err();
+            return Err(failed(&self.path, source));
         }
         self.length += lines.len() as u64;
         self.seq = seq;

@@ -214,10 +214,11 @@ impl End {
         outcome: &Outcome<'_>,
         aws: Vec<AwsCall>,
         before: Option<Vec<Rule>>,
+        decided: Vec<String>,
         took: Duration,
     ) -> Self {
         let (word, changed, error, policies, rules) = match outcome {
-            Outcome::Done { changed, rules } => ("done", Some(*changed), None, Vec::new(), *rules),
+            Outcome::Done { changed, rules } => ("done", Some(*changed), None, decided, *rules),
             Outcome::Denied(error, policies) => {
                 ("denied", Some(false), Some(Failure::of(error)), policies.clone(), [].as_slice())
             }
@@ -238,7 +239,7 @@ impl End {
     }
 }
 
-/// What was asked, in canonical form. Only typed fields are written, so what a caller made up cannot get here.
+/// What was asked, in canonical form: typed fields, and of free text only what `operation` has let through.
 pub(super) fn arguments(operation: &Operation) -> Value {
     let ports = |ports: &operation::port::Ports| json!({"protocol": ports.protocol().as_str(), "from": ports.from_port(), "to": ports.to_port()});
     match operation.kind() {

@@ -1,5 +1,8 @@
 //! The EC2 calls: look at a group's rules, make one, remove some.
 
+use std::time::Duration;
+
+use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::operation::RequestId;
 use aws_sdk_ec2::types::{
     Filter, IpPermission, IpRange, Ipv6Range, ResourceType, SecurityGroupRule, Tag, TagSpecification,
@@ -22,8 +25,12 @@ use crate::policy::{AddPermit, RemovePermit};
 
 const LOOK: &str = "ec2:DescribeSecurityGroupRules";
 const LOOK_GROUP: &str = "ec2:DescribeSecurityGroups";
-const AUTHORIZE: &str = "ec2:AuthorizeSecurityGroupIngress";
-const REVOKE: &str = "ec2:RevokeSecurityGroupIngress";
+pub(super) const AUTHORIZE: &str = "ec2:AuthorizeSecurityGroupIngress";
+pub(super) const REVOKE: &str = "ec2:RevokeSecurityGroupIngress";
+
+/// How often a throttled change is tried again, and how long is waited before the first time; it doubles.
+const THROTTLED_MOST: u32 = 3;
+const THROTTLED_PAUSE: Duration = Duration::from_millis(300);
 
 /// The most that `DescribeSecurityGroupRules` gives at once.
 const PAGE: i32 = 1000;
@@ -133,23 +140,25 @@ impl Session<'_> {
             .ip_permissions(permission.build())
             .tag_specifications(tags);
         // From here on the caller's deadline no longer counts: what was begun is finished.
-        match request.customize().config_override(self.signed()).send().await {
-            Ok(answer) => {
-                self.note(AUTHORIZE, answer.request_id());
-                let made = answer.security_group_rules().first().map(from_aws);
-                let made = made
-                    .filter(|rule| rule.id.is_some())
-                    .ok_or(AwsError::Incomplete { action: AUTHORIZE, what: "the rule" })?;
-                Ok(Authorized::Made(Box::new(Rule {
-                    ownership: made.ownership.or_else(|| Some(ownership.clone())),
-                    ..made
-                })))
+        let mut throttled = Throttled::default();
+        let error = loop {
+            match request.clone().customize().config_override(self.signed_once()).send().await {
+                Ok(answer) => {
+                    self.note(AUTHORIZE, answer.request_id());
+                    let made = answer.security_group_rules().first().map(from_aws).filter(|rule| rule.id.is_some());
+                    let made = made.ok_or(AwsError::Incomplete { action: AUTHORIZE, what: "the rule" })?;
+                    let ownership = made.ownership.or_else(|| Some(ownership.clone()));
+                    return Ok(Authorized::Made(Box::new(Rule { ownership, ..made })));
+                }
+                Err(error) => {
+                    let error = self.failed(AUTHORIZE, error);
+                    if !throttled.waits_for(&error).await {
+                        break error;
+                    }
+                }
             }
-            Err(error) => match self.failed(AUTHORIZE, error) {
-                error if error.code() == Some("InvalidPermission.Duplicate") => Ok(Authorized::Duplicate),
-                error => Err(error),
-            },
-        }
+        };
+        if error.code() == Some("InvalidPermission.Duplicate") { Ok(Authorized::Duplicate) } else { Err(error) }
     }
 
     /// Removes the permitted rules, by id.
@@ -162,13 +171,27 @@ impl Session<'_> {
             .revoke_security_group_ingress()
             .group_id(target.group().as_str())
             .set_security_group_rule_ids(Some(ids));
-        match request.customize().config_override(self.signed()).send().await {
-            Ok(answer) => {
-                self.note(REVOKE, answer.request_id());
-                Ok(())
+        let mut throttled = Throttled::default();
+        loop {
+            match request.clone().customize().config_override(self.signed_once()).send().await {
+                Ok(answer) => {
+                    self.note(REVOKE, answer.request_id());
+                    return Ok(());
+                }
+                Err(error) => {
+                    let error = self.failed(REVOKE, error);
+                    if !throttled.waits_for(&error).await {
+                        return Err(error);
+                    }
+                }
             }
-            Err(error) => Err(self.failed(REVOKE, error)),
         }
+    }
+
+    /// A change is sent once: were it tried again after a lost answer, the last attempt's error would hide what the
+    /// first one did.
+    fn signed_once(&self) -> aws_sdk_ec2::config::Builder {
+        self.signed().retry_config(RetryConfig::disabled())
     }
 
     fn failed<E, R>(&self, action: &'static str, error: SdkError<E, R>) -> AwsError
@@ -184,6 +207,21 @@ impl Session<'_> {
 
     fn note(&self, action: &'static str, request_id: Option<&str>) {
         self.entry.note(AwsCall { action, request_id: request_id.map(str::to_owned), error: None });
+    }
+}
+
+/// Tries a change again where AWS said that it was not even looked at.
+#[derive(Default)]
+struct Throttled(u32);
+
+impl Throttled {
+    async fn waits_for(&mut self, error: &AwsError) -> bool {
+        let again = error.is_throttling() && self.0 < THROTTLED_MOST;
+        if again {
+            tokio::time::sleep(THROTTLED_PAUSE * 2_u32.pow(self.0)).await;
+            self.0 += 1;
+        }
+        again
     }
 }
 

@@ -7,6 +7,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use aws_sdk_sts::operation::RequestId;
 
+use super::ec2::{AUTHORIZE, REVOKE};
 use crate::audit::AwsCall;
 use crate::error::{Chain, Code, Error};
 
@@ -109,10 +110,31 @@ impl AwsError {
         }
     }
 
-    /// Whether AWS may have acted although no answer says so.
+    /// Whether AWS may have made a change although no answer says so: the request was one that changes, and it was
+    /// lost, or AWS failed over it.
     pub fn may_have_acted(&self) -> bool {
-        matches!(self, Self::NoAnswer { .. } | Self::Incomplete { .. })
+        match self {
+            Self::NoAnswer { action, .. } | Self::Incomplete { action, .. } => is_change(action),
+            Self::Refused { action, code, .. } => is_change(action) && FAULTS.contains(&code.as_str()),
+            Self::NotSent { .. } | Self::Deadline { .. } | Self::NoRole => false,
+        }
     }
+
+    /// Whether AWS turned the request away unseen because there were too many.
+    pub fn is_throttling(&self) -> bool {
+        self.code().is_some_and(|code| THROTTLING.contains(&code))
+    }
+}
+
+/// AWS's words for too many requests.
+const THROTTLING: [&str; 5] =
+    ["RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "TooManyRequestsException"];
+
+/// AWS's words for faults of its own.
+const FAULTS: [&str; 4] = ["InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"];
+
+fn is_change(action: &str) -> bool {
+    action == AUTHORIZE || action == REVOKE
 }
 
 impl From<AwsError> for Error {
@@ -121,10 +143,10 @@ impl From<AwsError> for Error {
         let new = |code, reason, text: String| Self::new(code, reason, text);
         let mapped = match &error {
             AwsError::Refused { action, code, group, .. } => match code.as_str() {
-                "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "RequestThrottled" | "TooManyRequestsException" => {
+                code if THROTTLING.contains(&code) => {
                     new(Code::Unavailable, "AWS_THROTTLED", "AWS is throttling this account; try again in a few seconds".to_owned()).retry_after(SOON)
                 }
-                "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" => {
+                code if FAULTS.contains(&code) => {
                     new(Code::Unavailable, "AWS_UNAVAILABLE", "AWS has a fault of its own at the moment; try again in a few seconds".to_owned())
                         .retry_after(SOON)
                 }
@@ -150,6 +172,12 @@ impl From<AwsError> for Error {
                 ),
                 code => new(Code::FailedPrecondition, "AWS_REFUSED", format!("AWS refused {action} on {group}: {code}")),
             },
+            AwsError::NoAnswer { action, .. } | AwsError::Incomplete { action, .. } if !is_change(action) => new(
+                Code::Unavailable,
+                "AWS_NO_ANSWER",
+                "AWS did not answer; nothing was changed. Try again in a few seconds".to_owned(),
+            )
+            .retry_after(SOON),
             AwsError::NoAnswer { .. } | AwsError::Incomplete { .. } => new(
                 Code::Unavailable,
                 "AWS_NO_ANSWER",

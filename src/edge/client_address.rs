@@ -36,15 +36,8 @@ pub(super) fn client_address(
         ForwardedBy::XForwardedFor => entries(headers, "x-forwarded-for", parse_address),
         ForwardedBy::Forwarded => entries(headers, "forwarded", forwarded_for),
     };
-    let mut client = Some(remote);
-    for hop in hops.into_iter().rev() {
-        client = hop;
-        match client {
-            Some(address) if is_proxy(address, proxies) => {}
-            _ => break,
-        }
-    }
-    client
+    // A walk that ends on a proxy has not found a client: the proxy's own address would open a door to all behind it.
+    hops.into_iter().rev().find(|hop| !hop.is_some_and(|address| is_proxy(address, proxies))).flatten()
 }
 
 /// Whether an address is a declared proxy's.
@@ -107,7 +100,8 @@ mod tests {
         let two = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "203.0.113.7")];
         assert_eq!(by_x("10.0.0.1:1", &two).as_deref(), Some("203.0.113.7"));
         assert_eq!(by_x("10.0.0.1:1", &[("x-forwarded-for", "1.1.1.1, unknown")]), None);
-        assert_eq!(by_x("10.0.0.1:1", &[]).as_deref(), Some("10.0.0.1"));
+        assert_eq!(by_x("10.0.0.1:1", &[]), None);
+        assert_eq!(by_x("10.0.0.1:1", &[("x-forwarded-for", "10.0.0.3, 10.0.0.2")]), None);
     }
 
     #[test]

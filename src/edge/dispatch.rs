@@ -195,9 +195,12 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
                 // Not a word of the service's own: a broken link, whose details are ours.
                 tracing::warn!(code = ?refusal.code, message = refusal.message, "the service behind the edge did not answer");
                 refusal.reason = "BACKEND_UNAVAILABLE".to_owned();
-                refusal.message =
+                refusal.message = if spec.annotations.read_only {
                     "the service behind this server does not answer at the moment; try again in a few seconds"
-                        .to_owned();
+                        .to_owned()
+                } else {
+                    "the service behind this server did not answer, so whether the change was made is not known; look before trying again".to_owned()
+                };
                 refusal.retry_after = Some(std::time::Duration::from_secs(5));
             }
             let (sentence, structured) = error::tool_error(&refusal);
@@ -228,12 +231,12 @@ fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<tonic::Reque
 }
 
 fn unknown_tool(edge: &Edge, name: &str) -> RpcError {
+    let shown: String = name.chars().take(64).filter(|c| !c.is_control()).collect();
     let known = edge.annotations.tools().iter().map(|tool| tool.annotations.name.as_str());
     let nearest = known
-        .min_by_key(|known| strsim::osa_distance(known, name))
-        .filter(|known| strsim::osa_distance(known, name) <= 6);
+        .min_by_key(|known| strsim::osa_distance(known, &shown))
+        .filter(|known| strsim::osa_distance(known, &shown) <= 6);
     let hint = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
-    let shown: String = name.chars().take(64).collect();
     RpcError::new(code::INVALID_PARAMS, format!("there is no tool `{shown}`{hint}"))
 }
 

@@ -101,7 +101,9 @@ pub(super) fn tool_error(refusal: &Refusal) -> (String, Value) {
         let facts: Map<String, Value> = refusal.facts.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         error.insert("facts".to_owned(), facts.into());
     }
-    let word = if retryable { "Not done" } else { "Refused" };
+    let failed =
+        matches!(refusal.code, tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Internal);
+    let word = if failed { "Failed" } else { "Refused" };
     (format!("{word}: {}", refusal.message), json!({"error": error}))
 }
 

@@ -148,17 +148,14 @@ fn shown(name: &str) -> String {
 /// The first name that the message does not have, with the nearest that it has.
 fn unknown(descriptor: &MessageDescriptor, given: &BTreeMap<String, &RawValue>, path: &str) -> Option<ArgumentError> {
     let name = given.keys().find(|name| descriptor.get_field_by_name(name).is_none())?;
+    let name = shown(name);
     let known: Vec<String> = descriptor.fields().map(|field| field.name().to_owned()).collect();
     let distance = |known: &String| strsim::osa_distance(known, &name.to_lowercase());
     let nearest = known
         .iter()
         .min_by_key(|known| distance(known))
         .filter(|known| distance(known) <= 3 || known.contains(name.as_str()) || name.contains(known.as_str()));
-    Some(ArgumentError::Unknown {
-        name: format!("{path}{}", shown(name)),
-        nearest: nearest.cloned(),
-        known: known.join(", "),
-    })
+    Some(ArgumentError::Unknown { name: format!("{path}{name}"), nearest: nearest.cloned(), known: known.join(", ") })
 }
 
 fn value(

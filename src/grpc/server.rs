@@ -7,7 +7,6 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
 use crate::broker::Broker;
 use crate::identity::peer;
@@ -44,7 +43,7 @@ const REQUEST_MAX: usize = 64 * 1024;
 pub async fn routes(
     broker: Arc<Broker>,
     authenticator: Arc<Authenticator>,
-) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+) -> Result<Routes, tonic_reflection::server::Error> {
     let service =
         WhitelistServiceServer::new(Service::new(broker, authenticator)).max_decoding_message_size(REQUEST_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -58,5 +57,5 @@ pub async fn routes(
     routes.add_service(service).add_service(health);
     // Clients in use speak one or the other.
     routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
-    Ok((routes.routes(), reporter))
+    Ok(routes.routes())
 }

@@ -25,14 +25,20 @@ pub enum LeaseError {
     #[error("give `duration` or `until`, not both")]
     Both,
     /// An end that is not in the future, or is beyond what a calendar holds.
-    #[error("the end must lie in the future: {0} does not")]
-    NotAhead(String),
+    #[error("the end must lie in the future, and before the year 9999: `{written}` does not")]
+    NotAhead {
+        /// The field.
+        field: &'static str,
+        /// What was written.
+        written: String,
+    },
 }
 
 impl From<LeaseError> for Error {
     fn from(error: LeaseError) -> Self {
         let field = match error {
             LeaseError::Until(_) => "until",
+            LeaseError::NotAhead { field, .. } => field,
             _ => "duration",
         };
         Self::invalid(field, "DURATION_INVALID", error.to_string())
@@ -51,14 +57,15 @@ impl Lease {
                     .to_duration(SpanRelativeTo::days_are_24_hours())
                     .map_err(|_| LeaseError::Duration(written.to_owned()))?;
                 if length < SignedDuration::from_secs(1) {
-                    return Err(LeaseError::NotAhead(written.to_owned()));
+                    return Err(LeaseError::NotAhead { field: "duration", written: written.to_owned() });
                 }
-                now.checked_add(length).map_err(|_| LeaseError::NotAhead(written.to_owned()))?
+                now.checked_add(length)
+                    .map_err(|_| LeaseError::NotAhead { field: "duration", written: written.to_owned() })?
             }
             (None, Some(written)) => {
                 let until: Timestamp = written.trim().parse().map_err(|_| LeaseError::Until(written.to_owned()))?;
                 if until <= now {
-                    return Err(LeaseError::NotAhead(written.to_owned()));
+                    return Err(LeaseError::NotAhead { field: "until", written: written.to_owned() });
                 }
                 until
             }

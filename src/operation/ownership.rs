@@ -6,9 +6,6 @@ use jiff::Timestamp;
 
 use super::lease::whole_seconds;
 
-/// The prefix of every tag key of ours.
-pub const TAG_PREFIX: &str = "whitelistmcp:";
-
 const CALL: &str = "whitelistmcp:call";
 const HOLDER: &str = "whitelistmcp:holder";
 const HOLDER_ID: &str = "whitelistmcp:holder-id";

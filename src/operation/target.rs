@@ -262,7 +262,11 @@ impl Targets {
         if let Some(known) = self.groups.iter().filter(|known| known.group.as_str() == group).find(fits) {
             return Ok(known.clone());
         }
-        let target = self.complete(group, account, region, None)?;
+        // An id that lacks an account is answered like any other that is not known, configured or not.
+        let target = self.complete(group, account, region, None).map_err(|error| match error {
+            TargetError::Incomplete { group, .. } => TargetError::Unknown(group),
+            other => other,
+        })?;
         if self.reaches(&target) { Ok(target) } else { Err(TargetError::Unknown(group.to_owned())) }
     }
 

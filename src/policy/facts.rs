@@ -62,13 +62,17 @@ impl Facts {
                 &TYPES.person,
                 vec![
                     ("issuer", string(principal.issuer())),
+                    ("subject", string(principal.subject())),
                     ("client", string(principal.client().unwrap_or_default())),
                 ],
             ),
             identity::Kind::Service | identity::Kind::Own => (&TYPES.service, Vec::new()),
         };
         attributes.push(("name", string(principal.name())));
-        let principal_uid = uid(kind, principal.id());
+        let principal_uid = match principal.kind() {
+            identity::Kind::Person => uid(kind, &format!("{}|{}", principal.issuer(), principal.subject())),
+            identity::Kind::Service | identity::Kind::Own => uid(kind, principal.subject()),
+        };
         let principal =
             Entity::new(principal_uid.clone(), owned(attributes), groups.iter().cloned().collect()).map_err(broken)?;
 

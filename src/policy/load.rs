@@ -40,6 +40,9 @@ pub enum LoadError {
     /// A policy without an `@id`, or two with the same.
     #[error("every policy needs an `@id` of its own, so that a refusal can name it: {0}")]
     Unnamed(String),
+    /// A template, which nothing links.
+    #[error("a policy is a template (`?principal` or `?resource`): nothing fills it in, so it would never apply")]
+    Template,
     /// A forbid without a `@message`.
     #[error("the forbid policy `{0}` needs a `@message` that tells the caller what would be allowed")]
     Silent(String),
@@ -65,6 +68,9 @@ impl Policy {
     pub fn parse(text: &str) -> Result<Self, LoadError> {
         let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|error| LoadError::Schema(error.to_string()))?;
         let policies = PolicySet::from_str(text).map_err(|error| LoadError::Parse(all(error.iter())))?;
+        if policies.templates().next().is_some() {
+            return Err(LoadError::Template);
+        }
         let mut seen = std::collections::BTreeSet::new();
         for policy in policies.policies() {
             let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {

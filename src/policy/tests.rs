@@ -116,6 +116,7 @@ fn policies_that_cannot_be_trusted_are_refused_when_loaded() {
         ("@id(\"a\") permit (principal, action == Action::\"whitelist_ad\", resource);", "whitelist_ad"),
         ("@id(\"a\") permit (principal, action, resource) when { context.standing.ipv4_rules < 3 };", "standing"),
         ("nonsense", "parsed"),
+        ("@id(\"a\") @message(\"m\") forbid (principal == ?principal, action, resource);", "template"),
     ] {
         let error = Policy::parse(text).expect_err(text).to_string();
         assert!(error.contains(part), "{text}: {error}");

@@ -67,7 +67,7 @@ async fn what_fits_the_schema_and_means_nothing_is_refused_by_the_core() {
             "protocol",
         ),
         (add(|a| a["duration"] = "soon".into()), "DURATION_INVALID", "duration"),
-        (add(|a| a["until"] = "2020-01-01T00:00:00Z".into()), "DURATION_INVALID", "duration"),
+        (add(|a| a["until"] = "2020-01-01T00:00:00Z".into()), "DURATION_INVALID", "until"),
         (add(|a| a["account"] = "12".into()), "ACCOUNT_INVALID", "account"),
         (add(|a| a["region"] = "mars".into()), "REGION_INVALID", "region"),
         (add(|a| a["security_group"] = "sg-nothex".into()), "SECURITY_GROUP_INVALID", "security_group"),

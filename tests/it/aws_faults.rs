@@ -175,3 +175,27 @@ async fn once_a_change_is_sent_the_deadline_no_longer_decides_what_is_recorded()
     assert_eq!((end["outcome"].as_str(), end["changed"].as_bool()), (Some("done"), Some(true)), "{end}");
     stack.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_aws_over_a_change_is_an_unknown_outcome() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    aws.fail("AuthorizeSecurityGroupIngress", Fault::Refuse(500, "InternalError"));
+    let error = stack.refused("whitelist_add", add()).await;
+    assert_eq!((error["reason"].as_str(), error["retryable"].as_bool()), (Some("AWS_UNAVAILABLE"), Some(true)));
+    let entries = stack.journal_when(|entries| entries.iter().any(|entry| entry["type"] == "end")).await;
+    let end = entries.iter().find(|entry| entry["type"] == "end").expect("an end");
+    assert_eq!((end["outcome"].as_str(), end.get("changed")), (Some("unknown"), None), "{end}");
+    // Sent once: a second attempt would hide what the first one did.
+    assert_eq!(aws.actions().iter().filter(|action| *action == "AuthorizeSecurityGroupIngress").count(), 1);
+    // A lost read changes nothing, and says so.
+    for _ in 0..4 {
+        aws.fail("DescribeSecurityGroupRules", Fault::ActThenCut);
+    }
+    let error = stack.refused("whitelist_add", add()).await;
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("nothing was changed")), "{error}");
+    // Throttling means that AWS did not even look: the change is tried again.
+    aws.fail("AuthorizeSecurityGroupIngress", Fault::Refuse(503, "RequestLimitExceeded"));
+    assert_eq!(stack.done("whitelist_add", add()).await["outcome"], "opened");
+    stack.stop().await;
+}

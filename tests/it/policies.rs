@@ -87,6 +87,11 @@ async fn an_unseen_group_reads_like_an_unknown_one() {
     }
     texts.dedup();
     assert_eq!(texts.len(), 1, "{texts:#?}");
+    // Another field that is wrong is refused as it is, whether the group is known or not.
+    for group in ["payroll-db", "nowhere-db"] {
+        let error = stack.refused("whitelist_list", json!({"security_group": group, "address": "garbage"})).await;
+        assert_eq!(error["reason"], "ADDRESS_INVALID", "{group}");
+    }
     stack.stop().await;
 }
 

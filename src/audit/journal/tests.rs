@@ -54,7 +54,17 @@ async fn a_disk_that_is_full_loses_no_line_and_breaks_no_chain() {
     let path = PathBuf::from("/dev/full");
     let file = OpenOptions::new().append(true).open(&path).expect("it opens");
     let writable = Arc::new(AtomicBool::new(true));
-    let mut writer = Writer { file, path, clock: Clock::system(), length: 0, seq: 4, prev: "p".to_owned(), writable };
+    let mut writer = Writer {
+        file,
+        path,
+        clock: Clock::system(),
+        length: 0,
+        seq: 4,
+        prev: "p".to_owned(),
+        torn: false,
+        writable,
+        waiting: Arc::default(),
+    };
     let error = writer.append(&[Item { body: body(), written: None }], false).expect_err("full");
     assert!(error.to_string().contains("/dev/full cannot be written"), "{error}");
     assert_eq!((writer.seq, writer.prev.as_str(), writer.length), (4, "p", 0));

@@ -8,6 +8,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use whitelistmcp::error::Chain;
 
 /// Opens, lists, checks and closes IP allow-list rules in AWS EC2 security groups.
 #[derive(Debug, Parser)]
@@ -51,21 +52,14 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Says on stderr what went wrong, with every cause, and fails.
-fn fail(error: &dyn std::error::Error) -> ExitCode {
+fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     complain(&chain(error));
     ExitCode::FAILURE
 }
 
 /// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    Chain(error).to_string()
 }
 
 #[expect(clippy::print_stderr, reason = "the command line's own words, before or without logging")]

@@ -169,12 +169,14 @@ impl Expected {
             Some(Value::Array(groups)) => groups.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             Some(_) => return Err(ClaimsError::Claim("groups")),
         };
-        // Anybody can enter anybody's address with some providers: only a verified one is a name.
+        // With some providers anybody can enter anybody's address: only a verified one is a name, and no other claim
+        // may look like one. A name is for people to read; who somebody is, issuer and subject say.
         let verified = matches!(claims.email_verified, Some(Value::Bool(true)));
         let email = claims.email.filter(|_| verified);
-        let name = [email, claims.preferred_username, claims.name]
+        let unverified = [claims.preferred_username, claims.name].map(|name| name.filter(|name| !name.contains('@')));
+        let name = email
             .into_iter()
-            .flatten()
+            .chain(unverified.into_iter().flatten())
             .find(|name| is_plain(name))
             .unwrap_or_else(|| subject.clone());
         Ok(Principal {
