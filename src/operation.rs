@@ -21,7 +21,7 @@ use crate::pb::whitelistmcp::v1 as pb;
 use address::{Address, Block};
 use lease::Lease;
 use port::{Ports, Protocol};
-use target::{Target, Targets};
+use target::{Target, Targets, is_aws_id};
 
 /// A tool of the service: one RPC of `WhitelistService`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -447,10 +447,7 @@ fn holds_secret(text: &str) -> bool {
 }
 
 fn rule_id(text: &str) -> Result<String, OperationError> {
-    let sound = text.strip_prefix("sgr-").is_some_and(|hex| {
-        (8..=17).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    });
-    if sound { Ok(text.to_owned()) } else { Err(OperationError::RuleId(text.to_owned())) }
+    if is_aws_id(text, "sgr-") { Ok(text.to_owned()) } else { Err(OperationError::RuleId(text.to_owned())) }
 }
 
 /// Reads port and protocol where each may be left out.

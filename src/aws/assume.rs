@@ -9,6 +9,7 @@ use super::{Account, Aws, AwsError};
 use crate::audit::{AwsCall, Entry};
 use crate::identity::Principal;
 use crate::operation::Operation;
+use crate::operation::ownership::tag_value;
 use crate::operation::target::{AccountId, Region};
 use crate::policy::LookPermit;
 
@@ -138,9 +139,4 @@ pub(super) async fn within<T>(
         None => Ok(answer.await),
         Some(deadline) => tokio::time::timeout_at(deadline, answer).await.map_err(|_| AwsError::Deadline { action }),
     }
-}
-
-/// Session tag values: letters, spaces, digits and `_.:/=+-@`, at most 256.
-fn tag_value(text: &str) -> String {
-    text.chars().take(256).map(|c| if c.is_ascii_alphanumeric() || " _.:/=+-@".contains(c) { c } else { '_' }).collect()
 }

@@ -124,8 +124,8 @@ fn in_description(c: char) -> bool {
     c.is_ascii_alphanumeric() || " ._-:/()#,@[]+=;{}!$*".contains(c)
 }
 
-/// Makes a tag value of free text: characters that EC2 does not take become `_`.
-fn tag_value(text: &str) -> String {
+/// Makes a tag value of free text: characters that EC2 and STS do not take become `_`.
+pub fn tag_value(text: &str) -> String {
     text.chars()
         .take(TAG_VALUE_MAX)
         .map(|c| if c.is_alphanumeric() || " _.:/=+-@".contains(c) { c } else { '_' })

@@ -115,6 +115,13 @@ impl From<TargetError> for Error {
     }
 }
 
+/// Whether a text has the shape of AWS's ids: a prefix, then 8 to 17 hexadecimal digits in lower case.
+pub(super) fn is_aws_id(text: &str, prefix: &str) -> bool {
+    text.strip_prefix(prefix).is_some_and(|hex| {
+        (8..=17).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
+}
+
 // === impl AccountId, Region, GroupId ===
 
 impl AccountId {
@@ -148,9 +155,7 @@ impl Region {
 impl GroupId {
     /// Reads a group id.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
-        let sound = text.strip_prefix("sg-").is_some_and(|hex| {
-            (8..=17).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        });
+        let sound = is_aws_id(text, "sg-");
         if sound { Ok(Self(text.to_owned())) } else { Err(TargetError::Group(text.to_owned())) }
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::provider::{Provider, ProviderError};
 use crate::http_client::HttpClient;
 
-/// The age at which keys are fetched anew.
+/// The age at which keys are fetched anew, behind the calls that still use them.
 const REFRESH_AFTER: Duration = Duration::from_secs(600);
 
 /// The age beyond which keys are not used any more: better no answer than a guess.
@@ -24,9 +24,12 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// The same, while there are no keys at all.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// One issuer's keys.
+/// One issuer's keys. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Keys(Arc<Inner>);
+
 #[derive(Debug)]
-pub(super) struct Keys {
+struct Inner {
     provider: Provider,
     current: ArcSwapOption<KeySet>,
     last_asked: Mutex<Option<Instant>>,
@@ -61,19 +64,29 @@ impl std::fmt::Debug for KeySet {
 
 impl Keys {
     pub(super) fn new(issuer: String, http: HttpClient) -> Self {
-        Self { provider: Provider::new(issuer, http), current: ArcSwapOption::empty(), last_asked: Mutex::new(None) }
+        let provider = Provider::new(issuer, http);
+        Self(Arc::new(Inner { provider, current: ArcSwapOption::empty(), last_asked: Mutex::new(None) }))
     }
 
     /// The key that a token names.
     pub(super) async fn find(&self, key_id: Option<&str>, algorithm: Algorithm) -> Result<Arc<DecodingKey>, KeyError> {
-        if let Some(set) = self.current.load_full().filter(|set| set.fetched.elapsed() < REFRESH_AFTER)
+        let usable = self.0.current.load_full().filter(|set| set.fetched.elapsed() < USE_FOR);
+        if let Some(set) = usable
             && let Some(key) = set.find(key_id, algorithm)
         {
+            // A key that is known serves while newer ones are fetched: a slow issuer must not hold up every caller.
+            if set.fetched.elapsed() >= REFRESH_AFTER && self.0.last_asked.try_lock().is_ok() {
+                let inner = Arc::clone(&self.0);
+                // What goes wrong is logged where it happens, and tried again later.
+                tokio::spawn(async move { inner.refresh().await.map(drop).unwrap_or_default() });
+            }
             return Ok(key);
         }
-        self.refresh().await?.find(key_id, algorithm).ok_or(KeyError::Unknown)
+        self.0.refresh().await?.find(key_id, algorithm).ok_or(KeyError::Unknown)
     }
+}
 
+impl Inner {
     /// Fetches the keys unless that was just done; whoever comes meanwhile waits for the same answer.
     async fn refresh(&self) -> Result<Arc<KeySet>, KeyError> {
         let mut last_asked = self.last_asked.lock().await;
