@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use hyper_util::client::legacy;
 
 use aws_sdk_sts::operation::RequestId;
 
 use super::ec2::{AUTHORIZE, REVOKE};
 use crate::audit::AwsCall;
-use crate::error::{Chain, Code, Error};
+use crate::error::{Code, Error};
 
 /// A call to AWS that did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -89,15 +90,8 @@ impl AwsError {
         match (code, error) {
             (Some(code), _) => Self::Refused { action, code, message, group: group.to_owned() },
             (None, error @ SdkError::ConstructionFailure(_)) => Self::NotSent { action, source: Box::new(error) },
-            (None, SdkError::DispatchFailure(failure)) if failure.is_io() || failure.as_connector_error().is_none() => {
-                // A connection that was never made carried nothing; one that broke may have.
-                let sent = failure.as_connector_error().is_some_and(|error| error.connection_metadata().is_some());
-                let source = failure
-                    .as_connector_error()
-                    .map_or_else(|| "the request was not dispatched".to_owned(), |error| Chain(error).to_string())
-                    .into();
-                if sent { Self::NoAnswer { action, source } } else { Self::NotSent { action, source } }
-            }
+            // Only a connection that was never made carried nothing: one that broke, however early, may have.
+            (None, error) if never_connected(&error) => Self::NotSent { action, source: Box::new(error) },
             (None, error) => Self::NoAnswer { action, source: Box::new(error) },
         }
     }
@@ -132,6 +126,12 @@ const THROTTLING: [&str; 5] =
 
 /// AWS's words for faults of its own.
 const FAULTS: [&str; 4] = ["InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"];
+
+/// Whether somewhere below there is a connection that could not be opened.
+fn never_connected(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |cause| cause.source());
+    causes.filter_map(|cause| cause.downcast_ref::<legacy::Error>()).any(legacy::Error::is_connect)
+}
 
 fn is_change(action: &str) -> bool {
     action == AUTHORIZE || action == REVOKE

@@ -1,8 +1,11 @@
 //! AWS as it is on a bad day.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::aws_double::{AwsDouble, Fault};
 use crate::support::{GROUP, Stack};
@@ -197,5 +200,61 @@ async fn a_fault_of_aws_over_a_change_is_an_unknown_outcome() {
     // Throttling means that AWS did not even look: the change is tried again.
     aws.fail("AuthorizeSecurityGroupIngress", Fault::Refuse(503, "RequestLimitExceeded"));
     assert_eq!(stack.done("whitelist_add", add()).await["outcome"], "opened");
+    stack.stop().await;
+}
+
+/// Stands before the double and resets the connection, once, when the answer to a change is ready.
+async fn resetting_proxy(upstream: String) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    let upstream = upstream.trim_start_matches("http://").to_owned();
+    let reset = Arc::new(AtomicBool::new(false));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (upstream, reset) = (upstream.clone(), Arc::clone(&reset));
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(upstream).await.expect("the double listens");
+                let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
+                let mut is_change = false;
+                loop {
+                    tokio::select! {
+                        read = client.read(&mut asked) => match read {
+                            Ok(length) if length > 0 => {
+                                is_change |= String::from_utf8_lossy(&asked[..length]).contains("Action=Authorize");
+                                server.write_all(&asked[..length]).await.expect("forwarded");
+                            }
+                            _ => return,
+                        },
+                        read = server.read(&mut answered) => match read {
+                            Ok(length) if length > 0 => {
+                                if is_change && !reset.swap(true, Ordering::Relaxed) {
+                                    client.set_zero_linger().expect("a reset");
+                                    return;
+                                }
+                                client.write_all(&answered[..length]).await.expect("forwarded");
+                            }
+                            _ => return,
+                        },
+                    }
+                }
+            });
+        }
+    });
+    endpoint
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_reset_may_have_carried_the_change() {
+    let aws = AwsDouble::start().await;
+    let access = aws.access();
+    let endpoint = resetting_proxy(access.endpoint.clone()).await;
+    let stack =
+        Stack::with(&crate::support::AwsAccess { endpoint, ..access }, crate::support::Options::default()).await;
+    let opened = stack.done("whitelist_add", add()).await;
+    assert_eq!((opened["outcome"].as_str(), opened["rule"]["managed"].as_bool()), (Some("opened"), Some(true)));
+    let entries = stack.journal_when(|entries| entries.iter().any(|entry| entry["type"] == "end")).await;
+    let end = entries.iter().find(|entry| entry["type"] == "end").expect("an end");
+    assert_eq!((end["outcome"].as_str(), end["changed"].as_bool()), (Some("done"), Some(true)), "{end}");
+    assert_eq!(aws.tags().len(), 1);
     stack.stop().await;
 }
