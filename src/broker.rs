@@ -139,6 +139,12 @@ impl Broker {
         error
     }
 
+    /// Records an operation that was refused before it could begin.
+    fn refuse_operation(&self, caller: &Caller, operation: &Operation, error: Error, policies: Vec<String>) -> Error {
+        self.audit.refuse(operation.tool(), operation.call(), Some(caller), Some(operation), &error, policies);
+        error
+    }
+
     /// Performs an operation. Dropping the future gives up a read; a change that was begun is finished all the same.
     pub async fn perform(
         self: &Arc<Self>,
@@ -149,15 +155,11 @@ impl Broker {
         let operation = Arc::new(operation);
         let permit = self.policy.look(Arc::clone(&caller), Arc::clone(&operation)).map_err(|denial| {
             let policies = denial.policies();
-            let error = Error::from(denial);
-            self.audit.refuse(operation.tool(), operation.call(), Some(&caller), Some(&operation), &error, policies);
-            error
+            self.refuse_operation(&caller, &operation, denial.into(), policies)
         })?;
-        let account = self.aws.accounts().find(operation.target().account()).ok_or_else(|| {
-            let error = Error::from(AwsError::NoRole);
-            self.audit.refuse(operation.tool(), operation.call(), Some(&caller), Some(&operation), &error, Vec::new());
-            error
-        })?;
+        let account = self.aws.accounts().find(operation.target().account());
+        let account =
+            account.ok_or_else(|| self.refuse_operation(&caller, &operation, AwsError::NoRole.into(), Vec::new()))?;
         let policy = self.actions.session_policy(
             operation.tool(),
             operation.changes(),
@@ -218,18 +220,9 @@ impl Broker {
         policy: &SessionPolicy,
         deadline: Option<Instant>,
     ) -> Result<Answer, Error> {
-        let recorded = self.audit.begin_change(permit, policy.sha256()).await.map_err(|error| {
-            let error = Error::from(error);
-            self.audit.refuse(
-                permit.operation().tool(),
-                permit.operation().call(),
-                Some(permit.caller()),
-                Some(permit.operation()),
-                &error,
-                Vec::new(),
-            );
-            error
-        })?;
+        let recorded = self.audit.begin_change(permit, policy.sha256()).await;
+        let recorded = recorded
+            .map_err(|error| self.refuse_operation(permit.caller(), permit.operation(), error.into(), Vec::new()))?;
         let result = async {
             let session = self.aws.assume(permit, policy, recorded.entry(), deadline).await?;
             let standing = session.rules().await?;

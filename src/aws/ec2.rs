@@ -140,25 +140,17 @@ impl Session<'_> {
             .ip_permissions(permission.build())
             .tag_specifications(tags);
         // From here on the caller's deadline no longer counts: what was begun is finished.
-        let mut throttled = Throttled::default();
-        let error = loop {
-            match request.clone().customize().config_override(self.signed_once()).send().await {
-                Ok(answer) => {
-                    self.note(AUTHORIZE, answer.request_id());
-                    let made = answer.security_group_rules().first().map(from_aws).filter(|rule| rule.id.is_some());
-                    let made = made.ok_or(AwsError::Incomplete { action: AUTHORIZE, what: "the rule" })?;
-                    let ownership = made.ownership.or_else(|| Some(ownership.clone()));
-                    return Ok(Authorized::Made(Box::new(Rule { ownership, ..made })));
-                }
-                Err(error) => {
-                    let error = self.failed(AUTHORIZE, error);
-                    if !throttled.waits_for(&error).await {
-                        break error;
-                    }
-                }
-            }
+        let answer = match self
+            .change(AUTHORIZE, || request.clone().customize().config_override(self.signed_once()).send())
+            .await
+        {
+            Err(error) if error.code() == Some("InvalidPermission.Duplicate") => return Ok(Authorized::Duplicate),
+            answer => answer?,
         };
-        if error.code() == Some("InvalidPermission.Duplicate") { Ok(Authorized::Duplicate) } else { Err(error) }
+        let made = answer.security_group_rules().first().map(from_aws).filter(|rule| rule.id.is_some());
+        let made = made.ok_or(AwsError::Incomplete { action: AUTHORIZE, what: "the rule" })?;
+        let ownership = made.ownership.or_else(|| Some(ownership.clone()));
+        Ok(Authorized::Made(Box::new(Rule { ownership, ..made })))
     }
 
     /// Removes the permitted rules, by id.
@@ -171,20 +163,32 @@ impl Session<'_> {
             .revoke_security_group_ingress()
             .group_id(target.group().as_str())
             .set_security_group_rule_ids(Some(ids));
-        let mut throttled = Throttled::default();
+        self.change(REVOKE, || request.clone().customize().config_override(self.signed_once()).send()).await.map(drop)
+    }
+
+    /// Sends a change, and again only where AWS said that it was not even looked at.
+    async fn change<T, E, R, F>(&self, action: &'static str, send: impl Fn() -> F) -> Result<T, AwsError>
+    where
+        F: Future<Output = Result<T, SdkError<E, R>>>,
+        T: RequestId,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+        SdkError<E, R>: RequestId,
+    {
+        let mut throttled = 0;
         loop {
-            match request.clone().customize().config_override(self.signed_once()).send().await {
+            let error = match send().await {
                 Ok(answer) => {
-                    self.note(REVOKE, answer.request_id());
-                    return Ok(());
+                    self.note(action, answer.request_id());
+                    return Ok(answer);
                 }
-                Err(error) => {
-                    let error = self.failed(REVOKE, error);
-                    if !throttled.waits_for(&error).await {
-                        return Err(error);
-                    }
-                }
+                Err(error) => self.failed(action, error),
+            };
+            if !error.is_throttling() || throttled == THROTTLED_MOST {
+                return Err(error);
             }
+            tokio::time::sleep(THROTTLED_PAUSE * 2_u32.pow(throttled)).await;
+            throttled += 1;
         }
     }
 
@@ -207,21 +211,6 @@ impl Session<'_> {
 
     fn note(&self, action: &'static str, request_id: Option<&str>) {
         self.entry.note(AwsCall { action, request_id: request_id.map(str::to_owned), error: None });
-    }
-}
-
-/// Tries a change again where AWS said that it was not even looked at.
-#[derive(Default)]
-struct Throttled(u32);
-
-impl Throttled {
-    async fn waits_for(&mut self, error: &AwsError) -> bool {
-        let again = error.is_throttling() && self.0 < THROTTLED_MOST;
-        if again {
-            tokio::time::sleep(THROTTLED_PAUSE * 2_u32.pow(self.0)).await;
-            self.0 += 1;
-        }
-        again
     }
 }
 

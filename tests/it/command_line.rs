@@ -70,6 +70,9 @@ fn what_is_wrong_is_said_in_a_table() {
         ),
         ("id = \"sg-0123456789abcdef0\"", "id = \"sg-1\"", "not a security group id"),
         ("public_url = \"https://", "public_url = \"http://", "must be https"),
+        ("# plaintext = true", "plaintext = true", "has both `tls` and `plaintext`"),
+        ("# trusted_proxies = [\"10.0.0.0/8\"]", "trusted_proxies = [\"0.0.0.0/0\"]", "which is everybody"),
+        ("call_timeout = 30", "call_timeout = 300", "at most 60 seconds"),
         (
             "# allowed_origins = [\"https://app.example.com\"]",
             "allowed_origins = [\"*\"]",
