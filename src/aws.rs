@@ -80,7 +80,6 @@ pub struct Accounts(BTreeMap<AccountId, Account>);
 /// Access to AWS.
 #[derive(Clone, Debug)]
 pub struct Aws {
-    base: SdkConfig,
     accounts: Accounts,
     sts: BTreeMap<Region, aws_sdk_sts::Client>,
     /// Clients without any credentials: each request brings its own session's.
@@ -228,7 +227,7 @@ impl Aws {
             let config = config.identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache()).build();
             ec2.insert(region.clone(), aws_sdk_ec2::Client::from_conf(config));
         }
-        Ok(Self { base, accounts, sts, ec2 })
+        Ok(Self { accounts, sts, ec2 })
     }
 
     /// The accounts that are configured.

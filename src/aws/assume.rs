@@ -2,10 +2,11 @@
 
 use aws_sdk_ec2::config::Credentials;
 use aws_sdk_sts::operation::RequestId;
+use aws_sdk_sts::operation::assume_role::builders::AssumeRoleFluentBuilder;
 use tokio::time::Instant;
 
 use super::session_policy::SessionPolicy;
-use super::{Account, Aws, AwsError};
+use super::{Aws, AwsError};
 use crate::audit::{AwsCall, Entry};
 use crate::identity::Principal;
 use crate::operation::Operation;
@@ -49,8 +50,6 @@ impl Aws {
     ) -> Result<Session<'a>, AwsError> {
         let operation = permit.operation();
         let target = operation.target();
-        let account = self.accounts.find(target.account()).ok_or(AwsError::NoRole)?;
-        let sts = self.sts.get(target.region()).ok_or(AwsError::NoRole)?;
         let ec2 = self.ec2.get(target.region()).ok_or(AwsError::NoRole)?;
         let principal = permit.caller().principal();
         let tag = |key: &str, value: &str| aws_sdk_sts::types::Tag::builder().key(key).value(tag_value(value)).build();
@@ -60,14 +59,8 @@ impl Aws {
             tag("issuer", principal.issuer()),
             tag("peer", permit.caller().peer().as_str()),
         ];
-        let request = sts
-            .assume_role()
-            .role_arn(&account.role_arn)
-            .role_session_name(principal.id())
-            .source_identity(principal.id())
-            .set_external_id(account.external_id.clone())
-            .duration_seconds(SECONDS)
-            .policy(policy.as_str())
+        let request = self
+            .request(target.account(), target.region(), principal, policy)?
             .set_tags(Some(tags.into_iter().filter_map(Result::ok).collect()));
         let answer = within(deadline, ACTION, request.send()).await?.map_err(|error| {
             let (error, call) = AwsError::from_sdk(ACTION, error, &target.label());
@@ -85,26 +78,33 @@ impl Aws {
     /// else: `GetCallerIdentity` needs no permission and cannot be denied. The answer is the session's ARN.
     pub async fn self_test(&self, account: &AccountId, region: &Region) -> Result<String, AwsError> {
         let own = Principal::own("self-test");
-        let role = self.accounts.find(account).ok_or(AwsError::NoRole)?;
-        let sts = self.sts.get(region).ok_or(AwsError::NoRole)?;
-        let request = sts
-            .assume_role()
-            .role_arn(&role.role_arn)
-            .role_session_name(own.id())
-            .source_identity(own.id())
-            .set_external_id(role.external_id.clone())
-            .duration_seconds(SECONDS)
-            .policy(SessionPolicy::deny_all().as_str());
+        let request = self.request(account, region, &own, &SessionPolicy::deny_all())?;
         let answer = request.send().await.map_err(|error| AwsError::from_sdk(ACTION, error, account.as_str()).0)?;
-        let credentials = borrowed(answer.credentials())?;
-        let config = aws_sdk_sts::config::Builder::from(&self.base)
-            .region(aws_sdk_sts::config::Region::new(region.as_str().to_owned()))
-            .credentials_provider(credentials)
-            .identity_cache(aws_sdk_sts::config::IdentityCache::no_cache());
-        let session = aws_sdk_sts::Client::from_conf(config.build());
-        let identity = session.get_caller_identity().send().await;
+        let session = aws_sdk_sts::Config::builder().credentials_provider(borrowed(answer.credentials())?);
+        let sts = self.sts.get(region).ok_or(AwsError::NoRole)?;
+        let identity = sts.get_caller_identity().customize().config_override(session).send().await;
         let identity = identity.map_err(|error| AwsError::from_sdk(WHO, error, account.as_str()).0)?;
         identity.arn().map(str::to_owned).ok_or(AwsError::Incomplete { action: WHO, what: "an ARN" })
+    }
+
+    /// What every request for a role says: which role, who asks, and what of the role's power is left.
+    fn request(
+        &self,
+        account: &AccountId,
+        region: &Region,
+        who: &Principal,
+        policy: &SessionPolicy,
+    ) -> Result<AssumeRoleFluentBuilder, AwsError> {
+        let account = self.accounts.find(account).ok_or(AwsError::NoRole)?;
+        let sts = self.sts.get(region).ok_or(AwsError::NoRole)?;
+        Ok(sts
+            .assume_role()
+            .role_arn(&account.role_arn)
+            .role_session_name(who.id())
+            .source_identity(who.id())
+            .set_external_id(account.external_id.clone())
+            .duration_seconds(SECONDS)
+            .policy(policy.as_str()))
     }
 }
 
@@ -112,13 +112,6 @@ impl Session<'_> {
     /// What makes a request this session's own.
     pub(super) fn signed(&self) -> aws_sdk_ec2::config::Builder {
         aws_sdk_ec2::Config::builder().credentials_provider(self.credentials.clone())
-    }
-}
-
-impl Account {
-    /// The role that is assumed.
-    pub fn role_arn(&self) -> &str {
-        &self.role_arn
     }
 }
 
