@@ -3,12 +3,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::annotations::{self, Annotations};
 use crate::audit::{self, Audit, Journal};
 use crate::aws::session_policy::Actions;
 use crate::aws::{self, Accounts, Aws};
 use crate::broker::Broker;
+use crate::broker::upkeep::{self, Reconciler, recover};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::{self, Edge};
@@ -31,7 +36,22 @@ use crate::tls::{self, TlsError};
 pub struct Bound {
     core: Option<(Listener, axum::Router)>,
     edge: Option<(Listener, axum::Router)>,
+    upkeep: Option<Upkeep>,
 }
+
+/// What a core does for itself beside serving.
+#[derive(Debug)]
+struct Upkeep {
+    broker: Arc<Broker>,
+    reconciler: Arc<Reconciler>,
+    closes: bool,
+    records: bool,
+    health: Health,
+    reporter: HealthReporter,
+}
+
+/// How often a core tells its health service how it is.
+const HEALTH_EVERY: Duration = Duration::from_secs(2);
 
 /// Why a service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -92,8 +112,8 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     let verifier = config.oidc.as_ref().map(verifier).transpose()?;
     let tls = tls::mutual_server(&section.tls, &section.client_ca)?;
     let listener = bind(section.listen, Some(tls)).await?;
-    let (routes, _) = core_routes(config, verifier, peers(config)?, shutdown).await?;
-    Ok(Bound { core: Some((listener, routes.into_axum_router())), edge: None })
+    let (routes, upkeep) = core_routes(config, verifier, peers(config)?, shutdown).await?;
+    Ok(Bound { core: Some((listener, routes.into_axum_router())), edge: None, upkeep: Some(upkeep) })
 }
 
 /// The edge alone, in front of a core in another process.
@@ -104,7 +124,7 @@ pub async fn edge(config: &Config) -> Result<Bound, StartError> {
     section.check()?;
     let listener = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
     let router = edge_router(section, verifier, Link::remote(backend)?, Health::default())?;
-    Ok(Bound { core: None, edge: Some((listener, router)) })
+    Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None })
 }
 
 /// Edge and core in one process: the same service, called in memory. With a `[core]` section the core serves other
@@ -119,11 +139,10 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
         None => None,
         Some(core) => Some(bind(core.listen, Some(tls::mutual_server(&core.tls, &core.client_ca)?)).await?),
     };
-    let (routes, audit) = core_routes(config, Some(Arc::clone(&verifier)), peers, shutdown).await?;
+    let (routes, upkeep) = core_routes(config, Some(Arc::clone(&verifier)), peers, shutdown).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
-    let health = Health::new(vec![("journal", Box::new(move || audit.is_writable()))]);
-    let router = edge_router(section, verifier, Link::local(routes), health)?;
-    Ok(Bound { core, edge: Some((edge, router)) })
+    let router = edge_router(section, verifier, Link::local(routes), upkeep.health.clone())?;
+    Ok(Bound { core, edge: Some((edge, router)), upkeep: Some(upkeep) })
 }
 
 impl Bound {
@@ -145,8 +164,40 @@ impl Bound {
                 shutdown.tasks().spawn(listener.serve(router, shutdown.token(), shutdown.tasks()));
             }
         }
+        if let Some(upkeep) = self.upkeep {
+            upkeep.start(shutdown);
+        }
         shutdown.finished().await
     }
+}
+
+impl Upkeep {
+    /// Closes what has ended, recovers what was cut off, and tells how the core is, until the shutdown.
+    fn start(self, shutdown: &Shutdown) {
+        let Self { broker, reconciler, closes, records, health, reporter } = self;
+        if records {
+            shutdown.tasks().spawn(recover::run(broker, shutdown.token()));
+        }
+        if closes {
+            shutdown.tasks().spawn(reconciler.run());
+        }
+        let stop = shutdown.token();
+        shutdown.tasks().spawn(async move {
+            loop {
+                let status = if health.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
+                reporter.set_service_status(server::SERVICE, status).await;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(HEALTH_EVERY) => {}
+                }
+            }
+        });
+    }
+}
+
+/// A reconciler without a service around it, for one round.
+pub async fn reconciler(config: &Config, shutdown: &Shutdown) -> Result<Arc<Reconciler>, StartError> {
+    Ok(core_parts(config, shutdown).await?.1)
 }
 
 /// The targets that the configuration names, checked.
@@ -169,11 +220,27 @@ async fn core_routes(
     verifier: Option<Arc<Verifier>>,
     peers: Peers,
     shutdown: &Shutdown,
-) -> Result<(tonic::service::Routes, Audit), StartError> {
+) -> Result<(tonic::service::Routes, Upkeep), StartError> {
+    let (broker, reconciler, audit) = core_parts(config, shutdown).await?;
+    let records = audit.keeps_a_journal();
+    let closes = config.leases.close && records;
+    let journal = move || (!audit.is_writable()).then(|| "cannot be written".to_owned());
+    let late = Arc::clone(&reconciler);
+    let closing = move || {
+        let lag = late.lag();
+        (closes && lag > upkeep::LATE).then(|| format!("{} s late", lag.as_secs()))
+    };
+    let health = Health::new(vec![("journal", Box::new(journal)), ("reconciler", Box::new(closing))]);
+    let authenticator = Authenticator::new(peers, verifier, Annotations::read(DESCRIPTOR_SET)?);
+    let (routes, reporter) =
+        server::routes(Arc::clone(&broker), Arc::clone(&reconciler), Arc::new(authenticator)).await?;
+    Ok((routes, Upkeep { broker, reconciler, closes, records, health, reporter }))
+}
+
+async fn core_parts(config: &Config, shutdown: &Shutdown) -> Result<(Arc<Broker>, Arc<Reconciler>, Audit), StartError> {
     let clock = Clock::system();
     let (accounts, targets) = targets(config)?;
     let policy = Policy::load(&config.policy)?;
-    let annotations = Annotations::read(DESCRIPTOR_SET)?;
     let aws = Aws::new(&config.aws, accounts).await?;
     // The journal is opened last: a start that fails leaves no file.
     let journal =
@@ -183,10 +250,12 @@ async fn core_routes(
         None => tracing::warn!("no `[audit] directory` is configured: this core lists and checks, and changes nothing"),
     }
     let audit = Audit::new(journal);
-    let broker = Broker::new(policy, audit.clone(), aws, Actions::embedded()?, targets, clock, shutdown.tasks());
-    let authenticator = Authenticator::new(peers, verifier, annotations);
-    let routes = server::routes(Arc::new(broker), Arc::new(authenticator)).await?;
-    Ok((routes, audit))
+    let actions = Actions::embedded()?;
+    let leases = config.leases.clone();
+    let broker = Broker::new(policy, audit.clone(), aws, actions, targets, leases, clock, shutdown.tasks());
+    let broker = Arc::new(broker);
+    let reconciler = Arc::new(Reconciler::new(Arc::clone(&broker), shutdown.token()));
+    Ok((broker, reconciler, audit))
 }
 
 fn edge_router(

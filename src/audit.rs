@@ -6,6 +6,7 @@
 
 mod journal;
 mod record;
+mod unfinished;
 
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
@@ -13,11 +14,13 @@ use std::time::Instant;
 use crate::error::{Code, Error};
 use crate::identity::Caller;
 use crate::operation::rule::Rule;
-use crate::operation::{CallId, Operation, Tool};
+use crate::operation::target::{GroupId, Place};
+use crate::operation::{self, CallId, Operation, Tool};
 use crate::policy::LookPermit;
 
 pub use journal::{Config, Journal, JournalError};
 pub use record::AwsCall;
+pub use unfinished::Unfinished;
 
 use record::{Begin, End, Refused, Who};
 
@@ -57,8 +60,21 @@ pub enum Outcome<'a> {
     Denied(&'a Error, Vec<String>),
     /// It failed, and AWS is as it was.
     Failed(&'a Error),
+    /// It failed, and some of it was done before.
+    Partly(&'a Error),
     /// It failed, and whether AWS has changed is not known.
     Unknown(&'a Error),
+}
+
+/// What became of an operation that was begun and not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// AWS shows that it was done.
+    Done,
+    /// AWS shows that it was not.
+    NotDone,
+    /// AWS cannot tell any more.
+    Unknown,
 }
 
 /// Why an operation cannot be recorded.
@@ -124,21 +140,42 @@ impl Audit {
             call: call.as_str().to_owned(),
             tool: tool.name(),
             who: caller.map(Who::of),
-            target: operation.map(|operation| record::Target::of(operation.target())),
-            arguments: operation.map(record::arguments),
+            target: operation.map(|operation| record::Target::of(operation.scope())),
+            arguments: operation.map(operation::arguments),
             error: record::Failure::of(error),
             policies,
         }));
+    }
+
+    /// Whether changes can be recorded at all.
+    pub fn keeps_a_journal(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// The changes that former processes began in this journal's directory and did not live to end.
+    pub fn unfinished(&self) -> Result<Vec<Unfinished>, JournalError> {
+        self.journal.as_ref().map_or(Ok(Vec::new()), |journal| unfinished::read(journal.path()))
+    }
+
+    /// Records what was seen in AWS and is nobody's call: that a rule went, changed, or carries damaged tags.
+    pub fn observed(&self, what: &'static str, place: &Place, group: &GroupId, rule: &Rule) {
+        self.write(record::Body::Observed(record::Observed::of(what, place, group, rule)));
+    }
+
+    /// Ends an operation of a former process.
+    pub fn recovered(&self, call: &str, found: Found, rules: &[Rule], by: &CallId) {
+        self.write(record::Body::End(End::recovered(call, &found, rules, by)));
     }
 
     fn begin(permit: &LookPermit, session_policy: &str) -> record::Body {
         let operation = permit.operation();
         record::Body::Begin(Begin {
             call: operation.call().as_str().to_owned(),
+            part_of: operation.part_of().map(|call| call.as_str().to_owned()),
             tool: operation.tool().name(),
             who: Who::of(permit.caller()),
-            target: record::Target::of(operation.target()),
-            arguments: record::arguments(operation),
+            target: record::Target::of(operation.scope()),
+            arguments: operation::arguments(operation),
             policies: permit.policies().to_vec(),
             session_policy_sha256: session_policy.to_owned(),
             changes: operation.changes(),

@@ -8,6 +8,7 @@ mod assume;
 mod ec2;
 mod error;
 pub mod session_policy;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use url::Url;
 use crate::operation::target::{AccountId, Region, TargetError};
 
 pub use assume::Session;
-pub use ec2::Authorized;
+pub use ec2::{Authorized, GroupFacts};
 pub use error::AwsError;
 
 /// How long one connection to AWS may take to open.
@@ -62,6 +63,14 @@ pub struct AccountConfig {
     pub external_id: Option<String>,
     /// The Regions that may be used in it.
     pub regions: Vec<String>,
+    /// How many inbound rules of each family a security group of this account may have: AWS's quota, 60 unless it was
+    /// raised.
+    #[serde(default = "rules_per_group")]
+    pub rules_per_group: u16,
+}
+
+fn rules_per_group() -> u16 {
+    60
 }
 
 /// An account and the way into it.
@@ -71,6 +80,7 @@ pub struct Account {
     external_id: Option<String>,
     partition: String,
     regions: BTreeSet<Region>,
+    rules_per_group: u16,
 }
 
 /// The accounts that are configured.
@@ -84,6 +94,7 @@ pub struct Aws {
     sts: BTreeMap<Region, aws_sdk_sts::Client>,
     /// Clients without any credentials: each request brings its own session's.
     ec2: BTreeMap<Region, aws_sdk_ec2::Client>,
+    time: time::AwsTime,
 }
 
 /// Why `[aws]` is wrong, or AWS cannot be used.
@@ -161,6 +172,7 @@ impl Accounts {
                 external_id: account.external_id.clone(),
                 partition,
                 regions,
+                rules_per_group: account.rules_per_group,
             };
             if accounts.insert(id.clone(), entry).is_some() {
                 return Err(ConfigError::Twice(id));
@@ -184,6 +196,11 @@ impl Account {
     /// The ARN partition: `aws`, `aws-cn` or `aws-us-gov`.
     pub fn partition(&self) -> &str {
         &self.partition
+    }
+
+    /// How many inbound rules of each family one of its security groups may have.
+    pub fn rules_per_group(&self) -> u16 {
+        self.rules_per_group
     }
 }
 
@@ -218,16 +235,23 @@ impl Aws {
         let mut bare = base.clone().into_builder();
         bare.set_credentials_provider(None);
         let bare = bare.build();
+        let time = time::AwsTime::default();
         let (mut sts, mut ec2) = (BTreeMap::new(), BTreeMap::new());
         for region in regions {
             let name = aws_config::Region::new(region.as_str().to_owned());
-            let config = aws_sdk_sts::config::Builder::from(&base).region(name.clone()).build();
+            let config =
+                aws_sdk_sts::config::Builder::from(&base).region(name.clone()).interceptor(time.clone()).build();
             sts.insert(region.clone(), aws_sdk_sts::Client::from_conf(config));
-            let config = aws_sdk_ec2::config::Builder::from(&bare).region(name);
+            let config = aws_sdk_ec2::config::Builder::from(&bare).region(name).interceptor(time.clone());
             let config = config.identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache()).build();
             ec2.insert(region.clone(), aws_sdk_ec2::Client::from_conf(config));
         }
-        Ok(Self { accounts, sts, ec2 })
+        Ok(Self { accounts, sts, ec2, time })
+    }
+
+    /// The time as AWS last told it; none before it has answered for the first time.
+    pub fn time(&self) -> Option<jiff::Timestamp> {
+        self.time.now()
     }
 
     /// The accounts that are configured.

@@ -2,26 +2,92 @@
 //!
 //! This file is the road of every call through the core. Each step takes what the step before it made, so none can be
 //! left out: policy makes the permit, the audit trail makes the entry from the permit, AWS makes the session from both,
-//! and only a second permit with an entry that is on disk changes anything.
+//! and only a second permit with an entry that is on disk changes anything. What each kind of change does with leases is
+//! in the modules below: [`add`], [`remove`], [`extend`], [`relocate`] (`whitelist_move`), and, for the service's own
+//! ends, [`upkeep`]. They share two protocols: [`hold`] puts a lease on a rule that stands, and [`close`] takes a rule
+//! away without losing a holder who joins meanwhile.
 
-use std::sync::Arc;
+mod add;
+mod answer;
+mod close;
+mod directory;
+mod extend;
+mod failure;
+mod hold;
+mod leaver;
+mod plan;
+mod relocate;
+mod remove;
+mod search;
+pub mod upkeep;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::audit::{Audit, Entry, Outcome};
-use crate::aws::session_policy::{Actions, SessionPolicy};
-use crate::aws::{Authorized, Aws, AwsError, Session};
+use crate::audit::{Audit, DurableEntry, Entry, Outcome};
+use crate::aws::session_policy::{Actions, Power, SessionPolicy};
+use crate::aws::{Aws, AwsError, Session};
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::identity::Caller;
-use crate::operation::ownership::Ownership;
+use crate::operation::lease::Holder;
+use crate::operation::ownership::Spent;
 use crate::operation::reach::Reach;
-use crate::operation::rule::{Rule, Source, Traffic};
+use crate::operation::rule::{Rule, Traffic};
 use crate::operation::target::Targets;
-use crate::operation::{Add, CallId, Check, Context, Kind, List, Operation, Remove, Tool};
-use crate::policy::{Denial, LookPermit, Policy, RemovePermit};
+use crate::operation::{CallId, Check, Context, Kind, List, Operation, Tool};
+use crate::policy::{LookPermit, Policy};
+
+pub use answer::{Answer, Item, Plan, Word};
+pub use directory::{FRESH, LOOK_AGAIN};
+pub use leaver::{AT_ONCE, Ended, Missed};
+pub use search::GroupShown;
+
+use directory::Directory;
+use failure::Failure;
+
+/// `[leases]` in the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How long a rule stays marked before it is taken away: longer than AWS takes until every read shows a write.
+    #[serde(deserialize_with = "duration")]
+    pub settle: Duration,
+    /// Whether this core closes what has ended.
+    pub close: bool,
+    /// How often it looks for what others have opened; it wakes for every end that it knows of besides.
+    #[serde(deserialize_with = "duration")]
+    pub interval: Duration,
+    /// Whether groups that carry the tag `whitelistmcp:managed` can be asked for as well as those that are configured.
+    pub discover: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { settle: Duration::from_secs(3), close: true, interval: Duration::from_secs(30), discover: true }
+    }
+}
+
+/// Reads a duration such as `3s`: from a millisecond to five minutes.
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
+    let sound = length.filter(|length| (Duration::from_millis(1)..=Duration::from_secs(300)).contains(length));
+    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration from 1ms to 5m, such as 30s")))
+}
+
+/// How far this machine's clock may be from AWS's before nothing is opened any more: an end would be wrong by as much.
+const SKEW_MOST: i64 = 60;
+
+/// How long a rule that was taken away is remembered: several rounds of the reconciler.
+const REMEMBERED_FOR: Duration = Duration::from_secs(900);
 
 /// Performs operations.
 #[derive(Debug)]
@@ -30,107 +96,68 @@ pub struct Broker {
     audit: Audit,
     aws: Aws,
     actions: Actions,
-    targets: Targets,
+    directory: Directory,
+    config: Config,
     clock: Clock,
     tasks: TaskTracker,
+    /// The rules that this core has taken away, and when, so that they are not taken for lost.
+    gone: Mutex<HashMap<String, Instant>>,
 }
 
-/// What came of an operation.
-#[derive(Debug)]
-pub enum Answer {
-    /// A rule was asked for.
-    Added {
-        /// What happened.
-        outcome: Added,
-        /// The rule as it stands, or would.
-        rule: Rule,
-    },
-    /// A removal was asked for.
-    Removed {
-        /// What happened.
-        outcome: Removed,
-        /// The rules that were removed, or would be.
-        rules: Vec<Rule>,
-        /// The rules that match as well and stand on, each with the reason.
-        kept: Vec<(Rule, String)>,
-    },
-    /// A list was asked for.
-    Listed {
-        /// The rules that the filters let through.
-        rules: Vec<Rule>,
-        /// How many there are in all.
-        total: usize,
-    },
-    /// A check was asked for.
-    Checked {
-        /// The answer.
-        verdict: crate::operation::reach::Verdict,
-        /// The rules that let it in.
-        allowed_by: Vec<Rule>,
-        /// The rules that might.
-        might_allow: Vec<Rule>,
-    },
-}
-
-/// What came of asking for a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Added {
-    /// It was made.
-    Opened,
-    /// It stood already.
-    AlreadyOpen,
-    /// It would be made.
-    WouldOpen,
-}
-
-/// What came of asking for a removal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removed {
-    /// Rules were removed.
-    Removed,
-    /// There was nothing to remove.
-    Nothing,
-    /// Rules would be removed.
-    WouldRemove,
-}
-
-/// Why an operation that was begun was not done.
-enum Failure {
-    Denied(Denial),
-    Aws(AwsError),
-    /// AWS contradicts itself, as it may for a moment after a change.
-    Unsettled,
-}
-
-impl From<Denial> for Failure {
-    fn from(denial: Denial) -> Self {
-        Self::Denied(denial)
-    }
-}
-
-impl From<AwsError> for Failure {
-    fn from(error: AwsError) -> Self {
-        Self::Aws(error)
-    }
+/// One change under way: everything that its steps share.
+struct Job<'a> {
+    broker: &'a Broker,
+    permit: &'a LookPermit,
+    session: &'a Session<'a>,
+    recorded: &'a DurableEntry,
+    /// Who asks, as it is written on rules.
+    holder: Holder,
+    /// Whether AWS has been changed.
+    acted: AtomicBool,
 }
 
 impl Broker {
     /// Puts the parts together.
+    #[expect(clippy::too_many_arguments, reason = "the composition root hands every part over, once")]
     pub fn new(
         policy: Policy,
         audit: Audit,
         aws: Aws,
         actions: Actions,
         targets: Targets,
+        config: Config,
         clock: Clock,
         tasks: TaskTracker,
     ) -> Self {
-        Self { policy, audit, aws, actions, targets, clock, tasks }
+        let directory = Directory::new(targets);
+        Self { policy, audit, aws, actions, directory, config, clock, tasks, gone: Mutex::default() }
+    }
+
+    /// The groups, accounts and Regions that are known at the moment.
+    pub fn targets(&self) -> Arc<Targets> {
+        self.directory.targets()
     }
 
     /// What requests are read against, for a caller.
-    pub fn context(&self, caller: &Caller) -> Context<'_> {
-        Context { targets: &self.targets, caller: caller.address(), now: self.clock.now() }
+    pub fn context<'a>(&self, caller: &Caller, targets: &'a Targets) -> Context<'a> {
+        Context { targets, caller: caller.address(), now: self.clock.now() }
+    }
+
+    /// The time by which leases are judged: AWS's own, once it has told it.
+    pub fn now(&self) -> Timestamp {
+        self.aws.time().unwrap_or_else(|| self.clock.now())
+    }
+
+    /// Remembers that this core has taken a rule away.
+    fn took_away(&self, rule: &Rule) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.retain(|_, at| at.elapsed() < REMEMBERED_FOR);
+        gone.extend(rule.id.clone().map(|id| (id, Instant::now())));
+    }
+
+    /// Whether this core has taken the rule away itself.
+    fn is_expected_gone(&self, rule_id: &str) -> bool {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).contains_key(rule_id)
     }
 
     /// Records a call that was refused before it became an operation.
@@ -145,6 +172,20 @@ impl Broker {
         error
     }
 
+    /// Decides whether AWS may be looked at for this, and makes the session policy for it.
+    fn permit(&self, caller: Arc<Caller>, operation: Operation) -> Result<(LookPermit, SessionPolicy), Error> {
+        let permit = self.policy.look(Arc::clone(&caller), operation).map_err(|(denial, operation)| {
+            let policies = denial.policies();
+            self.refuse_operation(&caller, &operation, denial.into(), policies)
+        })?;
+        let operation = permit.operation();
+        let account = self.aws.accounts().find(operation.scope().place().account());
+        let account =
+            account.ok_or_else(|| self.refuse_operation(&caller, operation, AwsError::NoRole.into(), Vec::new()))?;
+        let policy = self.actions.session_policy(&Power::of(operation, caller.principal()), account);
+        Ok((permit, policy))
+    }
+
     /// Performs an operation. Dropping the future gives up a read; a change that was begun is finished all the same.
     pub async fn perform(
         self: &Arc<Self>,
@@ -152,22 +193,9 @@ impl Broker {
         operation: Operation,
         deadline: Option<Instant>,
     ) -> Result<Answer, Error> {
-        let operation = Arc::new(operation);
-        let permit = self.policy.look(Arc::clone(&caller), Arc::clone(&operation)).map_err(|denial| {
-            let policies = denial.policies();
-            self.refuse_operation(&caller, &operation, denial.into(), policies)
-        })?;
-        let account = self.aws.accounts().find(operation.target().account());
-        let account =
-            account.ok_or_else(|| self.refuse_operation(&caller, &operation, AwsError::NoRole.into(), Vec::new()))?;
-        let policy = self.actions.session_policy(
-            operation.tool(),
-            operation.changes(),
-            account,
-            operation.target(),
-            operation.call(),
-        );
-        if !operation.changes() {
+        let changes = operation.changes();
+        let (permit, policy) = self.permit(caller, operation)?;
+        if !changes {
             return self.read(&permit, &policy, deadline).await;
         }
         let broker = Arc::clone(self);
@@ -194,23 +222,18 @@ impl Broker {
         let entry = self.audit.begin_read(permit, policy.sha256());
         let result = async {
             let session = self.aws.assume(permit, policy, &entry, deadline).await?;
+            if let Some(leases) = permit.operation().leases() {
+                return self.find_leases(permit, &session, leases).await;
+            }
             let standing = session.rules().await?;
             match permit.operation().kind() {
                 Kind::List(list) => Ok(listed(list, standing)),
                 Kind::Check(check) => Ok(checked(check, &standing)),
-                Kind::Add(add) => {
-                    self.policy.add(permit, &standing)?;
-                    Ok(self.would_add(permit, add, standing))
-                }
-                Kind::Remove(remove) => {
-                    let removal = self.policy.remove(permit, matching(remove, standing))?;
-                    let outcome = if removal.rules().is_empty() { Removed::Nothing } else { Removed::WouldRemove };
-                    Ok(removed(outcome, &removal))
-                }
+                _ => self.dry_run(permit, &session, standing).await,
             }
         }
         .await;
-        settle(entry, result, false)
+        settle(entry, result, false, false)
     }
 
     /// An operation that may change AWS. It is on disk before AWS hears of it.
@@ -223,183 +246,145 @@ impl Broker {
         let recorded = self.audit.begin_change(permit, policy.sha256()).await;
         let recorded = recorded
             .map_err(|error| self.refuse_operation(permit.caller(), permit.operation(), error.into(), Vec::new()))?;
+        let mut acted = false;
         let result = async {
             let session = self.aws.assume(permit, policy, recorded.entry(), deadline).await?;
             let standing = session.rules().await?;
             recorded.before(&standing);
-            match permit.operation().kind() {
-                Kind::Add(add) => self.add(permit, add, &session, &recorded, standing).await,
-                Kind::Remove(remove) => self.remove(permit, remove, &session, &recorded, standing).await,
-                // INVARIANT: `Operation::changes` is false for these, so they never get here.
-                Kind::List(list) => Ok(listed(list, standing)),
-                Kind::Check(check) => Ok(checked(check, &standing)),
-            }
+            self.check_clock()?;
+            self.check_plan(permit, &standing)?;
+            let job = self.job(permit, &session, &recorded)?;
+            let answer = match permit.operation().kind() {
+                Kind::Add(add) => job.add(add, standing).await,
+                Kind::Remove(remove) => job.remove(remove, standing).await,
+                Kind::Extend(extend) => job.extend(extend, standing).await,
+                Kind::Move(relocate) => job.relocate(relocate, standing).await,
+                // INVARIANT: the others change nothing, or are the service's own (`upkeep`), so they never get here.
+                _ => Err(Failure::Unsettled),
+            };
+            acted = job.acted.load(Ordering::Relaxed);
+            answer
         }
         .await;
-        settle(recorded.into_entry(), result, true)
+        settle(recorded.into_entry(), result, true, acted)
     }
 
-    async fn add(
-        &self,
-        permit: &LookPermit,
-        add: &Add,
-        session: &Session<'_>,
-        recorded: &crate::audit::DurableEntry,
-        standing: Vec<Rule>,
-    ) -> Result<Answer, Failure> {
-        let allowed = self.policy.add(permit, &standing)?;
-        recorded.entry().decided(allowed.policies());
-        if let Some(rule) = standing.into_iter().find(|rule| rule.is(add.block, add.ports)) {
-            return Ok(Answer::Added { outcome: Added::AlreadyOpen, rule });
-        }
-        let ownership = self.ownership(permit, add);
-        let stands = |rules: Vec<Rule>| rules.into_iter().find(|rule| rule.is(add.block, add.ports));
-        let ours = |rule: &Rule| rule.ownership.as_ref().is_some_and(|own| own.call == ownership.call);
-        match session.authorize(&allowed, recorded, add, &ownership).await {
-            Ok(Authorized::Made(rule)) => Ok(Answer::Added { outcome: Added::Opened, rule: *rule }),
-            // Somebody was faster, or our own request went through and its answer was lost: the rule's tag tells.
-            Ok(Authorized::Duplicate) => {
-                let rules = session.rules_after_change().await.map_err(|_| Failure::Unsettled)?;
-                let rule = stands(rules).ok_or(Failure::Unsettled)?;
-                let outcome = if ours(&rule) { Added::Opened } else { Added::AlreadyOpen };
-                Ok(Answer::Added { outcome, rule })
-            }
-            Err(error) if error.may_have_acted() => match session.rules_after_change().await.map(stands) {
-                Ok(Some(rule)) if ours(&rule) => Ok(Answer::Added { outcome: Added::Opened, rule }),
-                _ => Err(error.into()),
-            },
-            Err(error) => Err(error.into()),
-        }
+    fn job<'a>(
+        &'a self,
+        permit: &'a LookPermit,
+        session: &'a Session<'a>,
+        recorded: &'a DurableEntry,
+    ) -> Result<Job<'a>, Failure> {
+        let holder = holder(permit)?;
+        Ok(Job { broker: self, permit, session, recorded, holder, acted: AtomicBool::new(false) })
     }
 
-    async fn remove(
-        &self,
-        permit: &LookPermit,
-        remove: &Remove,
-        session: &Session<'_>,
-        recorded: &crate::audit::DurableEntry,
-        standing: Vec<Rule>,
-    ) -> Result<Answer, Failure> {
-        let removal = self.policy.remove(permit, matching(remove, standing))?;
-        recorded.entry().decided(removal.policies());
-        if removal.rules().is_empty() {
-            return Ok(removed(Removed::Nothing, &removal));
-        }
-        let Err(error) = session.revoke(&removal, recorded).await else {
-            return Ok(removed(Removed::Removed, &removal));
-        };
-        // A rule that went meanwhile, or a lost answer: what stands now tells.
-        let gone = error.code().is_some_and(|code| code.ends_with(".NotFound"));
-        if gone || error.may_have_acted() {
-            let left = session.rules_after_change().await;
-            let stands =
-                |rule: &Rule| left.as_ref().map_or(true, |left| left.iter().any(|stands| stands.id == rule.id));
-            if !removal.rules().iter().any(stands) {
-                return Ok(removed(Removed::Removed, &removal));
-            }
-            if gone {
-                return Err(Failure::Unsettled);
-            }
-        }
-        Err(error.into())
+    /// Fails if this machine's clock is so far off that an end written now would be wrong.
+    fn check_clock(&self) -> Result<(), Failure> {
+        let Some(aws) = self.aws.time() else { return Ok(()) };
+        let off = self.clock.now().duration_since(aws).as_secs();
+        if off.abs() > SKEW_MOST { Err(Failure::Skewed { off }) } else { Ok(()) }
+    }
+}
+
+/// Who asks, as it is written on rules.
+fn holder(permit: &LookPermit) -> Result<Holder, Failure> {
+    let principal = permit.caller().principal();
+    Holder::new(principal.name(), principal.id()).ok_or(Failure::Unsettled)
+}
+
+// === impl Job ===
+
+impl Job<'_> {
+    fn now(&self) -> Timestamp {
+        self.broker.now()
     }
 
-    fn ownership(&self, permit: &LookPermit, add: &Add) -> Ownership {
-        let principal = permit.caller().principal();
-        let now: Timestamp = self.clock.now();
-        Ownership::new(
-            principal.name(),
-            principal.id(),
-            &add.reason,
-            now,
-            add.lease.until(),
-            permit.operation().call().as_str(),
-        )
+    fn call(&self) -> &str {
+        self.permit.operation().call().as_str()
     }
 
-    fn would_add(&self, permit: &LookPermit, add: &Add, standing: Vec<Rule>) -> Answer {
-        if let Some(rule) = standing.into_iter().find(|rule| rule.is(add.block, add.ports)) {
-            return Answer::Added { outcome: Added::AlreadyOpen, rule };
+    fn acted(&self) {
+        self.acted.store(true, Ordering::Relaxed);
+    }
+
+    /// How long to wait between two looks at what AWS has not settled yet.
+    fn pause(&self) -> Duration {
+        (self.broker.config.settle / 3).clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+
+    /// What remembers that this request was carried out, if the caller gave it a key.
+    fn spent(&self, until: Timestamp) -> Option<Spent> {
+        let operation = self.permit.operation();
+        let key = operation.key()?;
+        Some(Spent {
+            digest: Spent::digest_of(&self.holder, key),
+            at: crate::operation::term::whole_seconds(self.now()),
+            arguments: crate::operation::ownership::short(&operation.fingerprint()),
+            call: self.call().to_owned(),
+            until,
+        })
+    }
+
+    /// The rules on which this very request was carried out before, under the same key.
+    fn replayed<'r>(&self, standing: &'r [Rule]) -> Result<Vec<(&'r Rule, &'r Spent)>, Failure> {
+        let operation = self.permit.operation();
+        let Some(key) = operation.key() else { return Ok(Vec::new()) };
+        let digest = Spent::digest_of(&self.holder, key);
+        let now = self.now();
+        let found = standing.iter().flat_map(|rule| {
+            let spent = rule.ownership().map(|ownership| ownership.spent.as_slice()).unwrap_or_default();
+            spent.iter().map(move |spent| (rule, spent))
+        });
+        let found: Vec<_> = found.filter(|(_, spent)| spent.digest == digest && spent.is_fresh(now)).collect();
+        let arguments = crate::operation::ownership::short(&operation.fingerprint());
+        if found.iter().any(|(_, spent)| spent.arguments != arguments) {
+            return Err(Failure::KeyReused);
         }
-        let ownership = self.ownership(permit, add);
-        let rule = Rule {
-            id: None,
-            source: Source::Block(add.block),
-            traffic: Traffic::Ports(add.ports),
-            description: ownership.description(),
-            ownership: Some(ownership),
-        };
-        Answer::Added { outcome: Added::WouldOpen, rule }
+        Ok(found)
     }
 }
 
 /// Ends the entry, and turns a failure into the caller's error.
-fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool) -> Result<Answer, Error> {
+fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, acted: bool) -> Result<Answer, Error> {
     let failure = match result {
         Ok(answer) => {
-            let (changed, rules): (bool, &[Rule]) = match &answer {
-                Answer::Added { outcome, rule } => (changing && *outcome == Added::Opened, std::slice::from_ref(rule)),
-                Answer::Removed { outcome, rules, .. } => (changing && *outcome == Removed::Removed, rules),
-                // What was read is not written down: it is the group's, not the caller's doing.
-                Answer::Listed { .. } | Answer::Checked { .. } => (false, &[]),
-            };
-            entry.end(&Outcome::Done { changed, rules });
+            // What was read is not written down: it is the group's, not the caller's doing.
+            let (changed, rules) = answer.changed();
+            entry.end(&Outcome::Done { changed: changing && changed, rules: &rules });
             return Ok(answer);
         }
         Err(failure) => failure,
     };
-    match failure {
-        Failure::Denied(denial) => {
-            let policies = denial.policies();
-            let error = Error::from(denial);
-            entry.end(&Outcome::Denied(&error, policies));
-            Err(error)
-        }
-        Failure::Aws(aws) => {
-            let unknown = changing && aws.may_have_acted();
-            let error = Error::from(aws);
-            entry.end(&if unknown { Outcome::Unknown(&error) } else { Outcome::Failed(&error) });
-            Err(error)
-        }
-        Failure::Unsettled => {
-            let text = "AWS has not settled yet: it reports a rule and does not show it, or the other way round; try again in a few seconds";
-            let error =
-                Error::new(Code::Unavailable, "AWS_UNSETTLED", text).retry_after(std::time::Duration::from_secs(3));
-            entry.end(&Outcome::Unknown(&error));
-            Err(error)
-        }
+    let policies = failure.policies();
+    let denied = matches!(failure, Failure::Denied(_));
+    let unknown = changing && failure.may_have_acted();
+    let mut error = Error::from(failure);
+    if acted {
+        error = error.fact("partly_done", "true");
     }
-}
-
-fn matching(remove: &Remove, standing: Vec<Rule>) -> Vec<Rule> {
-    let matches = |rule: &Rule| {
-        remove.rule_id.as_ref().is_none_or(|id| rule.id.as_ref() == Some(id))
-            && remove.block.is_none_or(|block| rule.source.block() == Some(block))
-            && remove.ports.is_none_or(|ports| rule.traffic == Traffic::Ports(ports))
-            && remove.protocol.is_none_or(|protocol| rule.traffic.protocol() == protocol.as_str())
-    };
-    standing.into_iter().filter(matches).collect()
-}
-
-fn removed(outcome: Removed, removal: &RemovePermit) -> Answer {
-    let kept = removal.kept().iter().map(|(rule, denial)| (rule.clone(), denial.to_string())).collect();
-    Answer::Removed { outcome, rules: removal.rules().to_vec(), kept }
+    entry.end(&match (unknown, acted, denied) {
+        (true, ..) => Outcome::Unknown(&error),
+        (_, true, _) => Outcome::Partly(&error),
+        (_, _, true) => Outcome::Denied(&error, policies),
+        _ => Outcome::Failed(&error),
+    });
+    Err(error)
 }
 
 fn listed(list: &List, standing: Vec<Rule>) -> Answer {
     let total = standing.len();
     let shown = |rule: &Rule| {
-        let ownership = rule.ownership.as_ref();
+        let held = |holder: &String| {
+            rule.ownership().is_some_and(|own| own.leases.iter().any(|lease| lease.holder.is_called(holder)))
+        };
         list.block.is_none_or(|block| rule.source.block().is_some_and(|own| own.overlaps(block)))
             && list.ports.is_none_or(|ports| rule.traffic.overlaps(ports))
             && list
                 .protocol
                 .is_none_or(|protocol| rule.traffic == Traffic::All || rule.traffic.protocol() == protocol.as_str())
-            && list
-                .holder
-                .as_ref()
-                .is_none_or(|holder| ownership.is_some_and(|own| own.holder == *holder || own.holder_id == *holder))
-            && (!list.managed_only || ownership.is_some())
+            && list.holder.as_ref().is_none_or(held)
+            && (!list.managed_only || rule.made != crate::operation::ownership::Made::Elsewhere)
     };
     Answer::Listed { rules: standing.into_iter().filter(shown).collect(), total }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{audit, aws, edge, grpc, identity, operation, policy, telemetry};
+use crate::{audit, aws, broker, edge, grpc, identity, operation, policy, telemetry};
 
 pub use environment::PREFIX;
 
@@ -30,6 +30,9 @@ pub struct Config {
     /// `[policy]`
     #[serde(default)]
     pub policy: policy::Config,
+    /// `[leases]`
+    #[serde(default)]
+    pub leases: broker::Config,
     /// `[audit]`
     #[serde(default)]
     pub audit: audit::Config,

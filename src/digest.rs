@@ -17,3 +17,9 @@ pub fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+/// A number from 0 to 1 that differs each time, for spreading what would otherwise happen at once.
+pub fn chance() -> f64 {
+    let random = uuid::Uuid::new_v4().as_u128() >> 96;
+    f64::from(u32::try_from(random).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
+}

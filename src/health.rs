@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-/// Answers whether one part can serve.
-type Check = Box<dyn Fn() -> bool + Send + Sync>;
+/// Answers what keeps one part from serving; nothing if it is well.
+type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// The parts that must be well for the process to be ready.
 #[derive(Clone, Default)]
@@ -29,9 +29,10 @@ impl Health {
 
     /// Whether every part is well.
     pub fn is_ready(&self) -> bool {
-        let down: Vec<&str> = self.0.iter().filter(|(_, check)| !check()).map(|(name, _)| *name).collect();
+        let down: Vec<String> =
+            self.0.iter().filter_map(|(name, check)| Some(format!("{name}: {}", check()?))).collect();
         if !down.is_empty() {
-            tracing::warn!(parts = down.join(","), "not ready");
+            tracing::warn!(parts = down.join("; "), "not ready");
         }
         down.is_empty()
     }

@@ -147,6 +147,11 @@ impl Caller {
         Self { principal, peer, address }
     }
 
+    /// The service itself, in one of its own roles.
+    pub fn own(role: &'static str) -> Self {
+        Self::new(Principal::own(role), PeerId::in_process(), None)
+    }
+
     /// Who calls.
     pub fn principal(&self) -> &Principal {
         &self.principal

@@ -1,100 +1,213 @@
 //! One request that is already valid: what is asked, of which security group, in canonical form.
 //!
-//! An [`Operation`] is made from a protobuf request and nothing else, by checking every field; after that nobody
-//! checks again. It says nothing of who asks (`identity`) or whether they may (`policy`), and does no I/O.
+//! An [`Operation`] is made from a protobuf request ([`request`]) or by the service itself ([`own`]), by checking every
+//! field; after that nobody checks again. It says nothing of who asks (`identity`) or whether they may (`policy`), and
+//! does no I/O. A request that names several groups becomes as many operations.
 
 pub mod address;
+mod canonical;
 pub mod lease;
+pub mod own;
 pub mod ownership;
 pub mod port;
 pub mod reach;
+pub mod request;
 pub mod rule;
 pub mod target;
-
-use std::net::IpAddr;
+pub mod term;
+mod text;
 
 use jiff::Timestamp;
 
 use crate::error::Error;
-use crate::pb::whitelistmcp::v1 as pb;
 
-use address::{Address, Block};
-use lease::Lease;
+use address::Block;
 use port::{Ports, Protocol};
-use target::{Target, Targets, is_aws_id};
+use rule::{Rule, Traffic};
+use target::{Place, Target};
+use term::Term;
 
-/// A tool of the service: one RPC of `WhitelistService`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub use canonical::arguments;
+pub use request::Context;
+
+/// What the service does, for others or for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tool {
     /// `whitelist_add`.
     Add,
     /// `whitelist_remove`.
     Remove,
+    /// `whitelist_extend`.
+    Extend,
+    /// `whitelist_move`.
+    Move,
     /// `whitelist_list`.
     List,
     /// `whitelist_check`.
     Check,
+    /// `whitelist_leases`.
+    Leases,
+    /// `whitelist_targets`.
+    Targets,
+    /// `whitelist_revoke_holder`.
+    RevokeHolder,
+    /// Its own: look for what has ended.
+    Survey,
+    /// Its own: close a rule whose leases have ended.
+    Close,
+    /// Its own: take tags away that no longer say anything.
+    Tidy,
+    /// Its own: find out what became of a change that was begun and not ended.
+    Recover,
+    /// Its own: find the groups that are opted in by a tag.
+    Discover,
 }
 
 /// The id of one call: a UUID version 7, so ids sort by time. It stands on the rule, in the session's tags, in the
 /// journal and in the answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CallId(String);
 
 /// One valid request.
 #[derive(Clone, Debug)]
 pub struct Operation {
     call: CallId,
+    /// The call of a request that named several groups, of which this is one.
+    part_of: Option<CallId>,
     received: Timestamp,
     asked: String,
-    target: Target,
+    tool: Tool,
+    scope: Scope,
     kind: Kind,
     notes: Vec<String>,
+}
+
+/// What an operation reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One security group.
+    Group(Target),
+    /// What is read of one account and Region.
+    Region(Place),
 }
 
 /// What is asked.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// Open the group to an address.
+    /// Open the group to addresses.
     Add(Add),
-    /// Close what matches.
+    /// End leases, and close what nobody holds any more.
     Remove(Remove),
+    /// Move the end of leases.
+    Extend(Extend),
+    /// Put leases on another address.
+    Move(Move),
     /// List what stands.
     List(List),
     /// Would this address get in?
     Check(Check),
+    /// Find leases in an account and Region.
+    Leases(Leases),
+    /// Close one rule, whose leases have ended.
+    Close(String),
+    /// Take tags off one rule, each only if it still has that value.
+    Tidy(Tidy),
+    /// Find rules, in whichever way the tool does.
+    Find,
 }
 
-/// A rule to make.
+/// Rules to make.
 #[derive(Clone, Debug)]
 pub struct Add {
+    /// What to let in, and on which ports: at least one, none twice.
+    pub openings: Vec<Opening>,
+    /// Why.
+    pub reason: String,
+    /// For how long.
+    pub term: Term,
+    /// How it is to be done.
+    pub manner: Manner,
+}
+
+/// One address block on one range of ports: what AWS takes for one rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Opening {
     /// What to let in.
     pub block: Block,
     /// On which ports.
     pub ports: Ports,
-    /// Why.
-    pub reason: String,
-    /// For how long.
-    pub lease: Lease,
-    /// Only say what would change.
-    pub dry_run: bool,
 }
 
-/// Which rules to remove: those that match every selector that is given. At least one is.
+/// Leases to end.
 #[derive(Clone, Debug)]
 pub struct Remove {
-    /// By id.
-    pub rule_id: Option<String>,
-    /// By exactly this block.
-    pub block: Option<Block>,
-    /// By exactly these ports.
-    pub ports: Option<Ports>,
-    /// By protocol.
-    pub protocol: Option<Protocol>,
+    /// On which rules.
+    pub selector: Selector,
+    /// Whose.
+    pub whose: Whose,
     /// Why.
     pub reason: String,
+    /// How it is to be done.
+    pub manner: Manner,
+}
+
+/// Leases to move the end of.
+#[derive(Clone, Debug)]
+pub struct Extend {
+    /// On which rules.
+    pub selector: Selector,
+    /// To when.
+    pub term: Term,
+    /// Why; as before unless said.
+    pub reason: Option<String>,
+    /// How it is to be done.
+    pub manner: Manner,
+}
+
+/// Leases to put on another address.
+#[derive(Clone, Debug)]
+pub struct Move {
+    /// On which rules.
+    pub selector: Selector,
+    /// The new address.
+    pub to: Block,
+    /// How it is to be done.
+    pub manner: Manner,
+}
+
+/// How a change is to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
     /// Only say what would change.
     pub dry_run: bool,
+    /// Only if what stands is what this plan saw.
+    pub plan: Option<String>,
+    /// Not a second time under this key.
+    pub key: Option<String>,
+}
+
+/// Which rules are meant: those that match everything that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    /// By id.
+    pub rule_id: Option<String>,
+    /// By exactly one of these blocks.
+    pub blocks: Vec<Block>,
+    /// By exactly one of these ranges.
+    pub ports: Vec<Ports>,
+    /// By protocol.
+    pub protocol: Option<Protocol>,
+}
+
+/// Whose leases are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The caller's own.
+    Own,
+    /// Everybody's.
+    Everyone,
+    /// One holder's, by name or id.
+    Named(String),
 }
 
 /// Which rules to show.
@@ -106,7 +219,7 @@ pub struct List {
     pub ports: Option<Ports>,
     /// Only rules of this protocol, or of all.
     pub protocol: Option<Protocol>,
-    /// Only rules of ours made for this holder, by name or id.
+    /// Only rules of ours that this holder holds, by name or id.
     pub holder: Option<String>,
     /// Only rules of ours.
     pub managed_only: bool,
@@ -121,15 +234,22 @@ pub struct Check {
     pub ports: Ports,
 }
 
-/// What a request is read against.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// The groups, accounts and Regions that are configured.
-    pub targets: &'a Targets,
-    /// The address that the caller calls from, where it is known.
-    pub caller: Option<IpAddr>,
-    /// The time.
-    pub now: Timestamp,
+/// Which leases to find.
+#[derive(Clone, Debug)]
+pub struct Leases {
+    /// Whose.
+    pub whose: Whose,
+    /// Only in this group.
+    pub group: Option<Target>,
+}
+
+/// Tags that no longer say anything.
+#[derive(Clone, Debug)]
+pub struct Tidy {
+    /// The rule they are on.
+    pub rule_id: String,
+    /// Each by key and value.
+    pub tags: Vec<(String, String)>,
 }
 
 /// A request that is wrong in a way that no field's own type knows.
@@ -148,6 +268,19 @@ pub enum OperationError {
         /// How long it may be.
         max: usize,
     },
+    /// A list that is too long.
+    #[error("`{field}` has {given} entries; {most} are the most")]
+    TooMany {
+        /// The field.
+        field: &'static str,
+        /// How many it has.
+        given: usize,
+        /// How many it may have.
+        most: usize,
+    },
+    /// One value and a list of them.
+    #[error("give `{0}` or `{1}`, not both")]
+    OneOrMany(&'static str, &'static str),
     /// A reason that says nothing.
     #[error("`reason` must say why in at least 3 characters")]
     ReasonTooShort,
@@ -160,9 +293,25 @@ pub enum OperationError {
     /// Not a rule id.
     #[error("`{0}` is not a security group rule id; it is sgr- and 8 to 17 hexadecimal digits")]
     RuleId(String),
-    /// A removal that would match everything.
-    #[error("say which rules to remove: give rule_id, address, port or protocol; a removal never means every rule")]
+    /// A removal or extension that would match everything.
+    #[error("say which rules are meant: give rule_id, address, port or protocol; a change never means every rule")]
     NoSelector,
+    /// Plans and dry runs exclude each other.
+    #[error("a dry run makes a plan, and a change is held to one: leave out `plan_id` or `dry_run`")]
+    PlannedDryRun,
+    /// Not the shape of a plan id.
+    #[error("`{0}` is not a plan id; a dry run answers with one, such as plan-0123456789abcdef")]
+    PlanId(String),
+    /// A plan for another number of groups.
+    #[error(
+        "the plan is for {planned} security groups and the request for {asked}: a plan holds for the very request it was made for"
+    )]
+    PlanCount {
+        /// How many the plan is for.
+        planned: usize,
+        /// How many are asked for.
+        asked: usize,
+    },
     /// An address family that the protocol does not have.
     #[error("{protocol} is for {family} addresses, and {block} is not one")]
     Family {
@@ -180,11 +329,16 @@ impl From<OperationError> for Error {
         let (field, reason) = match &error {
             OperationError::Missing(field) => (*field, "FIELD_MISSING"),
             OperationError::TooLong { field, .. } => (*field, "FIELD_TOO_LONG"),
+            OperationError::TooMany { field, .. } => (*field, "TOO_MANY"),
+            OperationError::OneOrMany(field, _) => (*field, "ONE_OR_MANY"),
             OperationError::ReasonTooShort => ("reason", "REASON_INVALID"),
             OperationError::ControlCharacter(field) => (*field, "CONTROL_CHARACTER"),
             OperationError::Credential(field) => (*field, "CREDENTIALS_REFUSED"),
             OperationError::RuleId(_) => ("rule_id", "RULE_ID_INVALID"),
             OperationError::NoSelector => ("rule_id", "SELECTOR_MISSING"),
+            OperationError::PlannedDryRun | OperationError::PlanId(_) | OperationError::PlanCount { .. } => {
+                ("plan_id", "PLAN_INVALID")
+            }
             OperationError::Family { .. } => ("protocol", "PROTOCOL_INVALID"),
         };
         Self::invalid(field, reason, error.to_string())
@@ -194,32 +348,64 @@ impl From<OperationError> for Error {
 // === impl Tool ===
 
 impl Tool {
-    /// Every tool.
-    pub const ALL: [Self; 4] = [Self::Add, Self::Remove, Self::List, Self::Check];
+    /// Every tool that others may call.
+    pub const ALL: [Self; 9] = [
+        Self::Add,
+        Self::Remove,
+        Self::Extend,
+        Self::Move,
+        Self::List,
+        Self::Check,
+        Self::Leases,
+        Self::Targets,
+        Self::RevokeHolder,
+    ];
 
-    /// The tool's MCP name. The proto says the same, and a test holds them together.
+    /// What the service does for itself.
+    pub const OWN: [Self; 5] = [Self::Survey, Self::Close, Self::Tidy, Self::Recover, Self::Discover];
+
+    /// The tool's MCP name, or what the audit trail calls it. The proto says the same, and a test holds them together.
     pub fn name(self) -> &'static str {
         match self {
             Self::Add => "whitelist_add",
             Self::Remove => "whitelist_remove",
+            Self::Extend => "whitelist_extend",
+            Self::Move => "whitelist_move",
             Self::List => "whitelist_list",
             Self::Check => "whitelist_check",
+            Self::Leases => "whitelist_leases",
+            Self::Targets => "whitelist_targets",
+            Self::RevokeHolder => "whitelist_revoke_holder",
+            Self::Survey => "survey",
+            Self::Close => "close",
+            Self::Tidy => "tidy",
+            Self::Recover => "recover",
+            Self::Discover => "discover",
         }
     }
 
-    /// The RPC's name in `whitelistmcp.v1.WhitelistService`.
-    pub fn rpc(self) -> &'static str {
-        match self {
+    /// The RPC's name in `whitelistmcp.v1.WhitelistService`; what the service does for itself has none.
+    pub fn rpc(self) -> Option<&'static str> {
+        Some(match self {
             Self::Add => "AddRule",
             Self::Remove => "RemoveRules",
+            Self::Extend => "ExtendLeases",
+            Self::Move => "MoveLeases",
             Self::List => "ListRules",
             Self::Check => "CheckAccess",
-        }
+            Self::Leases => "ListLeases",
+            Self::Targets => "ListTargets",
+            Self::RevokeHolder => "RevokeHolder",
+            Self::Survey | Self::Close | Self::Tidy | Self::Recover | Self::Discover => return None,
+        })
     }
 
-    /// Whether the tool changes what stands in AWS, other than in a dry run.
+    /// Whether the tool can change what stands in AWS, other than in a dry run.
     pub fn can_change(self) -> bool {
-        matches!(self, Self::Add | Self::Remove)
+        matches!(
+            self,
+            Self::Add | Self::Remove | Self::Extend | Self::Move | Self::RevokeHolder | Self::Close | Self::Tidy
+        )
     }
 
     /// The tool of that MCP name.
@@ -251,80 +437,45 @@ impl std::str::FromStr for CallId {
     }
 }
 
+// === impl Scope ===
+
+impl Scope {
+    /// The account and Region.
+    pub fn place(&self) -> &Place {
+        match self {
+            Self::Group(target) => target.place(),
+            Self::Region(place) => place,
+        }
+    }
+
+    /// The group, where there is one.
+    pub fn group(&self) -> Option<&Target> {
+        match self {
+            Self::Group(target) => Some(target),
+            Self::Region(_) => None,
+        }
+    }
+
+    /// How it is spoken of.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Group(target) => target.label(),
+            Self::Region(place) => place.to_string(),
+        }
+    }
+}
+
 // === impl Operation ===
 
 impl Operation {
-    // In each of these the group is looked up last: were another field refused only where the group is known, the answer
-    // would tell which names exist.
-
-    /// Reads a request to open.
-    pub fn add(request: pb::AddRuleRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let mut notes = Vec::new();
-        let block = context.required_block(&request.address, &mut notes)?;
-        let ports = Ports::parse(given("port", &request.port, 32)?, given("protocol", &request.protocol, 8)?)?;
-        same_family(block, ports.protocol())?;
-        let reason = text("reason", &request.reason)?.ok_or(OperationError::Missing("reason"))?;
-        if reason.chars().count() < 3 {
-            return Err(OperationError::ReasonTooShort.into());
-        }
-        let lease =
-            Lease::parse(given("duration", &request.duration, 32)?, given("until", &request.until, 40)?, context.now)?;
-        if ownership::is_altered(&reason) {
-            notes.push("AWS tags do not take every character of the reason: on the rule the others read `_`; the audit trail has it whole.".to_owned());
-        }
-        let add = Add { block, ports, reason, lease, dry_run: request.dry_run };
-        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
-        Ok(Self { call, received: context.now, asked, target, kind: Kind::Add(add), notes })
-    }
-
-    /// Reads a request to close.
-    pub fn remove(request: pb::RemoveRulesRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let mut notes = Vec::new();
-        let rule_id = given("rule_id", &request.rule_id, 64)?.map(rule_id).transpose()?;
-        let (ports, protocol) = selectors(&request.port, &request.protocol)?;
-        let remove = Remove {
-            rule_id,
-            block: context.block(&request.address, &mut notes)?,
-            ports,
-            protocol,
-            reason: text("reason", &request.reason)?.unwrap_or_default(),
-            dry_run: request.dry_run,
-        };
-        if remove.rule_id.is_none() && remove.block.is_none() && remove.ports.is_none() && remove.protocol.is_none() {
-            return Err(OperationError::NoSelector.into());
-        }
-        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
-        Ok(Self { call, received: context.now, asked, target, kind: Kind::Remove(remove), notes })
-    }
-
-    /// Reads a request to list.
-    pub fn list(request: pb::ListRulesRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let mut notes = Vec::new();
-        let (ports, protocol) = selectors(&request.port, &request.protocol)?;
-        let list = List {
-            block: context.block(&request.address, &mut notes)?,
-            ports,
-            protocol,
-            holder: text("holder", &request.holder)?,
-            managed_only: request.managed_only,
-        };
-        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
-        Ok(Self { call, received: context.now, asked, target, kind: Kind::List(list), notes })
-    }
-
-    /// Reads a request to check.
-    pub fn check(request: pb::CheckAccessRequest, call: CallId, context: Context<'_>) -> Result<Self, Error> {
-        let mut notes = Vec::new();
-        let block = context.required_block(&request.address, &mut notes)?;
-        let ports = Ports::parse(given("port", &request.port, 32)?, given("protocol", &request.protocol, 8)?)?;
-        same_family(block, ports.protocol())?;
-        let (asked, target) = context.target(&request.security_group, &request.account, &request.region)?;
-        Ok(Self { call, received: context.now, asked, target, kind: Kind::Check(Check { block, ports }), notes })
-    }
-
     /// The call's id.
     pub fn call(&self) -> &CallId {
         &self.call
+    }
+
+    /// The call that this is a part of, if the request named several groups.
+    pub fn part_of(&self) -> Option<&CallId> {
+        self.part_of.as_ref()
     }
 
     /// When the call came in.
@@ -337,9 +488,9 @@ impl Operation {
         &self.asked
     }
 
-    /// The group.
-    pub fn target(&self) -> &Target {
-        &self.target
+    /// What it reaches.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// What is asked.
@@ -354,116 +505,96 @@ impl Operation {
 
     /// The tool that is called.
     pub fn tool(&self) -> Tool {
-        match self.kind {
-            Kind::Add(_) => Tool::Add,
-            Kind::Remove(_) => Tool::Remove,
-            Kind::List(_) => Tool::List,
-            Kind::Check(_) => Tool::Check,
+        self.tool
+    }
+
+    /// How a change is to be done; none for what only reads.
+    pub fn manner(&self) -> Option<&Manner> {
+        match &self.kind {
+            Kind::Add(add) => Some(&add.manner),
+            Kind::Remove(remove) => Some(&remove.manner),
+            Kind::Extend(extend) => Some(&extend.manner),
+            Kind::Move(relocate) => Some(&relocate.manner),
+            _ => None,
         }
     }
 
-    /// Whether the call may change what stands in AWS: an add or a removal that is no dry run.
+    /// The end that is asked for; none where there is nothing to end.
+    pub fn term(&self) -> Option<&Term> {
+        match &self.kind {
+            Kind::Add(add) => Some(&add.term),
+            Kind::Extend(extend) => Some(&extend.term),
+            _ => None,
+        }
+    }
+
+    /// The operation with the term that policy sets where the caller said none.
+    #[must_use]
+    pub fn with_default_term(mut self, default: jiff::SignedDuration) -> Self {
+        match &mut self.kind {
+            Kind::Add(Add { term, .. }) | Kind::Extend(Extend { term, .. }) => *term = term.clone().or(default),
+            _ => {}
+        }
+        self
+    }
+
+    /// The idempotency key, if there is one and the operation changes anything.
+    pub fn key(&self) -> Option<&str> {
+        self.manner().and_then(|manner| manner.key.as_deref())
+    }
+
+    /// A digest of what is asked, of which group: the same whenever it is asked again, dry run or not.
+    pub fn fingerprint(&self) -> String {
+        canonical::fingerprint(self)
+    }
+
+    /// Whether the call may change what stands in AWS: a change that is no dry run.
     pub fn changes(&self) -> bool {
         match &self.kind {
-            Kind::Add(add) => !add.dry_run,
-            Kind::Remove(remove) => !remove.dry_run,
-            Kind::List(_) | Kind::Check(_) => false,
+            Kind::Close(_) | Kind::Tidy(_) => true,
+            _ => self.manner().is_some_and(|manner| !manner.dry_run),
         }
     }
 }
 
-// === impl Context ===
+// === impl Opening, Selector, Whose ===
 
-impl Context<'_> {
-    fn target(self, group: &str, account: &str, region: &str) -> Result<(String, Target), Error> {
-        let group = given("security_group", group, 128)?.ok_or(OperationError::Missing("security_group"))?;
-        let (account, region) = (given("account", account, 12)?, given("region", region, 32)?);
-        Ok((group.to_owned(), self.targets.resolve(group, account, region)?))
+impl Opening {
+    /// Whether AWS would take the rule for this opening.
+    pub fn is(self, rule: &Rule) -> bool {
+        rule.is(self.block, self.ports)
+    }
+}
+
+impl std::fmt::Display for Opening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} port {} from {}", self.ports.protocol(), self.ports, self.block)
+    }
+}
+
+impl Selector {
+    /// Whether nothing is selected by.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
-    fn block(self, written: &str, notes: &mut Vec<String>) -> Result<Option<Block>, Error> {
-        let Some(written) = given("address", written, 64)? else { return Ok(None) };
-        let address: Address = written.parse()?;
-        let block = address.resolve(self.caller)?;
-        match address {
-            Address::Block { canonicalised: true, .. } => {
-                notes.push(format!("`{written}` has host bits set; AWS stores it as {block}."))
-            }
-            Address::Current => notes.push(format!("`current` is {block}, the address this call came from.")),
-            Address::Block { .. } => {}
+    /// Whether a rule is meant.
+    pub fn matches(&self, rule: &Rule) -> bool {
+        let block = rule.source.block();
+        self.rule_id.as_ref().is_none_or(|id| rule.id.as_ref() == Some(id))
+            && (self.blocks.is_empty() || block.is_some_and(|block| self.blocks.contains(&block)))
+            && (self.ports.is_empty() || self.ports.iter().any(|ports| rule.traffic == Traffic::Ports(*ports)))
+            && self.protocol.is_none_or(|protocol| rule.traffic.protocol() == protocol.as_str())
+    }
+}
+
+impl Whose {
+    /// Reads a holder; nothing means the caller's own.
+    pub fn read(written: Option<&str>) -> Self {
+        match written {
+            None => Self::Own,
+            Some("everyone") => Self::Everyone,
+            Some(name) => Self::Named(name.to_owned()),
         }
-        Ok(Some(block))
-    }
-
-    fn required_block(self, written: &str, notes: &mut Vec<String>) -> Result<Block, Error> {
-        self.block(written, notes)?.ok_or_else(|| OperationError::Missing("address").into())
-    }
-}
-
-/// An optional field: proto3 cannot tell an empty string from an absent one, and neither do we. Nothing that could be a
-/// secret gets any further, since what follows is repeated in messages, on rules and in the journal.
-fn given<'a>(field: &'static str, value: &'a str, max: usize) -> Result<Option<&'a str>, OperationError> {
-    let length = value.chars().count();
-    if length > max {
-        return Err(OperationError::TooLong { field, length, max });
-    }
-    if value.chars().any(|c| c.is_control() || is_invisible(c)) {
-        return Err(OperationError::ControlCharacter(field));
-    }
-    if holds_secret(value) {
-        return Err(OperationError::Credential(field));
-    }
-    Ok(Some(value.trim()).filter(|value| !value.is_empty()))
-}
-
-/// Free text that stands on rules and in the journal.
-fn text(field: &'static str, value: &str) -> Result<Option<String>, OperationError> {
-    Ok(given(field, value, 200)?.map(str::to_owned))
-}
-
-/// Characters that hide or turn around what is beside them.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
-/// Whether a text holds what looks like an AWS access key id, an AWS secret access key, or a token.
-///
-/// Source: IAM's unique identifier prefixes (AKIA is a long-term access key, ASIA a temporary one). A secret key is 40
-/// characters of base64, which a commit id in hexadecimal is not taken for.
-fn holds_secret(text: &str) -> bool {
-    let upper = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
-    let key_id = ["AKIA", "ASIA"]
-        .into_iter()
-        .flat_map(|prefix| text.split(prefix).skip(1))
-        .any(|rest| rest.chars().take_while(|c| upper(*c)).count() >= 16);
-    let secret = |run: &str| {
-        let has = |is: fn(&char) -> bool| run.chars().any(|c| is(&c));
-        run.len() == 40 && has(char::is_ascii_uppercase) && has(char::is_ascii_lowercase) && has(char::is_ascii_digit)
-    };
-    let runs = text.split(|c: char| !(c.is_ascii_alphanumeric() || "+/".contains(c)));
-    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "_-.".contains(c)));
-    let token = words.into_iter().any(|word| word.starts_with("eyJ") && word.matches('.').count() == 2);
-    key_id || token || runs.into_iter().any(secret)
-}
-
-fn rule_id(text: &str) -> Result<String, OperationError> {
-    if is_aws_id(text, "sgr-") { Ok(text.to_owned()) } else { Err(OperationError::RuleId(text.to_owned())) }
-}
-
-/// Reads port and protocol where each may be left out.
-fn selectors(port: &str, protocol: &str) -> Result<(Option<Ports>, Option<Protocol>), Error> {
-    let protocol = given("protocol", protocol, 8)?;
-    let parsed = protocol.map(str::parse).transpose()?;
-    match given("port", port, 32)? {
-        None => Ok((None, parsed)),
-        Some(port) => Ports::parse(Some(port), protocol).map(|ports| (Some(ports), parsed)).map_err(Error::from),
-    }
-}
-
-fn same_family(block: Block, protocol: Protocol) -> Result<(), OperationError> {
-    match protocol {
-        Protocol::Icmp if block.is_ipv6() => Err(OperationError::Family { protocol, family: "IPv4", block }),
-        Protocol::Icmpv6 if !block.is_ipv6() => Err(OperationError::Family { protocol, family: "IPv6", block }),
-        _ => Ok(()),
     }
 }

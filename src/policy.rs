@@ -2,8 +2,11 @@
 //!
 //! It is asked twice. First on what the request and the configuration say: may they know of this group at all, and may
 //! they ask for this? The answer is a [`LookPermit`], without which AWS cannot be read. Then, once AWS has been read, on
-//! what stands there: the answer is an [`AddPermit`] or a [`RemovePermit`], without which AWS cannot be changed. IAM
+//! what stands there: the answer is an [`AddPermit`] or a [`RulesPermit`], without which AWS cannot be changed. IAM
 //! sees neither addresses nor ports nor durations, so these decisions are made here or nowhere.
+//!
+//! What the service does for itself (it closes what has ended) is decided by policies of its own, which no
+//! configuration can take away: a door that should close must not stay open because a policy file forgot it.
 //!
 //! Cedar's rules: <https://docs.cedarpolicy.com/>. Forbid beats permit, and no match means deny.
 
@@ -14,26 +17,41 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Context, Decision, EntityUid, PolicyId, PolicySet, Request, Schema};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Chain, Code, Error};
-use crate::identity::Caller;
-use crate::operation::Operation;
-use crate::operation::rule::Rule;
-use crate::operation::target::TargetError;
+use crate::identity::{self, Caller};
+use crate::operation::lease::Lease;
+use crate::operation::ownership::Made;
+use crate::operation::rule::{Rule, Traffic};
+use crate::operation::target::{Target, TargetError};
+use crate::operation::term::TermError;
+use crate::operation::{Kind, Opening, Operation, Scope};
 
 pub use load::{Config, LoadError};
 
 /// The policies in force.
 #[derive(Debug)]
 pub struct Policy {
-    policies: PolicySet,
-    /// What each policy is called, and what it tells whom it refuses.
-    reasons: HashMap<PolicyId, Reason>,
+    /// Those of the configuration, for whoever calls.
+    callers: Rulebook,
+    /// Those for what the service does for itself.
+    own: Rulebook,
     schema: Schema,
     authorizer: Authorizer,
 }
 
-/// Leave to read the operation's group.
+/// A set of policies, and what each of them says besides yes or no.
+#[derive(Debug)]
+struct Rulebook {
+    policies: PolicySet,
+    /// What each policy is called, and what it tells whom it refuses.
+    reasons: HashMap<PolicyId, Reason>,
+    /// The default term that a policy sets.
+    terms: HashMap<PolicyId, SignedDuration>,
+}
+
+/// Leave to read what the operation reaches.
 #[derive(Clone, Debug)]
 pub struct LookPermit {
     caller: Arc<Caller>,
@@ -41,18 +59,31 @@ pub struct LookPermit {
     policies: Vec<String>,
 }
 
-/// Leave to make the operation's rule.
+/// Leave to make rules.
 #[derive(Debug)]
 pub struct AddPermit {
+    openings: Vec<Opening>,
     policies: Vec<String>,
 }
 
-/// Leave to remove some rules, by name, and the matching rules that stand on.
+/// Leave to change some rules, by name; and the rules that are meant as well and may not be touched.
 #[derive(Debug)]
-pub struct RemovePermit {
+pub struct RulesPermit {
     rules: Vec<Rule>,
+    openings: Vec<Opening>,
     kept: Vec<(Rule, Denial)>,
     policies: Vec<String>,
+}
+
+/// A rule on which a lease is to be changed: what policy is asked about.
+#[derive(Debug)]
+pub struct Change {
+    /// The rule.
+    pub rule: Rule,
+    /// Whether every lease that is to be changed is the caller's own.
+    pub callers_own: bool,
+    /// What is to stand afterwards, and for how long; none where leases only end.
+    pub opening: Option<(Opening, SignedDuration)>,
 }
 
 /// A decision against the caller.
@@ -67,6 +98,18 @@ pub enum Denial {
     /// No policy permits it.
     #[error("no policy permits this")]
     NotPermitted,
+    /// Some of what is asked for at once is refused, and then none of it is done.
+    #[error("{}; nothing was changed in this group", several(.0))]
+    Several(Vec<(String, Denial)>),
+    /// Neither the caller nor a policy says how long.
+    #[error(transparent)]
+    Unsaid(TermError),
+    /// The rule was not made by this service, which never touches such a rule.
+    #[error("this rule was not made by this service, and it is never touched through it")]
+    NotOurs,
+    /// The rule's tags are not whole.
+    #[error("the service's tags on this rule are damaged ({0}); an operator must mend or remove it by hand")]
+    Damaged(String),
     /// A policy could not be evaluated on these facts; deciding without it would be a guess.
     #[error("a policy could not be evaluated, so the answer is no")]
     Broken(#[source] Arc<dyn std::error::Error + Send + Sync>),
@@ -89,15 +132,24 @@ fn sentences(reasons: &[Reason]) -> String {
         .join(" ")
 }
 
+fn several(refused: &[(String, Denial)]) -> String {
+    refused.iter().map(|(what, denial)| format!("{what}: {denial}")).collect::<Vec<_>>().join("; ")
+}
+
 impl From<Denial> for Error {
     fn from(denial: Denial) -> Self {
         let text = denial.to_string();
         match denial {
             Denial::Unseen(unknown) => unknown.into(),
-            Denial::Forbidden(reasons) => {
-                let policies = reasons.iter().map(|reason| reason.policy.as_str()).collect::<Vec<_>>().join(",");
-                Self::new(Code::PermissionDenied, "POLICY_FORBIDS", text).fact("policies", policies)
+            Denial::Forbidden(_) | Denial::Several(_) => {
+                let policies = denial.policies();
+                let reason = if policies.is_empty() { "POLICY_DOES_NOT_PERMIT" } else { "POLICY_FORBIDS" };
+                let error = Self::new(Code::PermissionDenied, reason, text);
+                if policies.is_empty() { error } else { error.fact("policies", policies.join(",")) }
             }
+            Denial::Unsaid(unsaid) => unsaid.into(),
+            Denial::NotOurs => Self::new(Code::PermissionDenied, "NOT_OURS", text),
+            Denial::Damaged(_) => Self::new(Code::FailedPrecondition, "TAGS_DAMAGED", text),
             Denial::NotPermitted => Self::new(Code::PermissionDenied, "POLICY_DOES_NOT_PERMIT", text),
             Denial::Broken(_) => Self::new(Code::Internal, "POLICY_BROKEN", text).caused_by(denial),
         }
@@ -109,7 +161,13 @@ impl Denial {
     pub fn policies(&self) -> Vec<String> {
         match self {
             Self::Forbidden(reasons) => reasons.iter().map(|reason| reason.policy.clone()).collect(),
-            Self::Unseen(_) | Self::NotPermitted | Self::Broken(_) => Vec::new(),
+            Self::Several(refused) => {
+                let mut policies: Vec<String> = refused.iter().flat_map(|(_, denial)| denial.policies()).collect();
+                policies.sort();
+                policies.dedup();
+                policies
+            }
+            _ => Vec::new(),
         }
     }
 }
@@ -117,58 +175,219 @@ impl Denial {
 // === impl Policy ===
 
 impl Policy {
-    /// May the caller know of the group, and ask for this, as far as the request itself tells?
-    pub fn look(&self, caller: Arc<Caller>, operation: Arc<Operation>) -> Result<LookPermit, Denial> {
-        let facts = facts::Facts::new(&caller, &operation, &self.schema)?;
-        if let Err(denial) = self.ask(&facts, "see", facts.see()?) {
-            if let Denial::Broken(error) = &denial {
-                tracing::error!(error = %Chain(error.as_ref()), "a policy could not be evaluated");
+    /// May the caller know of the group, and ask for this, as far as the request itself tells? Where the caller did not
+    /// say how long access is needed, policy does.
+    pub fn look(&self, caller: Arc<Caller>, operation: Operation) -> Result<LookPermit, (Denial, Arc<Operation>)> {
+        match self.decide_look(&caller, &operation) {
+            Ok((policies, None)) => Ok(LookPermit { caller, operation: Arc::new(operation), policies }),
+            Ok((policies, Some(default))) => {
+                let operation = Arc::new(operation.with_default_term(default));
+                Ok(LookPermit { caller, operation, policies })
             }
-            return Err(Denial::Unseen(TargetError::Unknown(operation.asked().to_owned())));
+            Err(denial) => Err((denial, Arc::new(operation))),
         }
-        let policies = self.ask(&facts, operation.tool().name(), facts.request(&operation, None)?)?;
-        Ok(LookPermit { caller, operation, policies })
     }
 
-    /// May the rule be made, given what stands?
+    fn decide_look(
+        &self,
+        caller: &Caller,
+        operation: &Operation,
+    ) -> Result<(Vec<String>, Option<SignedDuration>), Denial> {
+        let facts = facts::Facts::new(caller, operation.scope(), &self.schema)?;
+        let action = operation.tool().name();
+        if caller.principal().kind() == identity::Kind::Own {
+            return Ok((self.ask(&self.own, &facts, action, facts.bare()?)?, None));
+        }
+        if operation.scope().group().is_some() {
+            self.see(&facts, operation.asked())?;
+        }
+        match operation.kind() {
+            Kind::Add(add) => {
+                let default = if add.term.is_unsaid() {
+                    let terms = add.openings.iter().map(|&opening| self.default_term(&facts, opening));
+                    let shortest = terms.collect::<Result<Vec<_>, _>>()?.into_iter().min();
+                    Some(shortest.ok_or(Denial::Unsaid(TermError::Unsaid))?)
+                } else {
+                    None
+                };
+                let term = default.map_or_else(|| add.term.clone(), |default| add.term.clone().or(default));
+                let length = term.length(operation.received()).unwrap_or(SignedDuration::MAX);
+                let policies = self.openings(&facts, operation, &add.openings, length, None)?;
+                Ok((policies, default))
+            }
+            // What these reach is known only once AWS was read: then each rule is decided by itself.
+            Kind::Extend(_) | Kind::Move(_) => Ok((Vec::new(), None)),
+            Kind::Leases(leases) => {
+                let own = leases.whose == crate::operation::Whose::Own;
+                let context = facts.leases(operation, own)?;
+                Ok((self.ask(&self.callers, &facts, action, context)?, None))
+            }
+            _ => Ok((self.ask(&self.callers, &facts, action, facts.request(operation)?)?, None)),
+        }
+    }
+
+    fn see(&self, facts: &facts::Facts, asked: &str) -> Result<(), Denial> {
+        let Err(denial) = self.ask(&self.callers, facts, "see", facts.bare()?) else { return Ok(()) };
+        if let Denial::Broken(error) = &denial {
+            tracing::error!(error = %Chain(error.as_ref()), "a policy could not be evaluated");
+        }
+        Err(Denial::Unseen(TargetError::Unknown(asked.to_owned())))
+    }
+
+    /// Whether the caller may know of a group, and list it among those there are.
+    pub fn shows(&self, caller: &Caller, target: &Target) -> bool {
+        let Ok(facts) = facts::Facts::new(caller, &Scope::Group(target.clone()), &self.schema) else { return false };
+        let targets = crate::operation::Tool::Targets.name();
+        let listed = facts.bare().and_then(|context| self.ask(&self.callers, &facts, targets, context));
+        self.see(&facts, "").is_ok() && listed.is_ok()
+    }
+
+    /// Whether the caller may see a lease on a rule of a group: their own always, others' where policy says so.
+    pub fn shows_lease(&self, look: &LookPermit, target: &Target, lease: &Lease) -> bool {
+        let caller = &look.caller;
+        if caller.principal().is(&lease.holder.id()) {
+            return true;
+        }
+        let Ok(facts) = facts::Facts::new(caller, &Scope::Group(target.clone()), &self.schema) else { return false };
+        let asked = facts
+            .leases(&look.operation, false)
+            .and_then(|context| self.ask(&self.callers, &facts, look.operation.tool().name(), context));
+        self.see(&facts, "").is_ok() && asked.is_ok()
+    }
+
+    /// How long a lease lasts where the caller does not say: the shortest of the defaults that apply.
+    fn default_term(&self, facts: &facts::Facts, opening: Opening) -> Result<SignedDuration, Denial> {
+        let context = facts.default_term(opening)?;
+        let response = self.response(&self.callers, facts, "default_duration", context)?;
+        let terms = response.diagnostics().reason().filter_map(|id| self.callers.terms.get(id));
+        terms.min().copied().ok_or(Denial::Unsaid(TermError::Unsaid))
+    }
+
+    /// How long a lease on a rule that stands is extended where the caller does not say.
+    pub fn default_for(&self, look: &LookPermit, opening: Opening) -> Result<SignedDuration, Denial> {
+        self.default_term(&facts::Facts::new(&look.caller, look.operation.scope(), &self.schema)?, opening)
+    }
+
+    fn openings(
+        &self,
+        facts: &facts::Facts,
+        operation: &Operation,
+        openings: &[Opening],
+        length: SignedDuration,
+        standing: Option<&facts::Standing>,
+    ) -> Result<Vec<String>, Denial> {
+        let (mut policies, mut refused) = (Vec::new(), Vec::new());
+        for &opening in openings {
+            let context = facts.opening(operation, opening, length, standing.cloned())?;
+            match self.ask(&self.callers, facts, operation.tool().name(), context) {
+                Ok(permitted) => policies.extend(permitted),
+                Err(denial) => refused.push((opening.to_string(), denial)),
+            }
+        }
+        policies.sort();
+        policies.dedup();
+        match refused.len() {
+            0 => Ok(policies),
+            _ if openings.len() == 1 => Err(refused.swap_remove(0).1),
+            _ => Err(Denial::Several(refused)),
+        }
+    }
+
+    /// May the rules be made, given what stands?
     pub fn add(&self, look: &LookPermit, rules: &[Rule]) -> Result<AddPermit, Denial> {
-        let facts = facts::Facts::new(&look.caller, &look.operation, &self.schema)?;
-        let context = facts.request(&look.operation, Some(facts::standing(rules)?))?;
-        Ok(AddPermit { policies: self.ask(&facts, look.operation.tool().name(), context)? })
+        let operation = &look.operation;
+        let Kind::Add(add) = operation.kind() else { return Err(Denial::NotPermitted) };
+        let facts = facts::Facts::new(&look.caller, operation.scope(), &self.schema)?;
+        let standing = facts::standing(rules)?;
+        let length = add.term.length(operation.received()).unwrap_or(SignedDuration::MAX);
+        let policies = self.openings(&facts, operation, &add.openings, length, Some(&standing))?;
+        Ok(AddPermit { openings: add.openings.clone(), policies })
     }
 
-    /// Which of these rules may be removed? If none of several may, the first refusal is the answer.
-    pub fn remove(&self, look: &LookPermit, matching: Vec<Rule>) -> Result<RemovePermit, Denial> {
-        let facts = facts::Facts::new(&look.caller, &look.operation, &self.schema)?;
-        let mut permit = RemovePermit { rules: Vec::new(), kept: Vec::new(), policies: Vec::new() };
-        for rule in matching {
-            let context = facts.request(&look.operation, Some(facts::standing_rule(&look.caller, &rule)?))?;
-            match self.ask(&facts, look.operation.tool().name(), context) {
-                Ok(policies) => {
-                    permit.rules.push(rule);
-                    permit.policies = policies;
+    /// Which of these rules may be changed? If none of several may, the first refusal is the answer.
+    ///
+    /// Whatever a policy says, a rule that this service did not make is not touched, nor one whose tags are damaged.
+    pub fn change(&self, look: &LookPermit, changes: Vec<Change>, rules: &[Rule]) -> Result<RulesPermit, Denial> {
+        let operation = &look.operation;
+        let facts = facts::Facts::new(&look.caller, operation.scope(), &self.schema)?;
+        let mut permit = RulesPermit::default();
+        for change in changes {
+            let denial = match &change.rule.made {
+                Made::Elsewhere => Some(Denial::NotOurs),
+                Made::Damaged(how) => Some(Denial::Damaged(how.clone())),
+                Made::Here(_) => {
+                    let rule = facts::standing_rule(&change)?;
+                    let context = match change.opening {
+                        None => facts.removal(operation, rule)?,
+                        Some((opening, length)) => {
+                            facts.reopening(operation, opening, length, rule, facts::standing(rules)?)?
+                        }
+                    };
+                    match self.ask(&self.callers, &facts, operation.tool().name(), context) {
+                        Ok(policies) => {
+                            permit.policies.extend(policies);
+                            None
+                        }
+                        Err(denial) => Some(denial),
+                    }
                 }
-                Err(denial) => permit.kept.push((rule, denial)),
+            };
+            match denial {
+                Some(denial) => permit.kept.push((change.rule, denial)),
+                None => {
+                    permit.openings.extend(change.opening.map(|(opening, _)| opening));
+                    permit.rules.push(change.rule);
+                }
             }
         }
+        permit.policies.sort();
+        permit.policies.dedup();
         if permit.rules.is_empty() && !permit.kept.is_empty() {
             return Err(permit.kept.swap_remove(0).1);
         }
         Ok(permit)
     }
 
-    fn ask(&self, facts: &facts::Facts, action: &str, context: Context) -> Result<Vec<String>, Denial> {
+    /// May the service itself close or tidy this rule, as it stands `now`?
+    pub fn upkeep(&self, look: &LookPermit, rule: Rule, now: Timestamp) -> Result<RulesPermit, Denial> {
+        let operation = &look.operation;
+        let facts = facts::Facts::new(&look.caller, operation.scope(), &self.schema)?;
+        let ownership = match &rule.made {
+            Made::Elsewhere => return Err(Denial::NotOurs),
+            Made::Damaged(how) => return Err(Denial::Damaged(how.clone())),
+            Made::Here(ownership) => ownership,
+        };
+        let context = facts.upkeep(ownership.live(now).next().is_none())?;
+        let policies = self.ask(&self.own, &facts, operation.tool().name(), context)?;
+        Ok(RulesPermit { rules: vec![rule], policies, ..RulesPermit::default() })
+    }
+
+    fn response(
+        &self,
+        book: &Rulebook,
+        facts: &facts::Facts,
+        action: &str,
+        context: Context,
+    ) -> Result<cedar_policy::Response, Denial> {
         let action = EntityUid::from_type_name_and_id(facts::action_type(), cedar_policy::EntityId::new(action));
         let request =
             Request::new(facts.principal.clone(), action, facts.resource.clone(), context, Some(&self.schema))
                 .map_err(broken)?;
-        let response = self.authorizer.is_authorized(&request, &self.policies, &facts.entities);
-        let diagnostics = response.diagnostics();
+        let response = self.authorizer.is_authorized(&request, &book.policies, &facts.entities);
         // A policy that failed may have been a forbid: without its word there is no yes.
-        if let Some(error) = diagnostics.errors().next() {
-            return Err(broken(error.clone()));
-        }
-        let reasons = diagnostics.reason().filter_map(|id| self.reasons.get(id));
+        let failed = response.diagnostics().errors().next().cloned();
+        failed.map_or(Ok(response), |error| Err(broken(error)))
+    }
+
+    fn ask(
+        &self,
+        book: &Rulebook,
+        facts: &facts::Facts,
+        action: &str,
+        context: Context,
+    ) -> Result<Vec<String>, Denial> {
+        let response = self.response(book, facts, action, context)?;
+        let reasons = response.diagnostics().reason().filter_map(|id| book.reasons.get(id));
         match response.decision() {
             Decision::Allow => Ok(reasons.map(|reason| reason.policy.clone()).collect()),
             Decision::Deny => {
@@ -185,6 +404,25 @@ fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Denial {
 }
 
 // === impl permits ===
+
+/// Leave to touch certain rules.
+pub trait Permit {
+    /// Whether it is for this rule.
+    fn covers(&self, rule: &Rule) -> bool;
+}
+
+impl Permit for AddPermit {
+    /// Who may open may join: the rule is the very one that they may make.
+    fn covers(&self, rule: &Rule) -> bool {
+        rule.ownership().is_some() && Opening::of(rule).is_some_and(|opening| self.openings.contains(&opening))
+    }
+}
+
+impl Permit for RulesPermit {
+    fn covers(&self, rule: &Rule) -> bool {
+        rule.ownership().is_some() && self.rules.iter().any(|permitted| permitted.id == rule.id)
+    }
+}
 
 impl LookPermit {
     /// Who has it.
@@ -204,19 +442,31 @@ impl LookPermit {
 }
 
 impl AddPermit {
+    /// What may be opened.
+    pub fn openings(&self) -> &[Opening] {
+        &self.openings
+    }
+
     /// The policies that permitted it.
     pub fn policies(&self) -> &[String] {
         &self.policies
     }
 }
 
-impl RemovePermit {
-    /// The rules that may be removed.
+impl Default for RulesPermit {
+    /// Leave for nothing.
+    fn default() -> Self {
+        Self { rules: Vec::new(), openings: Vec::new(), kept: Vec::new(), policies: Vec::new() }
+    }
+}
+
+impl RulesPermit {
+    /// The rules that may be changed.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// The rules that match and may not, each with the refusal.
+    /// The rules that are meant and may not be changed, each with the refusal.
     pub fn kept(&self) -> &[(Rule, Denial)] {
         &self.kept
     }
@@ -224,6 +474,27 @@ impl RemovePermit {
     /// The policies that permitted it.
     pub fn policies(&self) -> &[String] {
         &self.policies
+    }
+
+    /// What is meant and may not be changed.
+    pub fn into_kept(self) -> Vec<(Rule, Denial)> {
+        self.kept
+    }
+
+    /// Leave to make the rules that are to stand afterwards, should they be gone by then: policy has decided on
+    /// exactly these.
+    pub fn to_open(&self) -> AddPermit {
+        AddPermit { openings: self.openings.clone(), policies: self.policies.clone() }
+    }
+}
+
+impl Opening {
+    /// What a rule of this service's lets in; none for a rule that is no block on ports.
+    pub fn of(rule: &Rule) -> Option<Self> {
+        match (rule.source.block(), &rule.traffic) {
+            (Some(block), Traffic::Ports(ports)) => Some(Self { block, ports: *ports }),
+            _ => None,
+        }
     }
 }
 

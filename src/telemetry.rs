@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use opentelemetry::metrics::Histogram;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
 use opentelemetry::{KeyValue, global};
@@ -161,6 +161,25 @@ pub fn record_call(tool: &'static str, outcome: &'static str, took: Duration) {
     CALLS.record(took.as_secs_f64(), &[KeyValue::new("tool", tool), KeyValue::new("outcome", outcome)]);
 }
 
+/// Tells how a round of the reconciler went.
+pub fn record_round(standing: usize, damaged: usize, closed: usize, lag: Duration) {
+    static LAG: LazyLock<Gauge<f64>> = LazyLock::new(|| {
+        let text = "How long the oldest rule that should be closed has been standing past its end";
+        meter().f64_gauge("whitelistmcp.reconciler.lag").with_unit("s").with_description(text).build()
+    });
+    static RULES: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+        meter().u64_gauge("whitelistmcp.rules").with_description("Rules of ours that stand, by state").build()
+    });
+    static CLOSED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+        meter().u64_counter("whitelistmcp.rules.closed").with_description("Rules closed at their end").build()
+    });
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    LAG.record(lag.as_secs_f64(), &[]);
+    RULES.record(count(standing.saturating_sub(damaged)), &[KeyValue::new("state", "whole")]);
+    RULES.record(count(damaged), &[KeyValue::new("state", "damaged")]);
+    CLOSED.add(count(closed), &[]);
+}
+
 /// Counts an MCP request of the edge and how long it took.
 pub fn record_mcp(method: &str, tool: &str, error: Option<&'static str>, took: Duration) {
     static REQUESTS: LazyLock<Histogram<f64>> =
@@ -171,11 +190,10 @@ pub fn record_mcp(method: &str, tool: &str, error: Option<&'static str>, took: D
     REQUESTS.record(took.as_secs_f64(), &attributes);
 }
 
-fn histogram(name: &'static str, description: &'static str) -> Histogram<f64> {
+fn meter() -> Meter {
     global::meter(env!("CARGO_PKG_NAME"))
-        .f64_histogram(name)
-        .with_unit("s")
-        .with_description(description)
-        .with_boundaries(BOUNDS.to_vec())
-        .build()
+}
+
+fn histogram(name: &'static str, description: &'static str) -> Histogram<f64> {
+    meter().f64_histogram(name).with_unit("s").with_description(description).with_boundaries(BOUNDS.to_vec()).build()
 }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::Outcome;
+use super::{Found, Outcome};
 use crate::error::{Chain, Error};
 use crate::identity::{Caller, Kind as PrincipalKind};
-use crate::operation::{self, CallId, Kind, Operation};
+use crate::operation::target::{GroupId, Place};
+use crate::operation::{self, CallId, Scope};
 
 /// One line: the chain's fields, and what happened.
 #[derive(Serialize)]
@@ -37,6 +38,15 @@ pub(super) enum Body {
     End(End),
     /// A call was refused before it could begin.
     Refused(Refused),
+    /// Something was seen in AWS that is nobody's call.
+    Observed(Observed),
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Observed {
+    what: &'static str,
+    target: Target,
+    rule: Rule,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -50,6 +60,8 @@ pub(super) struct Open {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Begin {
     pub(super) call: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) part_of: Option<String>,
     pub(super) tool: &'static str,
     pub(super) who: Who,
     pub(super) target: Target,
@@ -90,6 +102,9 @@ pub(super) struct End {
     before: Option<Vec<Rule>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<Rule>,
+    /// The call whose end this is did not live to write it: another has found out what became of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovered_by: Option<String>,
     ms: u64,
 }
 
@@ -125,7 +140,8 @@ pub(super) struct Who {
 pub(super) struct Target {
     account: String,
     region: String,
-    group: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
 }
@@ -150,9 +166,19 @@ pub(super) struct Rule {
     from_port: i32,
     to_port: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    holder_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     call: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    leases: Vec<Lease>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged: Option<String>,
+}
+
+/// A lease on such a rule.
+#[derive(Clone, Debug, Serialize)]
+struct Lease {
+    holder_id: String,
+    until: String,
+    call: String,
 }
 
 impl Who {
@@ -176,13 +202,26 @@ impl Who {
 }
 
 impl Target {
-    pub(super) fn of(target: &operation::target::Target) -> Self {
+    pub(super) fn of(scope: &Scope) -> Self {
+        let (place, group) = (scope.place(), scope.group());
         Self {
-            account: target.account().to_string(),
-            region: target.region().to_string(),
-            group: target.group().to_string(),
-            name: target.name().map(str::to_owned),
+            account: place.account().to_string(),
+            region: place.region().to_string(),
+            group: group.map(|target| target.group().to_string()),
+            name: group.and_then(|target| target.name()).map(str::to_owned),
         }
+    }
+}
+
+impl Observed {
+    pub(super) fn of(what: &'static str, place: &Place, group: &GroupId, rule: &operation::rule::Rule) -> Self {
+        let target = Target {
+            account: place.account().to_string(),
+            region: place.region().to_string(),
+            group: Some(group.to_string()),
+            name: None,
+        };
+        Self { what, target, rule: Rule::of(rule) }
     }
 }
 
@@ -196,19 +235,50 @@ impl Failure {
 impl Rule {
     pub(super) fn of(rule: &operation::rule::Rule) -> Self {
         let (from_port, to_port) = rule.traffic.range();
+        let ownership = rule.ownership();
+        let lease = |lease: &operation::lease::Lease| Lease {
+            holder_id: lease.holder.id(),
+            until: lease.until.to_string(),
+            call: lease.call.clone(),
+        };
         Self {
             id: rule.id.clone(),
             source: rule.source.to_string(),
             protocol: rule.traffic.protocol().to_owned(),
             from_port,
             to_port,
-            holder_id: rule.ownership.as_ref().map(|ownership| ownership.holder_id.clone()),
-            call: rule.ownership.as_ref().map(|ownership| ownership.call.clone()),
+            call: ownership.map(|ownership| ownership.call.clone()),
+            leases: ownership.map(|ownership| ownership.leases.iter().map(lease).collect()).unwrap_or_default(),
+            damaged: match &rule.made {
+                operation::ownership::Made::Damaged(how) => Some(how.clone()),
+                _ => None,
+            },
         }
     }
 }
 
 impl End {
+    /// The end of a call that did not live to write it.
+    pub(super) fn recovered(call: &str, found: &Found, rules: &[operation::rule::Rule], by: &CallId) -> Self {
+        let (outcome, changed) = match found {
+            Found::Done => ("done", Some(true)),
+            Found::NotDone => ("not_done", Some(false)),
+            Found::Unknown => ("unknown", None),
+        };
+        Self {
+            call: call.to_owned(),
+            outcome,
+            changed,
+            error: None,
+            policies: Vec::new(),
+            aws: Vec::new(),
+            before: None,
+            rules: rules.iter().map(Rule::of).collect(),
+            recovered_by: Some(by.as_str().to_owned()),
+            ms: 0,
+        }
+    }
+
     pub(super) fn of(
         call: &CallId,
         outcome: &Outcome<'_>,
@@ -223,6 +293,7 @@ impl End {
                 ("denied", Some(false), Some(Failure::of(error)), policies.clone(), [].as_slice())
             }
             Outcome::Failed(error) => ("failed", Some(false), Some(Failure::of(error)), Vec::new(), [].as_slice()),
+            Outcome::Partly(error) => ("partly", Some(true), Some(Failure::of(error)), decided, [].as_slice()),
             Outcome::Unknown(error) => ("unknown", None, Some(Failure::of(error)), Vec::new(), [].as_slice()),
         };
         Self {
@@ -234,27 +305,8 @@ impl End {
             aws,
             before,
             rules: rules.iter().map(Rule::of).collect(),
+            recovered_by: None,
             ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         }
-    }
-}
-
-/// What was asked, in canonical form: typed fields, and of free text only what `operation` has let through.
-pub(super) fn arguments(operation: &Operation) -> Value {
-    let ports = |ports: &operation::port::Ports| json!({"protocol": ports.protocol().as_str(), "from": ports.from_port(), "to": ports.to_port()});
-    match operation.kind() {
-        Kind::Add(add) => json!({
-            "address": add.block.to_string(), "ports": ports(&add.ports), "reason": add.reason,
-            "until": add.lease.until().map(|until| until.to_string()), "dry_run": add.dry_run,
-        }),
-        Kind::Remove(remove) => json!({
-            "rule_id": remove.rule_id, "address": remove.block.map(|block| block.to_string()), "ports": remove.ports.as_ref().map(ports),
-            "protocol": remove.protocol.map(operation::port::Protocol::as_str), "reason": remove.reason, "dry_run": remove.dry_run,
-        }),
-        Kind::List(list) => json!({
-            "address": list.block.map(|block| block.to_string()), "ports": list.ports.as_ref().map(ports),
-            "protocol": list.protocol.map(operation::port::Protocol::as_str), "holder": list.holder, "managed_only": list.managed_only,
-        }),
-        Kind::Check(check) => json!({"address": check.block.to_string(), "ports": ports(&check.ports)}),
     }
 }

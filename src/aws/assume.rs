@@ -31,7 +31,7 @@ pub struct Session<'a> {
 
 impl std::fmt::Debug for Session<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("target", self.operation.target()).finish_non_exhaustive()
+        f.debug_struct("Session").field("scope", self.operation.scope()).finish_non_exhaustive()
     }
 }
 
@@ -49,8 +49,8 @@ impl Aws {
         deadline: Option<Instant>,
     ) -> Result<Session<'a>, AwsError> {
         let operation = permit.operation();
-        let target = operation.target();
-        let ec2 = self.ec2.get(target.region()).ok_or(AwsError::NoRole)?;
+        let place = operation.scope().place();
+        let ec2 = self.ec2.get(place.region()).ok_or(AwsError::NoRole)?;
         let principal = permit.caller().principal();
         let tag = |key: &str, value: &str| aws_sdk_sts::types::Tag::builder().key(key).value(tag_value(value)).build();
         let tags = [
@@ -60,10 +60,10 @@ impl Aws {
             tag("peer", permit.caller().peer().as_str()),
         ];
         let request = self
-            .request(target.account(), target.region(), principal, policy)?
+            .request(place.account(), place.region(), principal, policy)?
             .set_tags(Some(tags.into_iter().filter_map(Result::ok).collect()));
         let answer = within(deadline, ACTION, request.send()).await?.map_err(|error| {
-            let (error, call) = AwsError::from_sdk(ACTION, error, &target.label());
+            let (error, call) = AwsError::from_sdk(ACTION, error, &operation.scope().label());
             entry.note(call);
             error
         })?;

@@ -8,7 +8,7 @@ use hyper_util::client::legacy;
 
 use aws_sdk_sts::operation::RequestId;
 
-use super::ec2::{AUTHORIZE, REVOKE};
+use super::ec2::{AUTHORIZE, MODIFY, REVOKE, TAG, UNTAG};
 use crate::audit::AwsCall;
 use crate::error::{Code, Error};
 
@@ -62,6 +62,9 @@ pub enum AwsError {
     /// No role is configured for the account.
     #[error("no role is configured for the account")]
     NoRole,
+    /// The operation is about no single group.
+    #[error("the operation names no security group")]
+    NoGroup,
 }
 
 impl AwsError {
@@ -110,8 +113,17 @@ impl AwsError {
         match self {
             Self::NoAnswer { action, .. } | Self::Incomplete { action, .. } => is_change(action),
             Self::Refused { action, code, .. } => is_change(action) && FAULTS.contains(&code.as_str()),
-            Self::NotSent { .. } | Self::Deadline { .. } | Self::NoRole => false,
+            Self::NotSent { .. } | Self::Deadline { .. } | Self::NoRole | Self::NoGroup => false,
         }
+    }
+
+    /// Whether AWS says that a rule is not there.
+    pub fn is_gone(&self) -> bool {
+        // Tagging and revoking say it in words of their own.
+        let gone = |code: &str| {
+            code.ends_with(".NotFound") && (code.contains("Rule") || code.contains("Permission") || code.contains("ID"))
+        };
+        self.code().is_some_and(gone)
     }
 
     /// Whether AWS turned the request away unseen because there were too many.
@@ -134,7 +146,7 @@ fn never_connected(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 fn is_change(action: &str) -> bool {
-    action == AUTHORIZE || action == REVOKE
+    [AUTHORIZE, REVOKE, MODIFY, TAG, UNTAG].contains(&action)
 }
 
 impl From<AwsError> for Error {
@@ -190,6 +202,7 @@ impl From<AwsError> for Error {
             AwsError::Deadline { .. } => {
                 new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed while waiting for AWS; nothing was changed".to_owned())
             }
+            AwsError::NoGroup => new(Code::Internal, "INTERNAL", "the service met a fault of its own".to_owned()),
             AwsError::NoRole => new(Code::FailedPrecondition, "ACCOUNT_NOT_CONFIGURED", "no role is configured for that account".to_owned()),
         };
         mapped.caused_by(error)

@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 
 use super::Account;
 use crate::digest::sha256_hex;
-use crate::operation::ownership::Ownership;
-use crate::operation::target::Target;
-use crate::operation::{CallId, Tool};
+use crate::identity::Principal;
+use crate::operation::lease::Holder;
+use crate::operation::ownership::{CALL, CLOSING, PREFIX, Spent};
+use crate::operation::target::{GroupId, Place};
+use crate::operation::{CallId, Kind, Operation, Tool};
 use crate::pb::whitelistmcp::v1::AwsAnnotations;
 
 /// The most characters of an inline session policy (STS API, `AssumeRole`).
@@ -21,7 +23,30 @@ pub const MOST_CHARACTERS: usize = 2048;
 
 /// The IAM actions of every tool, as the proto's annotations say.
 #[derive(Clone, Debug)]
-pub struct Actions(BTreeMap<&'static str, AwsAnnotations>);
+pub struct Actions(BTreeMap<Tool, AwsAnnotations>);
+
+/// What one call needs of AWS: everything that its session policy is made of.
+#[derive(Clone, Debug)]
+pub struct Power {
+    /// The tool.
+    pub tool: Tool,
+    /// Whether it may change anything.
+    pub changes: bool,
+    /// The account and Region.
+    pub place: Place,
+    /// The group, unless it looks at all of the Region.
+    pub group: Option<GroupId>,
+    /// The call's id.
+    pub call: CallId,
+    /// Who asks, as it is written on rules.
+    pub holder: Option<Holder>,
+    /// The idempotency key, if there is one.
+    pub key: Option<String>,
+    /// The one rule that it is about, where it is about one.
+    pub rule: Option<String>,
+    /// The keys of the tags that it takes away, where it does nothing else.
+    pub tags: Vec<String>,
+}
 
 /// A session policy and its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,56 +67,140 @@ pub enum AnnotationError {
 }
 
 impl Actions {
-    /// Reads the annotations of the embedded descriptors.
+    /// Reads the annotations of the embedded descriptors. What the service does for itself has no RPC, and is written
+    /// down here in the same terms.
     pub fn embedded() -> Result<Self, AnnotationError> {
         let pool = DescriptorPool::decode(crate::pb::DESCRIPTOR_SET)?;
         let service = pool.get_service_by_name("whitelistmcp.v1.WhitelistService");
         let extension = pool.get_extension_by_name("whitelistmcp.v1.aws");
-        let annotated = |tool: Tool| {
-            let method = service.as_ref()?.methods().find(|method| method.name() == tool.rpc())?;
+        let annotated = |rpc: &str| {
+            let method = service.as_ref()?.methods().find(|method| method.name() == rpc)?;
             let options = method.options();
             options.get_extension(extension.as_ref()?).as_message()?.transcode_to::<AwsAnnotations>().ok()
         };
-        let actions = Tool::ALL
-            .into_iter()
-            .map(|tool| Ok((tool.rpc(), annotated(tool).ok_or(AnnotationError::Missing(tool.rpc()))?)));
-        actions.collect::<Result<_, _>>().map(Self)
+        let mut actions = BTreeMap::new();
+        for tool in Tool::ALL {
+            let rpc = tool.rpc().ok_or(AnnotationError::Missing(tool.name()))?;
+            actions.insert(tool, annotated(rpc).ok_or(AnnotationError::Missing(rpc))?);
+        }
+        actions.extend(Tool::OWN.map(|tool| (tool, own(tool))));
+        Ok(Self(actions))
     }
 
     /// The session policy of one call. A call that changes nothing, such as a dry run, gets no action that could.
-    pub fn session_policy(
-        &self,
-        tool: Tool,
-        changes: bool,
-        account: &Account,
-        target: &Target,
-        call: &CallId,
-    ) -> SessionPolicy {
+    ///
+    /// On tags it pins both sides: only rules that carry our own tag (or the one rule that is named), and only the tag
+    /// keys that this call is about. A session that opens for one holder cannot write another's lease.
+    pub fn session_policy(&self, power: &Power, account: &Account) -> SessionPolicy {
         let none = AwsAnnotations::default();
-        let actions = self.0.get(tool.rpc()).unwrap_or(&none);
-        let in_region = || json!({"StringEquals": {"aws:RequestedRegion": target.region().as_str()}});
+        let actions = self.0.get(&power.tool).unwrap_or(&none);
+        let place = &power.place;
+        let in_region = || json!({"StringEquals": {"aws:RequestedRegion": place.region().as_str()}});
         let arn = |resource: &str| {
-            format!("arn:{}:ec2:{}:{}:{resource}", account.partition(), target.region(), target.account())
+            format!("arn:{}:ec2:{}:{}:{resource}", account.partition(), place.region(), place.account())
         };
-        let group = arn(&format!("security-group/{}", target.group()));
         let any_rule = arn("security-group-rule/*");
+        let rules =
+            power.rule.as_ref().map_or_else(|| any_rule.clone(), |id| arn(&format!("security-group-rule/{id}")));
 
         let mut statements = vec![
             json!({"Sid": "Look", "Effect": "Allow", "Action": actions.reads, "Resource": "*", "Condition": in_region()}),
         ];
-        if changes && !actions.writes.is_empty() {
-            let resource = if actions.tag_rules_on_create { json!([group, any_rule]) } else { json!([group]) };
-            statements.push(json!({"Sid": "Change", "Effect": "Allow", "Action": actions.writes, "Resource": resource, "Condition": in_region()}));
+        if let Some(group) = power.group.as_ref().filter(|_| power.changes) {
+            let group = arn(&format!("security-group/{group}"));
+            if !actions.writes.is_empty() {
+                let resource = if actions.tag_rules_on_create { json!([group, any_rule]) } else { json!([group]) };
+                statements.push(json!({"Sid": "Change", "Effect": "Allow", "Action": actions.writes, "Resource": resource, "Condition": in_region()}));
+            }
+            if let (false, Some(holder)) = (actions.rule_writes.is_empty(), &power.holder) {
+                let held = json!({"StringLike": {format!("aws:ResourceTag/{}", holder.tag_key()): "*"}});
+                statements.push(json!({"Sid": "Group", "Effect": "Allow", "Action": actions.rule_writes, "Resource": group, "Condition": in_region()}));
+                statements.push(json!({"Sid": "Held", "Effect": "Allow", "Action": actions.rule_writes, "Resource": any_rule, "Condition": held}));
+            }
             if actions.tag_rules_on_create {
-                let creating =
-                    actions.writes.iter().filter_map(|action| action.strip_prefix("ec2:")).collect::<Vec<_>>();
                 let condition = json!({
-                    "StringEquals": {"ec2:CreateAction": creating, format!("aws:RequestTag/{}", Ownership::call_tag()): call.as_str()},
+                    "StringEquals": {"ec2:CreateAction": "AuthorizeSecurityGroupIngress", format!("aws:RequestTag/{CALL}"): power.call.as_str()},
                 });
-                statements.push(json!({"Sid": "Tag", "Effect": "Allow", "Action": "ec2:CreateTags", "Resource": any_rule, "Condition": condition}));
+                statements.push(json!({"Sid": "Make", "Effect": "Allow", "Action": "ec2:CreateTags", "Resource": any_rule, "Condition": condition}));
+            }
+            if !actions.tag_writes.is_empty() {
+                let condition = json!({
+                    "StringLike": {format!("aws:ResourceTag/{CALL}"): "*"},
+                    "ForAllValues:StringLike": {"aws:TagKeys": power.tag_keys()},
+                    // ForAllValues holds for a request without any tags, which would delete them all.
+                    "Null": {"aws:TagKeys": "false"},
+                });
+                statements.push(json!({"Sid": "Mark", "Effect": "Allow", "Action": actions.tag_writes, "Resource": rules, "Condition": condition}));
             }
         }
         SessionPolicy::new(&json!({"Version": "2012-10-17", "Statement": statements}))
+    }
+}
+
+// === impl Power ===
+
+impl Power {
+    /// What an operation needs, for whoever asks.
+    pub fn of(operation: &Operation, who: &Principal) -> Self {
+        let (rule, tags) = match operation.kind() {
+            Kind::Close(rule_id) => (Some(rule_id.clone()), Vec::new()),
+            Kind::Tidy(tidy) => (Some(tidy.rule_id.clone()), tidy.tags.iter().map(|(key, _)| key.clone()).collect()),
+            _ => (None, Vec::new()),
+        };
+        Self {
+            tool: operation.tool(),
+            changes: operation.changes(),
+            place: operation.scope().place().clone(),
+            group: operation.scope().group().map(|target| target.group().clone()),
+            call: operation.call().clone(),
+            holder: Holder::new(who.name(), who.id()),
+            key: operation.key().map(str::to_owned),
+            rule,
+            tags,
+        }
+    }
+
+    /// The keys of the tags that the call may write on rules that stand.
+    fn tag_keys(&self) -> Vec<String> {
+        let own = || self.holder.as_ref().map(Holder::tag_key);
+        let key = || {
+            let (holder, key) = (self.holder.as_ref()?, self.key.as_ref()?);
+            Some(Spent::tag_key_of(&Spent::digest_of(holder, key)))
+        };
+        let closing = || Some(CLOSING.to_owned());
+        let keys = match self.tool {
+            Tool::Add | Tool::Extend => [own(), key(), None],
+            Tool::Move => [own(), key(), closing()],
+            // Whose leases end is known only once the rules were read; policy has the last word on each.
+            Tool::Remove | Tool::RevokeHolder => [Some(format!("{PREFIX}holder:*")), closing(), None],
+            Tool::Close => [closing(), None, None],
+            Tool::Tidy => return self.tags.clone(),
+            _ => [None, None, None],
+        };
+        keys.into_iter().flatten().collect()
+    }
+}
+
+/// What the service needs for what it does for itself.
+fn own(tool: Tool) -> AwsAnnotations {
+    let text = |actions: &[&str]| actions.iter().map(|&action| format!("ec2:{action}")).collect::<Vec<_>>();
+    let (reads, writes, tag_writes): (&[&str], &[&str], &[&str]) = match tool {
+        Tool::Survey => (&["DescribeSecurityGroupRules"], &[], &[]),
+        Tool::Close => (
+            &["DescribeSecurityGroupRules", "DescribeSecurityGroups"],
+            &["RevokeSecurityGroupIngress"],
+            &["CreateTags", "DeleteTags"],
+        ),
+        Tool::Tidy => (&["DescribeSecurityGroupRules"], &[], &["DeleteTags"]),
+        Tool::Recover => (&["DescribeSecurityGroupRules", "DescribeSecurityGroups"], &[], &[]),
+        Tool::Discover => (&["DescribeSecurityGroups", "DescribeNetworkInterfaces"], &[], &[]),
+        _ => (&[], &[], &[]),
+    };
+    AwsAnnotations {
+        reads: text(reads),
+        writes: text(writes),
+        tag_writes: text(tag_writes),
+        ..AwsAnnotations::default()
     }
 }
 

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::broker::Broker;
+use crate::broker::upkeep::Reconciler;
 use crate::identity::peer;
 use crate::pb::whitelistmcp::v1::whitelist_service_server::WhitelistServiceServer;
 
@@ -39,15 +41,19 @@ fn default_listen() -> SocketAddr {
 /// The most bytes of a request. The largest sound request has a few hundred.
 const REQUEST_MAX: usize = 64 * 1024;
 
-/// The core's services as one router.
+/// The service, as its health is asked for.
+pub const SERVICE: &str = "whitelistmcp.v1.WhitelistService";
+
+/// The core's services as one router, and what tells its health service how it is.
 pub async fn routes(
     broker: Arc<Broker>,
+    reconciler: Arc<Reconciler>,
     authenticator: Arc<Authenticator>,
-) -> Result<Routes, tonic_reflection::server::Error> {
-    let service =
-        WhitelistServiceServer::new(Service::new(broker, authenticator)).max_decoding_message_size(REQUEST_MAX);
+) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+    let service = WhitelistServiceServer::new(Service::new(broker, reconciler, authenticator))
+        .max_decoding_message_size(REQUEST_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_service_status("whitelistmcp.v1.WhitelistService", ServingStatus::Serving).await;
+    reporter.set_service_status(SERVICE, ServingStatus::Serving).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(crate::pb::DESCRIPTOR_SET)
@@ -57,5 +63,5 @@ pub async fn routes(
     routes.add_service(service).add_service(health);
     // Clients in use speak one or the other.
     routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
-    Ok(routes.routes())
+    Ok((routes.routes(), reporter))
 }

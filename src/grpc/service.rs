@@ -2,21 +2,26 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use crate::broker::{Answer, Broker};
+use crate::broker::upkeep::Reconciler;
+use crate::broker::{AT_ONCE, Broker, FRESH, LOOK_AGAIN};
 use crate::error::Error;
 use crate::grpc::authn::Authenticator;
+use crate::identity::Caller;
 use crate::listen::Connection;
+use crate::operation::target::{Known, Targets};
 use crate::operation::{CallId, Context, Operation, Tool};
 use crate::pb::whitelistmcp::v1 as pb;
 use crate::pb::whitelistmcp::v1::whitelist_service_server::WhitelistService;
 use crate::telemetry;
 
-use super::present::{self, Shown};
+use super::present::{self, Part, Shown};
 use super::status::to_status;
 use super::{DEADLINE_DEFAULT, DEADLINE_MAX, parse_timeout};
 
@@ -24,33 +29,48 @@ use super::{DEADLINE_DEFAULT, DEADLINE_MAX, parse_timeout};
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     broker: Arc<Broker>,
+    reconciler: Arc<Reconciler>,
     authenticator: Arc<Authenticator>,
 }
 
-type Parse<Q> = for<'a> fn(Q, CallId, Context<'a>) -> Result<Operation, Error>;
-type Present<A> = fn(Shown, Answer) -> A;
+/// A request whose caller is known and may call the tool.
+struct Entered<Q> {
+    service: Service,
+    tool: Tool,
+    caller: Arc<Caller>,
+    call: CallId,
+    message: Q,
+    deadline: Option<Instant>,
+}
+
+type Parse<Q> = for<'a> fn(Q, CallId, Context<'a>) -> Result<Vec<Operation>, Error>;
+type Present<A> = fn(Vec<Part>) -> A;
+type Work<Q, A> = fn(Entered<Q>) -> BoxFuture<'static, Result<A, Error>>;
 
 impl Service {
-    pub(super) fn new(broker: Arc<Broker>, authenticator: Arc<Authenticator>) -> Self {
-        Self { broker, authenticator }
+    pub(super) fn new(broker: Arc<Broker>, reconciler: Arc<Reconciler>, authenticator: Arc<Authenticator>) -> Self {
+        Self { broker, reconciler, authenticator }
     }
 
-    /// The same five steps for every RPC.
+    /// What every RPC has in common: a span, a call id, who calls, and an answer or a status.
     async fn call<Q, A>(
         &self,
         tool: Tool,
         request: Request<Q>,
-        parse: Parse<Q>,
-        present: Present<A>,
-    ) -> Result<Response<A>, Status> {
+        work: impl FnOnce(Entered<Q>) -> BoxFuture<'static, Result<A, Error>> + Send,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Send + 'static,
+    {
         let (metadata, extensions, message) = request.into_parts();
+        let rpc = tool.rpc().unwrap_or_default();
         let span = tracing::info_span!(
             "whitelistmcp.v1.WhitelistService",
-            otel.name = format!("whitelistmcp.v1.WhitelistService/{}", tool.rpc()),
+            otel.name = format!("whitelistmcp.v1.WhitelistService/{rpc}"),
             otel.kind = "server",
             rpc.system = "grpc",
             rpc.service = "whitelistmcp.v1.WhitelistService",
-            rpc.method = tool.rpc(),
+            rpc.method = rpc,
             rpc.grpc.status_code = tracing::field::Empty,
             whitelistmcp.call = tracing::field::Empty,
             whitelistmcp.principal = tracing::field::Empty,
@@ -62,10 +82,15 @@ impl Service {
         let call = CallId::new();
         span.record("whitelistmcp.call", call.as_str());
         let started = Instant::now();
-        let result = self
-            .steps(tool, &call, &metadata, extensions.get::<Connection>().cloned(), message, parse, present)
-            .instrument(span.clone())
-            .await;
+        let deadline = Some(started + timeout(&metadata));
+        let connection = extensions.get::<Connection>().cloned();
+        let result = async {
+            let caller = self.enter(tool, &call, connection.as_ref(), &metadata).await?;
+            let service = self.clone();
+            work(Entered { service, tool, caller, call: call.clone(), message, deadline }).await
+        }
+        .instrument(span.clone())
+        .await;
         let outcome = result.as_ref().err().map_or("ok", Error::reason);
         span.record("whitelistmcp.outcome", outcome);
         telemetry::record_call(tool.name(), outcome, started.elapsed());
@@ -82,34 +107,94 @@ impl Service {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one private function with one caller, split off only to be measured as a whole"
-    )]
-    async fn steps<Q, A>(
+    /// Who calls, and that they hold the tool's scope.
+    async fn enter(
         &self,
         tool: Tool,
         call: &CallId,
+        connection: Option<&Connection>,
         metadata: &MetadataMap,
-        connection: Option<Connection>,
-        message: Q,
-        parse: Parse<Q>,
-        present: Present<A>,
-    ) -> Result<A, Error> {
+    ) -> Result<Arc<Caller>, Error> {
         let caller = self
             .authenticator
-            .authenticate(connection.as_ref(), metadata)
+            .authenticate(connection, metadata)
             .await
             .map_err(|error| self.broker.refuse(tool, call, None, error))?;
         tracing::Span::current().record("whitelistmcp.principal", caller.principal().id());
         let refuse = |error| self.broker.refuse(tool, call, Some(&caller), error);
         self.authenticator.require_scope(&caller, tool).map_err(refuse)?;
-        let operation = parse(message, call.clone(), self.broker.context(&caller)).map_err(refuse)?;
-        tracing::Span::current().record("whitelistmcp.target", operation.target().group().as_str());
-        let shown = Shown::of(&operation);
-        let deadline = Some(Instant::now() + timeout(metadata));
-        let answer = self.broker.perform(Arc::new(caller), operation, deadline).await?;
-        Ok(present(shown, answer))
+        Ok(Arc::new(caller))
+    }
+
+    /// A tool that is about named groups: one operation for each.
+    async fn groups<Q, A>(
+        &self,
+        tool: Tool,
+        request: Request<Q>,
+        parse: Parse<Q>,
+        present: Present<A>,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Clone + Send + Sync + 'static,
+        A: 'static,
+    {
+        self.call(tool, request, move |entered| Box::pin(async move { Ok(present(entered.groups(parse).await?)) }))
+            .await
+    }
+}
+
+impl<Q: Clone> Entered<Q> {
+    /// Reads the request. A name that is not known may be one that a group's owner has opted in since anyone looked.
+    async fn read<T>(
+        &self,
+        parse: impl Fn(&Self, &Targets) -> Result<T, Error>,
+        unknown: impl Fn(&T) -> bool,
+    ) -> Result<T, Error> {
+        let broker = &self.service.broker;
+        let targets = broker.targets();
+        let first = parse(self, &targets);
+        let look = match &first {
+            Ok(read) => unknown(read),
+            Err(error) => error.reason() == "SECURITY_GROUP_UNKNOWN",
+        };
+        let read = if look {
+            broker.discover(&targets.places(None, None)?, LOOK_AGAIN).await;
+            parse(self, &broker.targets())
+        } else {
+            first
+        };
+        read.map_err(|error| broker.refuse(self.tool, &self.call, Some(&self.caller), error))
+    }
+
+    /// Performs one operation for each group that is named. What fails in one does not keep the others back.
+    async fn groups(self, parse: Parse<Q>) -> Result<Vec<Part>, Error> {
+        let broker = &self.service.broker;
+        let operations = self
+            .read(
+                |this, targets| parse(this.message.clone(), this.call.clone(), broker.context(&this.caller, targets)),
+                |operations| {
+                    let by_id = |operation: &Operation| {
+                        operation.scope().group().is_some_and(|target| target.known() == Known::ById)
+                    };
+                    operations.iter().any(by_id)
+                },
+            )
+            .await?;
+        let groups: Vec<String> = operations.iter().map(|operation| operation.scope().label()).collect();
+        tracing::Span::current().record("whitelistmcp.target", groups.join(", "));
+        let parts = futures_util::stream::iter(operations).map(|operation| {
+            let shown = Shown::of(&operation, &self.caller, broker, &self.service.reconciler);
+            let performed = broker.perform(Arc::clone(&self.caller), operation, self.deadline);
+            async move { Part { shown, result: performed.await } }
+        });
+        let mut parts: Vec<Part> = parts.buffered(AT_ONCE).collect().await;
+        if parts.iter().all(|part| part.result.is_err()) && !parts.is_empty() {
+            // With nothing done anywhere the whole call has failed, and the first refusal says why.
+            if let Err(error) = parts.swap_remove(0).result {
+                return Err(error);
+            }
+        }
+        Ok(parts)
     }
 }
 
@@ -120,30 +205,113 @@ fn timeout(metadata: &MetadataMap) -> std::time::Duration {
     whole - whole / 10
 }
 
+async fn leases(entered: Entered<pb::ListLeasesRequest>) -> Result<pb::ListLeasesResponse, Error> {
+    let broker = &entered.service.broker;
+    let searches = entered
+        .read(
+            |this, targets| {
+                let context = broker.context(&this.caller, targets);
+                Operation::find_leases(this.message.clone(), this.call.clone(), context)
+            },
+            |_| false,
+        )
+        .await?;
+    let (found, missed) = broker.search(&entered.caller, searches, entered.deadline).await;
+    if found.is_empty() && !missed.is_empty() {
+        // Nothing was found because nothing could be asked, or may be.
+        let mut missed = missed;
+        return Err(missed.swap_remove(0).error);
+    }
+    Ok(present::leases(&entered.caller, &entered.call, &entered.message, broker.now(), found, missed))
+}
+
+async fn targets(entered: Entered<pb::ListTargetsRequest>) -> Result<pb::ListTargetsResponse, Error> {
+    let broker = &entered.service.broker;
+    let known = broker.targets();
+    let read = Operation::find_targets(&entered.message, broker.context(&entered.caller, &known));
+    let (places, name) =
+        read.map_err(|error| broker.refuse(entered.tool, &entered.call, Some(&entered.caller), error))?;
+    let missed = broker.discover(&places, FRESH).await;
+    let groups = broker.groups(&entered.caller, &places, name.as_deref(), &broker.targets());
+    Ok(present::targets(&entered.call, groups, missed))
+}
+
+async fn revoke_holder(entered: Entered<pb::RevokeHolderRequest>) -> Result<pb::RevokeHolderResponse, Error> {
+    let broker = &entered.service.broker;
+    let targets = broker.targets();
+    let read = Operation::find_holder(&entered.message, &entered.call, broker.context(&entered.caller, &targets));
+    let (searches, leaver) =
+        read.map_err(|error| broker.refuse(entered.tool, &entered.call, Some(&entered.caller), error))?;
+    let ended = broker.end_holder(&entered.caller, searches, &leaver, entered.deadline).await?;
+    let parts = ended.groups.into_iter().map(|(operation, result)| {
+        let shown = Shown::of(&operation, &entered.caller, broker, &entered.service.reconciler);
+        Part { shown, result }
+    });
+    Ok(present::holder_revoked(&entered.call, &leaver, parts.collect(), ended.missed))
+}
+
 #[tonic::async_trait]
 impl WhitelistService for Service {
     async fn add_rule(&self, request: Request<pb::AddRuleRequest>) -> Result<Response<pb::AddRuleResponse>, Status> {
-        self.call(Tool::Add, request, Operation::add, present::added).await
+        self.groups(Tool::Add, request, Operation::add, present::added).await
     }
 
     async fn remove_rules(
         &self,
         request: Request<pb::RemoveRulesRequest>,
     ) -> Result<Response<pb::RemoveRulesResponse>, Status> {
-        self.call(Tool::Remove, request, Operation::remove, present::removed).await
+        self.groups(Tool::Remove, request, Operation::remove, present::removed).await
+    }
+
+    async fn extend_leases(
+        &self,
+        request: Request<pb::ExtendLeasesRequest>,
+    ) -> Result<Response<pb::ExtendLeasesResponse>, Status> {
+        self.groups(Tool::Extend, request, Operation::extend, present::extended).await
+    }
+
+    async fn move_leases(
+        &self,
+        request: Request<pb::MoveLeasesRequest>,
+    ) -> Result<Response<pb::MoveLeasesResponse>, Status> {
+        self.groups(Tool::Move, request, Operation::relocate, present::moved).await
     }
 
     async fn list_rules(
         &self,
         request: Request<pb::ListRulesRequest>,
     ) -> Result<Response<pb::ListRulesResponse>, Status> {
-        self.call(Tool::List, request, Operation::list, present::listed).await
+        self.groups(Tool::List, request, Operation::list, present::listed).await
     }
 
     async fn check_access(
         &self,
         request: Request<pb::CheckAccessRequest>,
     ) -> Result<Response<pb::CheckAccessResponse>, Status> {
-        self.call(Tool::Check, request, Operation::check, present::checked).await
+        self.groups(Tool::Check, request, Operation::check, present::checked).await
+    }
+
+    async fn list_leases(
+        &self,
+        request: Request<pb::ListLeasesRequest>,
+    ) -> Result<Response<pb::ListLeasesResponse>, Status> {
+        let work: Work<_, _> = |entered| Box::pin(leases(entered));
+        self.call(Tool::Leases, request, work).await
+    }
+
+    async fn list_targets(
+        &self,
+        request: Request<pb::ListTargetsRequest>,
+    ) -> Result<Response<pb::ListTargetsResponse>, Status> {
+        let work: Work<_, _> = |entered| Box::pin(targets(entered));
+        self.call(Tool::Targets, request, work).await
+    }
+
+    async fn revoke_holder(
+        &self,
+        request: Request<pb::RevokeHolderRequest>,
+    ) -> Result<Response<pb::RevokeHolderResponse>, Status> {
+        let work: Work<_, _> = |entered| Box::pin(revoke_holder(entered));
+        self.call(Tool::RevokeHolder, request, work).await
     }
 }

@@ -1,117 +1,247 @@
-//! What stands on a rule that this service made: for whom, why, since when, until when, and by which call.
+//! What stands on a rule that this service made: the call that made it, its leases, the requests that must not be
+//! carried out twice, and whether it is about to go. All of it is tags of the rule, for AWS is the only store.
 //!
-//! EC2 keeps it as tags of the rule and, for people who look at the console, in the rule's description.
+//! | key | value |
+//! | --- | --- |
+//! | `whitelistmcp:lease` | `v1`, by which our rules are found |
+//! | `whitelistmcp:call` | the call that made the rule |
+//! | `whitelistmcp:holder:PROOF` | one lease: `UNTIL SINCE CALL NAME REASON` |
+//! | `whitelistmcp:key:DIGEST` | one idempotency key: `AT ARGUMENTS CALL UNTIL` |
+//! | `whitelistmcp:closing` | the rule is about to go: `CALL AT` |
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::lease::whole_seconds;
+use super::lease::{Holder, Lease};
+use super::term::whole_seconds;
+use crate::digest::sha256_hex;
 
-const CALL: &str = "whitelistmcp:call";
-const HOLDER: &str = "whitelistmcp:holder";
-const HOLDER_ID: &str = "whitelistmcp:holder-id";
-const REASON: &str = "whitelistmcp:reason";
-const SINCE: &str = "whitelistmcp:since";
-const UNTIL: &str = "whitelistmcp:until";
+/// What every key of ours begins with.
+pub const PREFIX: &str = "whitelistmcp:";
+/// The tag by which our rules are found, and its value.
+pub const FORMAT: (&str, &str) = ("whitelistmcp:lease", "v1");
+/// The tag that names the call that made the rule.
+pub const CALL: &str = "whitelistmcp:call";
+/// The tag that says that the rule is about to go.
+pub const CLOSING: &str = "whitelistmcp:closing";
+
+const KEY: &str = "key:";
 
 /// The most characters of a tag's value (EC2 API, `Tag`).
-const TAG_VALUE_MAX: usize = 256;
+pub const TAG_VALUE_MAX: usize = 256;
+/// The most tags of a resource (EC2 User Guide, "Tag restrictions"), less one that stays free for the mark of closing.
+pub const TAGS_MOST: usize = 49;
+/// How long an idempotency key is remembered.
+pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+
 /// The most characters of a rule's description (EC2 API, `IpRange`).
 const DESCRIPTION_MAX: usize = 255;
+
+/// Where a rule comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Not from this service: it is never adopted, tagged or ended.
+    Elsewhere,
+    /// From this service.
+    Here(Ownership),
+    /// It carries tags of ours that are not whole. It is reported and left alone.
+    Damaged(String),
+}
 
 /// What this service wrote on a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ownership {
-    /// The holder's name, for people.
-    pub holder: String,
-    /// The holder's stable id: the source identity of the session that made the rule.
-    pub holder_id: String,
-    /// Why the rule was asked for.
-    pub reason: String,
-    /// Since when it stands, RFC 3339.
-    pub since: String,
-    /// Until when it is meant to stand, RFC 3339.
-    pub until: Option<String>,
     /// The id of the call that made it.
     pub call: String,
+    /// Who holds it, and until when: at least one, live or ended.
+    pub leases: Vec<Lease>,
+    /// The requests that must not be carried out twice.
+    pub spent: Vec<Spent>,
+    /// The mark of whoever is about to take the rule away.
+    pub closing: Option<Closing>,
 }
 
-impl Ownership {
-    /// What is written on a rule that is made now.
-    pub fn new(
-        holder: &str,
-        holder_id: &str,
-        reason: &str,
-        now: Timestamp,
-        until: Option<Timestamp>,
-        call: &str,
-    ) -> Self {
-        Self {
-            holder: tag_value(holder),
-            holder_id: tag_value(holder_id),
-            reason: tag_value(reason),
-            since: whole_seconds(now).to_string(),
-            until: until.map(|until| until.to_string()),
-            call: call.to_owned(),
+/// That a rule is about to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// The call that is about to take it away.
+    pub call: String,
+    /// When it said so.
+    pub at: Timestamp,
+}
+
+/// A request that was carried out under an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// The digest of principal and key.
+    pub digest: String,
+    /// When it was carried out.
+    pub at: Timestamp,
+    /// The digest of what was asked.
+    pub arguments: String,
+    /// The call that carried it out.
+    pub call: String,
+    /// The end that it gave.
+    pub until: Timestamp,
+}
+
+// === impl Made ===
+
+impl Made {
+    /// What the tags of a rule say.
+    pub fn from_tags<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let (mut format, mut call, mut leases, mut spent, mut closing) = (false, None, Vec::new(), Vec::new(), None);
+        let (mut any, mut damage) = (false, None);
+        for (key, value) in tags {
+            let Some(name) = key.strip_prefix(PREFIX) else { continue };
+            any = true;
+            let sound = match key {
+                _ if key == FORMAT.0 => {
+                    format = value == FORMAT.1;
+                    format
+                }
+                CALL => uuid::Uuid::try_parse(value).map(|id| call = Some(id.to_string())).is_ok(),
+                CLOSING => Closing::parse(value).map(|mark| closing = Some(mark)).is_some(),
+                _ => match (Lease::parse(name, value), name.strip_prefix(KEY)) {
+                    (Some(lease), _) => lease.map(|lease| leases.push(lease)).is_ok(),
+                    (None, Some(digest)) => Spent::parse(digest, value).map(|key| spent.push(key)).is_some(),
+                    (None, None) => false,
+                },
+            };
+            if !sound {
+                damage = Some(format!("the tag {key} cannot be read"));
+            }
         }
+        if !any {
+            return Self::Elsewhere;
+        }
+        leases.sort_by(|a: &Lease, b| (b.until, &a.holder).cmp(&(a.until, &b.holder)));
+        match (damage, format, call) {
+            (Some(damage), ..) => Self::Damaged(damage),
+            (None, false, _) => Self::Damaged(format!("the tag {} is missing", FORMAT.0)),
+            (None, _, None) => Self::Damaged(format!("the tag {CALL} is missing")),
+            (None, ..) if leases.is_empty() => Self::Damaged("no tag names a holder".to_owned()),
+            (None, _, Some(call)) => Self::Here(Ownership { call, leases, spent, closing }),
+        }
+    }
+
+    /// What this service wrote, where it is whole.
+    pub fn here(&self) -> Option<&Ownership> {
+        match self {
+            Self::Here(ownership) => Some(ownership),
+            Self::Elsewhere | Self::Damaged(_) => None,
+        }
+    }
+}
+
+// === impl Ownership ===
+
+impl Ownership {
+    /// What is written on a rule that is made for one holder.
+    pub fn new(lease: Lease, spent: Option<Spent>) -> Self {
+        Self { call: lease.call.clone(), leases: vec![lease], spent: spent.into_iter().collect(), closing: None }
     }
 
     /// The tags, as key and value.
-    pub fn tags(&self) -> Vec<(&'static str, &str)> {
-        let mut tags = vec![
-            (CALL, self.call.as_str()),
-            (HOLDER, self.holder.as_str()),
-            (HOLDER_ID, self.holder_id.as_str()),
-            (REASON, self.reason.as_str()),
-            (SINCE, self.since.as_str()),
-        ];
-        tags.extend(self.until.as_deref().map(|until| (UNTIL, until)));
-        tags
+    pub fn tags(&self) -> Vec<(String, String)> {
+        let own = [(FORMAT.0.to_owned(), FORMAT.1.to_owned()), (CALL.to_owned(), self.call.clone())];
+        let leases = self.leases.iter().map(Lease::tag);
+        let closing = self.closing.iter().map(Closing::tag);
+        own.into_iter().chain(leases).chain(self.spent.iter().map(Spent::tag)).chain(closing).collect()
     }
 
-    /// The key of the tag that names the call, which the session policy pins.
-    pub const fn call_tag() -> &'static str {
-        CALL
+    /// The lease of a holder, live or ended.
+    pub fn lease_of(&self, holder: &Holder) -> Option<&Lease> {
+        self.leases.iter().find(|lease| lease.holder.is(holder))
     }
 
-    /// Reads the tags of a rule. A rule is ours only if its call and its holder are there.
-    pub fn from_tags<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Self> {
-        let (mut call, mut holder, mut holder_id, mut reason, mut since, mut until) =
-            (None, None, None, None, None, None);
-        for (key, value) in tags {
-            let slot = match key {
-                CALL => &mut call,
-                HOLDER => &mut holder,
-                HOLDER_ID => &mut holder_id,
-                REASON => &mut reason,
-                SINCE => &mut since,
-                UNTIL => &mut until,
-                _ => continue,
-            };
-            *slot = Some(value.to_owned());
-        }
-        let holder_id = holder_id?;
-        Some(Self {
-            call: call?,
-            holder: holder.unwrap_or_else(|| holder_id.clone()),
-            holder_id,
-            reason: reason.unwrap_or_default(),
-            since: since.unwrap_or_default(),
-            until,
-        })
+    /// The leases that have an end ahead.
+    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &Lease> {
+        self.leases.iter().filter(move |lease| lease.is_live(now))
+    }
+
+    /// The end of the last lease: when the rule is to go.
+    pub fn ends(&self) -> Timestamp {
+        self.leases.iter().map(|lease| lease.until).max().unwrap_or(Timestamp::MIN)
+    }
+
+    /// The lease that lasts longest: who is named where there is room for one.
+    pub fn longest(&self) -> Option<&Lease> {
+        self.leases.iter().max_by_key(|lease| lease.until)
+    }
+
+    /// Puts a lease in the place of its holder's former one.
+    pub fn put(&mut self, lease: Lease) {
+        self.leases.retain(|other| !other.holder.is(&lease.holder));
+        self.leases.push(lease);
     }
 
     /// The rule's description, in the characters that EC2 takes: why, for whom, by which call.
     pub fn description(&self) -> String {
-        let end = format!(" - {} [whitelistmcp {}]", self.holder, self.call);
+        let lease = self.leases.first();
+        let (name, reason) = lease.map_or(("", ""), |lease| (lease.holder.name(), lease.reason.as_str()));
+        let end = format!(" - {name} [whitelistmcp {}]", self.call);
         let room = DESCRIPTION_MAX.saturating_sub(end.chars().count());
-        self.reason
-            .chars()
-            .take(room)
-            .chain(end.chars())
-            .take(DESCRIPTION_MAX)
-            .map(|c| if in_description(c) { c } else { '_' })
-            .collect()
+        let text = reason.chars().take(room).chain(end.chars()).take(DESCRIPTION_MAX);
+        text.map(|c| if in_description(c) { c } else { '_' }).collect()
     }
+}
+
+// === impl Closing, Spent ===
+
+impl Closing {
+    /// The mark of a call that is about to take the rule away.
+    pub fn new(call: &str, now: Timestamp) -> Self {
+        Self { call: call.to_owned(), at: whole_seconds(now) }
+    }
+
+    /// The tag: key and value.
+    pub fn tag(&self) -> (String, String) {
+        (CLOSING.to_owned(), format!("{} {}", self.call, self.at))
+    }
+
+    fn parse(value: &str) -> Option<Self> {
+        let (call, at) = value.split_once(' ')?;
+        Some(Self { call: uuid::Uuid::try_parse(call).ok()?.to_string(), at: at.parse().ok()? })
+    }
+}
+
+impl Spent {
+    /// The digest under which a holder's key is remembered: two holders' keys never meet.
+    pub fn digest_of(holder: &Holder, key: &str) -> String {
+        short(&sha256_hex(format!("{}\n{key}", holder.tag_key())))
+    }
+
+    /// The key of the tag that remembers a digest.
+    pub fn tag_key_of(digest: &str) -> String {
+        format!("{PREFIX}{KEY}{digest}")
+    }
+
+    /// The tag: key and value.
+    pub fn tag(&self) -> (String, String) {
+        let value = format!("{} {} {} {}", self.at, self.arguments, self.call, self.until);
+        (Self::tag_key_of(&self.digest), value)
+    }
+
+    fn parse(digest: &str, value: &str) -> Option<Self> {
+        let [at, arguments, call, until] = value.splitn(4, ' ').collect::<Vec<_>>().try_into().ok()?;
+        Some(Self {
+            digest: digest.to_owned(),
+            at: at.parse().ok()?,
+            arguments: arguments.to_owned(),
+            call: uuid::Uuid::try_parse(call).ok()?.to_string(),
+            until: until.parse().ok()?,
+        })
+    }
+
+    /// Whether it is still to be heeded.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        now.duration_since(self.at) < KEY_LIFETIME
+    }
+}
+
+/// As much of a digest as a tag has room for.
+pub fn short(digest: &str) -> String {
+    digest.chars().take(16).collect()
 }
 
 /// Whether a reason cannot stand on a rule as it is.
@@ -138,24 +268,75 @@ pub fn tag_value(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn ownership(reason: &str) -> Ownership {
-        let now = "2027-01-01T00:00:00.25Z".parse().expect("parses");
-        Ownership::new("alice@example.com", "alice@example.com-1a2b", reason, now, None, "0198-call")
+    const MADE_BY: &str = "01980000-0000-7000-8000-000000000001";
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    fn lease(name: &str, proof: char, until: &str, reason: &str) -> Lease {
+        let holder = Holder::new(name, &format!("{name}-{}", proof.to_string().repeat(16))).expect("an id");
+        Lease::new(holder, reason, time("2027-01-01T00:00:00.25Z"), time(until), MADE_BY)
+    }
+
+    fn shared() -> Ownership {
+        let spent = Spent {
+            digest: "0123456789abcdef".to_owned(),
+            at: time("2027-01-01T00:00:00Z"),
+            arguments: "fedcba9876543210".to_owned(),
+            call: MADE_BY.to_owned(),
+            until: time("2027-01-01T02:00:00Z"),
+        };
+        let mut shared = Ownership::new(lease("alice", 'a', "2027-01-01T02:00:00Z", "look & see"), Some(spent));
+        shared.put(lease("bob", 'b', "2027-01-01T01:00:00Z", "the same"));
+        shared.closing = Some(Closing::new(MADE_BY, time("2027-01-01T03:00:00Z")));
+        shared
+    }
+
+    fn read(tags: &[(String, String)]) -> Made {
+        Made::from_tags(tags.iter().map(|(key, value)| (key.as_str(), value.as_str())))
     }
 
     #[test]
     fn tags_are_read_back() {
-        let ownership = ownership("ticket OPS-12: <look> & see");
-        assert_eq!(ownership.reason, "ticket OPS-12: _look_ _ see");
-        assert_eq!(Ownership::from_tags(ownership.tags()), Some(ownership.clone()));
-        assert_eq!(Ownership::from_tags(ownership.tags().into_iter().filter(|(key, _)| *key != CALL)), None);
+        let mut tags = shared().tags();
+        tags.push(("Name".to_owned(), "not ours".to_owned()));
+        assert_eq!(read(&tags), Made::Here(shared()));
+        assert_eq!(shared().ends(), time("2027-01-01T02:00:00Z"));
+        assert_eq!(shared().live(time("2027-01-01T01:00:00Z")).count(), 1);
+        assert_eq!(read(&[("Name".to_owned(), "x".to_owned())]), Made::Elsewhere);
+    }
+
+    #[test]
+    fn tags_that_are_not_whole_are_damage() {
+        let whole = Ownership { spent: Vec::new(), closing: None, ..shared() }.tags();
+        for missing in 0..2 {
+            let mut tags = whole.clone();
+            tags.remove(missing);
+            assert!(matches!(read(&tags), Made::Damaged(_)), "{missing}");
+        }
+        let mut tags = whole.clone();
+        tags.truncate(2);
+        assert!(matches!(read(&tags), Made::Damaged(_)), "nobody holds it");
+        for (key, value) in [
+            ("whitelistmcp:holder:aaaaaaaaaaaaaaaa", "2027"),
+            ("whitelistmcp:lease", "v9"),
+            ("whitelistmcp:closing", "now"),
+            ("whitelistmcp:key:0", ""),
+            ("whitelistmcp:later", "unknown to this version"),
+        ] {
+            let mut tags = whole.clone();
+            tags.retain(|(other, _)| other != key);
+            tags.push((key.to_owned(), value.to_owned()));
+            assert!(matches!(read(&tags), Made::Damaged(_)), "{key}={value}");
+        }
     }
 
     #[test]
     fn a_description_keeps_to_what_ec2_takes() {
-        let text = ownership(&"naïve reason'; \u{2603}\n".repeat(40)).description();
-        assert_eq!(text.len(), 255);
-        assert!(text.chars().all(in_description));
-        assert!(text.ends_with(" - alice@example.com [whitelistmcp 0198-call]"), "{text}");
+        let long = "na\u{ef}ve reason'; ".repeat(40);
+        let text = Ownership::new(lease("alice@example.com", 'a', "2027-01-01T02:00:00Z", &long), None).description();
+        assert!(text.len() <= 255 && text.chars().all(in_description), "{text}");
+        assert!(text.ends_with(&format!(" - alice@example.com [whitelistmcp {MADE_BY}]")), "{text}");
     }
 }

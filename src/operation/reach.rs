@@ -96,6 +96,7 @@ fn covered(block: Block, ports: Ports, rules: &[&Rule]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ownership::Made;
     use super::super::rule::Traffic;
     use super::*;
 
@@ -104,7 +105,7 @@ mod tests {
             Some(block) => Source::Block(block),
             None => Source::PrefixList(source.to_owned()),
         };
-        Rule { id: None, source, traffic, description: String::new(), ownership: None }
+        Rule { id: None, source, traffic, description: String::new(), made: Made::Elsewhere, tags: 0 }
     }
 
     fn tcp(port: &str) -> Traffic {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::address::Block;
-use super::ownership::Ownership;
+use super::ownership::{Made, Ownership};
 use super::port::Ports;
 
 /// One inbound rule of a security group.
@@ -17,8 +17,10 @@ pub struct Rule {
     pub traffic: Traffic,
     /// The description that stands on it.
     pub description: String,
-    /// What this service wrote on it, where this service made it.
-    pub ownership: Option<Ownership>,
+    /// Where it comes from, and what this service wrote on it.
+    pub made: Made,
+    /// How many tags it carries, ours and others'.
+    pub tags: usize,
 }
 
 /// What a rule lets in.
@@ -48,6 +50,11 @@ pub enum Traffic {
 // === impl Rule ===
 
 impl Rule {
+    /// What this service wrote on it, where this service made it and its tags are whole.
+    pub fn ownership(&self) -> Option<&Ownership> {
+        self.made.here()
+    }
+
     /// Whether this is the rule that AWS would take `block` and `ports` for.
     pub fn is(&self, block: Block, ports: Ports) -> bool {
         self.source == Source::Block(block) && self.traffic == Traffic::Ports(ports)

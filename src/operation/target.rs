@@ -45,22 +45,54 @@ pub struct Region(String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(String);
 
+/// One account and Region.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    account: AccountId,
+    region: Region,
+}
+
 /// One security group that the service could reach. Whether the caller may is policy's to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    account: AccountId,
-    region: Region,
+    place: Place,
     group: GroupId,
     name: Option<String>,
+    known: Known,
 }
 
-/// Every group, account and Region that the configuration names.
+/// How the service knows of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// The configuration names it.
+    Configured,
+    /// Its owner opted it in by the tag `whitelistmcp:managed`.
+    OptedIn,
+    /// Not at all: somebody gave its id.
+    ById,
+}
+
+/// A group that its owner opted in, as AWS describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptedIn {
+    /// Its id.
+    pub group: GroupId,
+    /// The name to speak of it by.
+    pub name: String,
+    /// Other names that mean it: the group's own, and those of what is attached to it.
+    pub aliases: BTreeSet<String>,
+    /// What is attached to it, for people.
+    pub attached: BTreeSet<String>,
+}
+
+/// Every group, account and Region that is known.
 #[derive(Clone, Debug)]
 pub struct Targets {
     account: Option<AccountId>,
     region: Option<Region>,
     regions: BTreeMap<AccountId, BTreeSet<Region>>,
     groups: Vec<Target>,
+    opted_in: BTreeMap<Place, Vec<OptedIn>>,
 }
 
 /// Why no target came of what was written, or of what was configured.
@@ -68,9 +100,12 @@ pub struct Targets {
 pub enum TargetError {
     /// Nothing that the caller may use goes by that name.
     #[error(
-        "no security group `{0}` that you may use is known here; give a configured name or a group id, and check the account and the Region"
+        "no security group `{0}` that you may use is known here; whitelist_targets names those there are, and check the account and the Region"
     )]
     Unknown(String),
+    /// An account or Region for which there is no role.
+    #[error("this service reaches nothing in that account and Region; leave them out to ask everywhere")]
+    Nowhere,
     /// A group id without an account or Region, where there is no default.
     #[error("`{group}` needs {missing}: none is configured as the default")]
     Incomplete {
@@ -109,6 +144,7 @@ impl From<TargetError> for Error {
         match error {
             TargetError::Account(_) => Self::invalid("account", "ACCOUNT_INVALID", text),
             TargetError::Region(_) => Self::invalid("region", "REGION_INVALID", text),
+            TargetError::Nowhere => Self::invalid("account", "ACCOUNT_UNKNOWN", text),
             TargetError::Unknown(_) => Self::new(Code::NotFound, "SECURITY_GROUP_UNKNOWN", text),
             _ => Self::invalid("security_group", "SECURITY_GROUP_INVALID", text),
         }
@@ -183,17 +219,47 @@ impl fmt::Display for GroupId {
     }
 }
 
-// === impl Target ===
+// === impl Place ===
 
-impl Target {
-    /// The account that holds the group.
+impl Place {
+    /// An account and a Region.
+    pub fn new(account: AccountId, region: Region) -> Self {
+        Self { account, region }
+    }
+
+    /// The account.
     pub fn account(&self) -> &AccountId {
         &self.account
     }
 
-    /// The Region that the group is in.
+    /// The Region.
     pub fn region(&self) -> &Region {
         &self.region
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "account {}, Region {}", self.account, self.region)
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Where the group is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The account that holds the group.
+    pub fn account(&self) -> &AccountId {
+        &self.place.account
+    }
+
+    /// The Region that the group is in.
+    pub fn region(&self) -> &Region {
+        &self.place.region
     }
 
     /// The group's id.
@@ -201,9 +267,19 @@ impl Target {
         &self.group
     }
 
-    /// The name that the configuration gives the group, if it does.
+    /// The name that the group is known by, if it has one.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    /// How the service knows of it.
+    pub fn known(&self) -> Known {
+        self.known
+    }
+
+    /// Whether two are the same group.
+    pub fn is(&self, other: &Self) -> bool {
+        self.place == other.place && self.group == other.group
     }
 
     /// How the group is spoken of: its name and id, or its id.
@@ -228,6 +304,7 @@ impl Targets {
             region: config.region.as_deref().map(Region::parse).transpose()?,
             regions: accounts.into_iter().collect(),
             groups: Vec::with_capacity(config.groups.len()),
+            opted_in: BTreeMap::new(),
         };
         for group in &config.groups {
             if group.name.starts_with("sg-") || group.name.trim().is_empty() {
@@ -238,15 +315,14 @@ impl Targets {
             }
             let account = group.account.as_deref().map(AccountId::parse).transpose()?;
             let region = group.region.as_deref().map(Region::parse).transpose()?;
-            let target = targets.complete(&group.id, account, region, Some(group.name.clone()))?;
-            if !targets.reaches(&target) {
-                return Err(TargetError::NoRole {
-                    name: group.name.clone(),
-                    account: target.account,
-                    region: target.region,
-                });
+            let place = targets.place(&group.id, account, region)?;
+            let id = GroupId::parse(&group.id)?;
+            if !targets.reaches(&place) {
+                let Place { account, region } = place;
+                return Err(TargetError::NoRole { name: group.name.clone(), account, region });
             }
-            targets.groups.push(target);
+            let name = Some(group.name.clone());
+            targets.groups.push(Target { place, group: id, name, known: Known::Configured });
         }
         Ok(targets)
     }
@@ -255,50 +331,106 @@ impl Targets {
     pub fn resolve(&self, group: &str, account: Option<&str>, region: Option<&str>) -> Result<Target, TargetError> {
         let account = account.map(AccountId::parse).transpose()?;
         let region = region.map(Region::parse).transpose()?;
-        let fits = |known: &&Target| {
-            account.as_ref().is_none_or(|account| *account == known.account)
-                && region.as_ref().is_none_or(|region| *region == known.region)
+        let fits = |place: &Place| {
+            account.as_ref().is_none_or(|account| *account == place.account)
+                && region.as_ref().is_none_or(|region| *region == place.region)
         };
         let group = group.trim();
+        let unknown = || TargetError::Unknown(group.to_owned());
         if !group.starts_with("sg-") {
-            let named = self.groups.iter().find(|known| known.name.as_deref() == Some(group));
-            return named.filter(fits).cloned().ok_or_else(|| TargetError::Unknown(group.to_owned()));
+            if let Some(named) = self.groups.iter().find(|known| known.name.as_deref() == Some(group)) {
+                return if fits(&named.place) { Ok(named.clone()) } else { Err(unknown()) };
+            }
+            return self.by_alias(group, fits).ok_or_else(unknown);
         }
-        if let Some(known) = self.groups.iter().filter(|known| known.group.as_str() == group).find(fits) {
+        let id = GroupId::parse(group)?;
+        if let Some(known) = self.groups.iter().find(|known| known.group == id && fits(&known.place)) {
             return Ok(known.clone());
         }
+        if let Some((place, known)) = self.opted_in().find(|(place, known)| known.group == id && fits(place)) {
+            return Ok(opted_in(place, known));
+        }
         // An id that lacks an account is answered like any other that is not known, configured or not.
-        let target = self.complete(group, account, region, None).map_err(|error| match error {
-            TargetError::Incomplete { group, .. } => TargetError::Unknown(group),
-            other => other,
-        })?;
-        if self.reaches(&target) { Ok(target) } else { Err(TargetError::Unknown(group.to_owned())) }
+        let place = self.place(group, account, region).map_err(|_| unknown())?;
+        if self.reaches(&place) {
+            Ok(Target { place, group: id, name: None, known: Known::ById })
+        } else {
+            Err(unknown())
+        }
     }
 
-    /// The groups that have names.
+    /// The group that goes by a name of its own or of what is attached to it; none if several do.
+    fn by_alias(&self, name: &str, fits: impl Fn(&Place) -> bool) -> Option<Target> {
+        let called = |known: &OptedIn| known.name == name || known.aliases.contains(name);
+        let mut found = self.opted_in().filter(|(place, known)| fits(place) && called(known));
+        let (place, known) = found.next()?;
+        found.next().is_none().then(|| self.known(place, known))
+    }
+
+    /// A group that was found in a place: under its configured name, if it has one.
+    pub fn found(&self, place: &Place, group: &GroupId) -> Target {
+        let configured = self.groups.iter().find(|target| target.place == *place && target.group == *group);
+        let opted =
+            || self.opted_in.get(place)?.iter().find(|known| known.group == *group).map(|known| opted_in(place, known));
+        configured.cloned().or_else(opted).unwrap_or_else(|| Target {
+            place: place.clone(),
+            group: group.clone(),
+            name: None,
+            known: Known::ById,
+        })
+    }
+
+    fn known(&self, place: &Place, known: &OptedIn) -> Target {
+        self.found(place, &known.group)
+    }
+
+    /// The groups that the configuration names.
     pub fn named(&self) -> &[Target] {
         &self.groups
     }
 
-    fn complete(
-        &self,
-        group: &str,
-        account: Option<AccountId>,
-        region: Option<Region>,
-        name: Option<String>,
-    ) -> Result<Target, TargetError> {
+    /// The groups that their owners opted in.
+    pub fn opted_in(&self) -> impl Iterator<Item = (&Place, &OptedIn)> {
+        self.opted_in.iter().flat_map(|(place, groups)| groups.iter().map(move |group| (place, group)))
+    }
+
+    /// The same with what was found to be opted in at a place.
+    #[must_use]
+    pub fn with_opted_in(&self, place: Place, groups: Vec<OptedIn>) -> Self {
+        let mut targets = self.clone();
+        targets.opted_in.insert(place, groups);
+        targets
+    }
+
+    /// Every account and Region for which there is a role, or those that are asked for.
+    pub fn places(&self, account: Option<&str>, region: Option<&str>) -> Result<Vec<Place>, TargetError> {
+        let account = account.map(AccountId::parse).transpose()?;
+        let region = region.map(Region::parse).transpose()?;
+        let every = self.regions.iter().flat_map(|(account, regions)| {
+            regions.iter().map(|region| Place { account: account.clone(), region: region.clone() })
+        });
+        let places: Vec<Place> = every
+            .filter(|place| account.as_ref().is_none_or(|account| *account == place.account))
+            .filter(|place| region.as_ref().is_none_or(|region| *region == place.region))
+            .collect();
+        if places.is_empty() { Err(TargetError::Nowhere) } else { Ok(places) }
+    }
+
+    fn place(&self, group: &str, account: Option<AccountId>, region: Option<Region>) -> Result<Place, TargetError> {
         let missing = |missing| TargetError::Incomplete { group: group.to_owned(), missing };
-        Ok(Target {
-            group: GroupId::parse(group)?,
+        Ok(Place {
             account: account.or_else(|| self.account.clone()).ok_or_else(|| missing("an account"))?,
             region: region.or_else(|| self.region.clone()).ok_or_else(|| missing("a Region"))?,
-            name,
         })
     }
 
-    fn reaches(&self, target: &Target) -> bool {
-        self.regions.get(&target.account).is_some_and(|regions| regions.contains(&target.region))
+    fn reaches(&self, place: &Place) -> bool {
+        self.regions.get(&place.account).is_some_and(|regions| regions.contains(&place.region))
     }
+}
+
+fn opted_in(place: &Place, known: &OptedIn) -> Target {
+    Target { place: place.clone(), group: known.group.clone(), name: Some(known.name.clone()), known: Known::OptedIn }
 }
 
 #[cfg(test)]

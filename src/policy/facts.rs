@@ -6,12 +6,14 @@ use std::sync::LazyLock;
 
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression, Schema};
 
+use jiff::SignedDuration;
 use quick_cache::sync::Cache;
 
-use super::{Denial, broken};
+use super::{Change, Denial, broken};
 use crate::identity::{self, Caller};
 use crate::operation::rule::{Rule, Source};
-use crate::operation::{Kind, Operation};
+use crate::operation::target::Known;
+use crate::operation::{Kind, Opening, Operation, Scope};
 
 /// Who asks and for what, as entities.
 pub(super) struct Facts {
@@ -27,7 +29,9 @@ pub(super) type Standing = (&'static str, RestrictedExpression);
 struct Types {
     action: EntityTypeName,
     group: EntityTypeName,
+    own: EntityTypeName,
     person: EntityTypeName,
+    region: EntityTypeName,
     service: EntityTypeName,
     security_group: EntityTypeName,
 }
@@ -38,7 +42,9 @@ static TYPES: LazyLock<Types> = LazyLock::new(|| {
     Types {
         action: name("Action"),
         group: name("Group"),
+        own: name("Own"),
         person: name("Person"),
+        region: name("Region"),
         service: name("Service"),
         security_group: name("SecurityGroup"),
     }
@@ -51,40 +57,42 @@ pub(super) fn action_type() -> EntityTypeName {
 // === impl Facts ===
 
 impl Facts {
-    pub(super) fn new(caller: &Caller, operation: &Operation, schema: &Schema) -> Result<Self, Denial> {
+    pub(super) fn new(caller: &Caller, scope: &Scope, schema: &Schema) -> Result<Self, Denial> {
         let principal = caller.principal();
-        let target = operation.target();
         let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
         let groups: Vec<EntityUid> = principal.groups().iter().map(|group| uid(&TYPES.group, group)).collect();
 
-        let (kind, mut attributes) = match principal.kind() {
+        let (principal_uid, mut attributes) = match principal.kind() {
             identity::Kind::Person => (
-                &TYPES.person,
+                uid(&TYPES.person, &format!("{}|{}", principal.issuer(), principal.subject())),
                 vec![
                     ("issuer", string(principal.issuer())),
                     ("subject", string(principal.subject())),
                     ("client", string(principal.client().unwrap_or_default())),
                 ],
             ),
-            identity::Kind::Service | identity::Kind::Own => (&TYPES.service, Vec::new()),
+            identity::Kind::Service => (uid(&TYPES.service, principal.subject()), Vec::new()),
+            identity::Kind::Own => (uid(&TYPES.own, principal.subject()), Vec::new()),
         };
         attributes.push(("name", string(principal.name())));
-        let principal_uid = match principal.kind() {
-            identity::Kind::Person => uid(kind, &format!("{}|{}", principal.issuer(), principal.subject())),
-            identity::Kind::Service | identity::Kind::Own => uid(kind, principal.subject()),
-        };
         let principal =
             Entity::new(principal_uid.clone(), owned(attributes), groups.iter().cloned().collect()).map_err(broken)?;
 
-        let resource_uid =
-            uid(&TYPES.security_group, &format!("{}/{}/{}", target.account(), target.region(), target.group()));
-        let mut attributes = vec![
-            ("id", string(target.group().as_str())),
-            ("account", string(target.account().as_str())),
-            ("region", string(target.region().as_str())),
-            ("configured", RestrictedExpression::new_bool(target.name().is_some())),
-        ];
-        attributes.extend(target.name().map(|name| ("name", string(name))));
+        let place = scope.place();
+        let mut attributes =
+            vec![("account", string(place.account().as_str())), ("region", string(place.region().as_str()))];
+        let resource_uid = match scope {
+            Scope::Region(_) => uid(&TYPES.region, &format!("{}/{}", place.account(), place.region())),
+            Scope::Group(target) => {
+                attributes.extend([
+                    ("id", string(target.group().as_str())),
+                    ("configured", RestrictedExpression::new_bool(target.known() == Known::Configured)),
+                    ("opted_in", RestrictedExpression::new_bool(target.known() == Known::OptedIn)),
+                ]);
+                attributes.extend(target.name().map(|name| ("name", string(name))));
+                uid(&TYPES.security_group, &format!("{}/{}/{}", place.account(), place.region(), target.group()))
+            }
+        };
         let resource = Entity::new(resource_uid.clone(), owned(attributes), HashSet::new()).map_err(broken)?;
 
         let groups = groups.into_iter().map(|group| Entity::new_no_attrs(group, HashSet::new()));
@@ -95,37 +103,112 @@ impl Facts {
         Ok(Self { principal: principal_uid, resource: resource_uid, entities, call: record(call)? })
     }
 
-    /// The context of `see`.
-    pub(super) fn see(&self) -> Result<Context, Denial> {
+    /// The context of an action that is asked about with nothing else.
+    pub(super) fn bare(&self) -> Result<Context, Denial> {
         context(vec![("call", self.call.clone())])
     }
 
-    /// The context of the operation's own action.
-    pub(super) fn request(&self, operation: &Operation, standing: Option<Standing>) -> Result<Context, Denial> {
-        let long = |number: i64| RestrictedExpression::new_long(number);
+    /// The context of an action that is decided on the request alone.
+    pub(super) fn request(&self, operation: &Operation) -> Result<Context, Denial> {
         let mut pairs = vec![("call", self.call.clone())];
-        match operation.kind() {
-            Kind::Add(add) => {
-                pairs.extend([
-                    ("address", ip(add.block.to_string())),
-                    ("prefix", long(add.block.prefix().into())),
-                    ("ipv6", RestrictedExpression::new_bool(add.block.is_ipv6())),
-                    ("public", RestrictedExpression::new_bool(add.block.is_public())),
-                    ("special", RestrictedExpression::new_bool(add.block.is_special())),
-                    ("protocol", string(add.ports.protocol().as_str())),
-                    ("from_port", long(add.ports.from_port().into())),
-                    ("to_port", long(add.ports.to_port().into())),
-                    ("reason", string(&add.reason)),
-                    ("dry_run", RestrictedExpression::new_bool(add.dry_run)),
-                ]);
-                pairs.extend(add.lease.length(operation.received()).map(|length| ("seconds", long(length.as_secs()))));
-            }
-            Kind::Remove(remove) => pairs.push(("dry_run", RestrictedExpression::new_bool(remove.dry_run))),
-            Kind::List(_) | Kind::Check(_) => {}
+        if let Some(manner) = operation.manner() {
+            pairs.push(("dry_run", RestrictedExpression::new_bool(manner.dry_run)));
         }
+        context(pairs)
+    }
+
+    /// The context of a search for leases, and of showing one that was found.
+    pub(super) fn leases(&self, operation: &Operation, callers_own: bool) -> Result<Context, Denial> {
+        let bool = RestrictedExpression::new_bool;
+        let own = ("callers_own", bool(callers_own));
+        match operation.tool() {
+            crate::operation::Tool::Leases => context(vec![("call", self.call.clone()), own]),
+            _ => context(vec![("call", self.call.clone()), ("dry_run", bool(false))]),
+        }
+    }
+
+    /// The context of the question how long a lease lasts.
+    pub(super) fn default_term(&self, opening: Opening) -> Result<Context, Denial> {
+        let mut pairs = vec![("call", self.call.clone())];
+        pairs.extend(described(opening));
+        context(pairs)
+    }
+
+    /// The context of an opening.
+    pub(super) fn opening(
+        &self,
+        operation: &Operation,
+        opening: Opening,
+        length: SignedDuration,
+        standing: Option<Standing>,
+    ) -> Result<Context, Denial> {
+        let mut pairs = self.pairs(operation, opening, length);
         pairs.extend(standing);
         context(pairs)
     }
+
+    /// The context of a rule that stands and is to stand differently.
+    pub(super) fn reopening(
+        &self,
+        operation: &Operation,
+        opening: Opening,
+        length: SignedDuration,
+        rule: Standing,
+        standing: Standing,
+    ) -> Result<Context, Denial> {
+        let mut pairs = self.pairs(operation, opening, length);
+        pairs.extend([rule, standing]);
+        context(pairs)
+    }
+
+    fn pairs(
+        &self,
+        operation: &Operation,
+        opening: Opening,
+        length: SignedDuration,
+    ) -> Vec<(&'static str, RestrictedExpression)> {
+        let reason = match operation.kind() {
+            Kind::Add(add) => add.reason.as_str(),
+            Kind::Extend(extend) => extend.reason.as_deref().unwrap_or_default(),
+            _ => "",
+        };
+        let dry_run = operation.manner().is_some_and(|manner| manner.dry_run);
+        let mut pairs = vec![("call", self.call.clone())];
+        pairs.extend(described(opening));
+        pairs.extend([
+            ("reason", string(reason)),
+            ("seconds", RestrictedExpression::new_long(length.as_secs())),
+            ("dry_run", RestrictedExpression::new_bool(dry_run)),
+        ]);
+        pairs
+    }
+
+    /// The context of a rule on which leases are to end.
+    pub(super) fn removal(&self, operation: &Operation, rule: Standing) -> Result<Context, Denial> {
+        let dry_run = operation.manner().is_some_and(|manner| manner.dry_run);
+        context(vec![("call", self.call.clone()), ("dry_run", RestrictedExpression::new_bool(dry_run)), rule])
+    }
+
+    /// The context of what the service does to a rule for itself.
+    pub(super) fn upkeep(&self, ended: bool) -> Result<Context, Denial> {
+        context(vec![("call", self.call.clone()), ("ended", RestrictedExpression::new_bool(ended))])
+    }
+}
+
+/// What is to be open.
+fn described(opening: Opening) -> Vec<(&'static str, RestrictedExpression)> {
+    let long = |number: i64| RestrictedExpression::new_long(number);
+    let Opening { block, ports } = opening;
+    vec![
+        ("address", ip(block.to_string())),
+        ("prefix", long(block.prefix().into())),
+        ("ipv6", RestrictedExpression::new_bool(block.is_ipv6())),
+        ("public", RestrictedExpression::new_bool(block.is_public())),
+        ("special", RestrictedExpression::new_bool(block.is_special())),
+        ("protocol", string(ports.protocol().as_str())),
+        ("from_port", long(ports.from_port().into())),
+        ("to_port", long(ports.to_port().into())),
+    ]
 }
 
 /// How many rules of each family stand.
@@ -133,21 +216,25 @@ pub(super) fn standing(rules: &[Rule]) -> Result<Standing, Denial> {
     let count = |ipv6| {
         rules.iter().filter(|rule| matches!(rule.source, Source::Block(block) if block.is_ipv6() == ipv6)).count()
     };
-    let long = |count: usize| RestrictedExpression::new_long(i64::try_from(count).unwrap_or(i64::MAX));
     Ok(("standing", record(vec![("ipv4_rules", long(count(false))), ("ipv6_rules", long(count(true)))])?))
 }
 
 /// Whose a rule is.
-pub(super) fn standing_rule(caller: &Caller, rule: &Rule) -> Result<Standing, Denial> {
-    let own = rule.ownership.as_ref().is_some_and(|ownership| caller.principal().is(&ownership.holder_id));
-    let managed = rule.ownership.is_some();
+pub(super) fn standing_rule(change: &Change) -> Result<Standing, Denial> {
+    let ownership = change.rule.ownership();
+    let holders = ownership.map_or(0, |ownership| ownership.leases.len());
     Ok((
         "rule",
         record(vec![
-            ("managed", RestrictedExpression::new_bool(managed)),
-            ("callers_own", RestrictedExpression::new_bool(own)),
+            ("managed", RestrictedExpression::new_bool(ownership.is_some())),
+            ("callers_own", RestrictedExpression::new_bool(change.callers_own)),
+            ("holders", long(holders)),
         ])?,
     ))
+}
+
+fn long(count: usize) -> RestrictedExpression {
+    RestrictedExpression::new_long(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 /// How many addresses are remembered as expressions.

@@ -6,10 +6,12 @@ use std::str::FromStr;
 use cedar_policy::{Authorizer, PolicySet, Schema, ValidationMode, Validator};
 use serde::Deserialize;
 
-use super::{Policy, Reason};
+use super::{Policy, Reason, Rulebook};
+use crate::operation::term;
 
 const SCHEMA: &str = include_str!("schema.cedarschema");
 const DEFAULT: &str = include_str!("default.cedar");
+const OWN: &str = include_str!("own.cedar");
 
 /// `[policy]` in the configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -46,6 +48,9 @@ pub enum LoadError {
     /// A forbid without a `@message`.
     #[error("the forbid policy `{0}` needs a `@message` that tells the caller what would be allowed")]
     Silent(String),
+    /// A `@duration` that is none, or where it says nothing.
+    #[error("the `@duration` of policy `{0}` must be a duration such as `2h`, on a permit")]
+    Term(String),
     /// The shipped schema is broken.
     #[error("the shipped schema is broken: {0}")]
     Schema(String),
@@ -67,11 +72,23 @@ impl Policy {
     /// Checks policies.
     pub fn parse(text: &str) -> Result<Self, LoadError> {
         let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|error| LoadError::Schema(error.to_string()))?;
+        Ok(Self {
+            callers: Rulebook::parse(text, &schema)?,
+            own: Rulebook::parse(OWN, &schema)?,
+            schema,
+            authorizer: Authorizer::new(),
+        })
+    }
+}
+
+impl Rulebook {
+    fn parse(text: &str, schema: &Schema) -> Result<Self, LoadError> {
         let policies = PolicySet::from_str(text).map_err(|error| LoadError::Parse(all(error.iter())))?;
         if policies.templates().next().is_some() {
             return Err(LoadError::Template);
         }
         let mut seen = std::collections::BTreeSet::new();
+        let mut terms = std::collections::HashMap::new();
         for policy in policies.policies() {
             let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
                 return Err(LoadError::Unnamed(format!("one has none: {policy}")));
@@ -79,9 +96,13 @@ impl Policy {
             if !seen.insert(id.to_owned()) {
                 return Err(LoadError::Unnamed(format!("`{id}` is given twice")));
             }
-            if policy.effect() == cedar_policy::Effect::Forbid && policy.annotation("message").is_none_or(str::is_empty)
-            {
+            let forbids = policy.effect() == cedar_policy::Effect::Forbid;
+            if forbids && policy.annotation("message").is_none_or(str::is_empty) {
                 return Err(LoadError::Silent(id.to_owned()));
+            }
+            if let Some(written) = policy.annotation("duration") {
+                let length = term::length(written).filter(|length| length.is_positive() && !forbids);
+                terms.insert(policy.id().clone(), length.ok_or_else(|| LoadError::Term(id.to_owned()))?);
             }
         }
         let result = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
@@ -89,7 +110,7 @@ impl Policy {
             return Err(LoadError::Invalid(all(result.validation_errors())));
         }
         let reasons = policies.policies().map(|policy| (policy.id().clone(), reason(policy))).collect();
-        Ok(Self { policies, reasons, schema, authorizer: Authorizer::new() })
+        Ok(Self { policies, reasons, terms })
     }
 }
 

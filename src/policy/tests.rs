@@ -5,11 +5,12 @@ use crate::identity::Principal;
 use crate::identity::peer::PeerId;
 use crate::identity::scope::Scopes;
 use crate::operation::address::Block;
+use crate::operation::lease::{Holder, Lease};
 use crate::operation::ownership::Ownership;
 use crate::operation::port::Ports;
 use crate::operation::rule::{Source, Traffic};
 use crate::operation::target::{AccountId, Config as TargetConfig, GroupConfig, Region, Targets};
-use crate::operation::{CallId, Context as Parsing};
+use crate::operation::{CallId, Context as Parsing, Operation};
 use crate::pb::whitelistmcp::v1 as pb;
 
 fn caller() -> Arc<Caller> {
@@ -39,48 +40,133 @@ fn parsing(targets: &Targets) -> Parsing<'_> {
     Parsing { targets, caller: None, now: "2027-01-01T00:00:00Z".parse().expect("a time") }
 }
 
-fn operation(group: &str, address: &str, port: &str) -> Arc<Operation> {
-    let request = pb::AddRuleRequest {
+fn request(group: &str, address: &str, port: &str) -> pb::AddRuleRequest {
+    pb::AddRuleRequest {
         security_group: group.to_owned(),
         address: address.to_owned(),
         port: port.to_owned(),
         reason: "because".to_owned(),
         ..Default::default()
-    };
-    Arc::new(Operation::add(request, CallId::new(), parsing(&targets())).expect("sound"))
+    }
+}
+
+fn operation(request: pb::AddRuleRequest) -> Operation {
+    let mut operations = Operation::add(request, CallId::new(), parsing(&targets())).expect("sound");
+    operations.remove(0)
+}
+
+fn adding(group: &str, address: &str, port: &str) -> Operation {
+    operation(request(group, address, port))
+}
+
+fn look(policy: &Policy, caller: Arc<Caller>, operation: Operation) -> Result<LookPermit, Denial> {
+    policy.look(caller, operation).map_err(|(denial, _)| denial)
+}
+
+fn change(rule: Rule, callers_own: bool) -> Change {
+    Change { rule, callers_own, opening: None }
 }
 
 fn rule(holder_id: Option<&str>) -> Rule {
-    let ownership = holder_id
-        .map(|id| Ownership::new("x", id, "because", "2027-01-01T00:00:00Z".parse().expect("a time"), None, "c"));
+    let made = holder_id.map_or(Made::Elsewhere, |id| {
+        let holder = Holder::new("x", id).expect("an id");
+        let time = |text: &str| text.parse().expect("a time");
+        let (since, until) = (time("2027-01-01T00:00:00Z"), time("2027-01-01T02:00:00Z"));
+        let lease = Lease::new(holder, "because", since, until, "01980000-0000-7000-8000-000000000001");
+        Made::Here(Ownership::new(lease, None))
+    });
     Rule {
         id: Some("sgr-0123456789abcdef0".to_owned()),
         source: Source::Block(Block::from_aws("203.0.113.7/32").expect("a block")),
         traffic: Traffic::Ports(Ports::parse(Some("22"), None).expect("a port")),
         description: String::new(),
-        ownership,
+        made,
+        tags: 3,
     }
 }
 
 #[test]
 fn the_default_permits_one_address_on_a_configured_group() {
     let policy = Policy::load(&Config::default()).expect("the default is sound");
-    let permit = policy.look(caller(), operation("db", "203.0.113.7", "22")).expect("permitted");
+    let permit = look(&policy, caller(), adding("db", "203.0.113.7", "22")).expect("permitted");
     assert_eq!(permit.policies(), ["services-on-configured-groups"]);
     assert!(policy.add(&permit, &[rule(None)]).is_ok());
+    // Who did not say how long gets what policy says.
+    let end = permit.operation().term().and_then(|term| term.end(permit.operation().received()));
+    assert_eq!(end.map(|end| end.to_string()).as_deref(), Some("2027-01-01T02:00:00Z"));
+}
+
+#[test]
+fn policy_sets_the_default_and_the_longest_and_refuses_none_at_all() {
+    let shipped = Policy::load(&Config::default()).expect("the default is sound");
+    let lasting =
+        |duration: &str| pb::AddRuleRequest { duration: duration.to_owned(), ..request("db", "203.0.113.7", "22") };
+    assert!(look(&shipped, caller(), operation(lasting("24h"))).is_ok());
+    let denial = look(&shipped, caller(), operation(lasting("25h"))).expect_err("too long");
+    assert_eq!(denial.policies(), ["at-most-a-day"]);
+
+    let own = r#"
+        @id("all") permit (principal, action, resource);
+        @id("ssh") @duration("15m") permit (principal, action == Action::"default_duration", resource) when { context.from_port == 22 };
+        @id("db") @duration("1h") permit (principal, action == Action::"default_duration", resource) when { context.from_port < 6000 };
+    "#;
+    let policy = Policy::parse(own).expect("sound");
+    let length = |port: &str| {
+        let permit = look(&policy, caller(), adding("db", "203.0.113.7", port)).ok()?;
+        permit.operation().term()?.length(permit.operation().received())
+    };
+    // Of several the shortest counts.
+    assert_eq!(length("22"), Some(SignedDuration::from_mins(15)));
+    assert_eq!(length("5432"), Some(SignedDuration::from_mins(60)));
+    let denial = look(&policy, caller(), adding("db", "203.0.113.7", "8080")).expect_err("nobody says how long");
+    assert!(matches!(denial, Denial::Unsaid(_)), "{denial}");
+}
+
+#[test]
+fn one_refusal_of_several_names_what_it_refuses() {
+    let policy = Policy::load(&Config::default()).expect("the default is sound");
+    let several = pb::AddRuleRequest {
+        addresses: vec!["203.0.113.7".to_owned(), "0.0.0.0/0".to_owned()],
+        address: String::new(),
+        ..request("db", "", "443")
+    };
+    let denial = look(&policy, caller(), operation(several)).expect_err("one is forbidden");
+    assert!(denial.to_string().contains("tcp port 443 (https) from 0.0.0.0/0: "), "{denial}");
+    assert!(!denial.to_string().contains("203.0.113.7"), "{denial}");
+    assert!(denial.policies().contains(&"whole-internet".to_owned()));
+}
+
+#[test]
+fn what_the_service_does_for_itself_is_not_for_the_configuration_to_forbid() {
+    let policy =
+        Policy::parse("@id(\"no\") @message(\"nothing\") forbid (principal, action, resource);").expect("sound");
+    let own = Arc::new(Caller::own("reconciler"));
+    let now: Timestamp = "2027-01-01T01:00:00Z".parse().expect("a time");
+    let target = targets().named()[0].clone();
+    let close = Operation::close(target, "sgr-0123456789abcdef0".to_owned(), now);
+    let permit = look(&policy, Arc::clone(&own), close.clone()).expect("permitted");
+    let alices = rule(Some("alice-0123456789abcdef"));
+    let denial = policy.upkeep(&permit, alices.clone(), now).expect_err("it is held");
+    assert_eq!(denial.policies(), ["a-lease-is-kept"]);
+    let later: Timestamp = "2027-01-01T02:00:00Z".parse().expect("a time");
+    assert!(policy.upkeep(&permit, alices, later).is_ok());
+    assert!(matches!(policy.upkeep(&permit, rule(None), later), Err(Denial::NotOurs)));
+    // And it is for nobody else to do.
+    let all = Policy::parse("@id(\"all\") permit (principal, action, resource);").expect("sound");
+    assert!(look(&all, caller(), close).is_err());
 }
 
 #[test]
 fn a_group_without_a_name_is_unseen_even_for_what_would_be_forbidden() {
     let policy = Policy::load(&Config::default()).expect("the default is sound");
-    let denial = policy.look(caller(), operation("sg-00000000", "0.0.0.0/0", "22")).expect_err("unseen");
+    let denial = look(&policy, caller(), adding("sg-00000000", "0.0.0.0/0", "22")).expect_err("unseen");
     assert!(matches!(denial, Denial::Unseen(_)), "{denial}");
 }
 
 #[test]
 fn a_refusal_names_every_policy_and_what_would_be_allowed() {
     let policy = Policy::load(&Config::default()).expect("the default is sound");
-    let denial = policy.look(caller(), operation("db", "0.0.0.0/0", "ssh")).expect_err("forbidden");
+    let denial = look(&policy, caller(), adding("db", "0.0.0.0/0", "ssh")).expect_err("forbidden");
     assert_eq!(denial.policies(), ["admin-port-single-address", "not-a-host-address", "too-wide", "whole-internet"]);
     assert!(denial.to_string().contains("At most an IPv4 /24"), "{denial}");
 }
@@ -92,15 +178,16 @@ fn only_ones_own_rules_may_be_removed() {
     let own = rule(Some(caller.principal().id()));
     let removal =
         pb::RemoveRulesRequest { security_group: "db".to_owned(), port: "22".to_owned(), ..Default::default() };
-    let operation = Arc::new(Operation::remove(removal, CallId::new(), parsing(&targets())).expect("sound"));
-    let permit = policy.look(caller, operation).expect("permitted");
+    let operation = Operation::remove(removal, CallId::new(), parsing(&targets())).expect("sound").remove(0);
+    let permit = look(&policy, caller, operation).expect("permitted");
 
-    let removal =
-        policy.remove(&permit, vec![own.clone(), rule(Some("somebody-else")), rule(None)]).expect("one may go");
+    let others = change(rule(Some("else-0123456789abcdef")), false);
+    let changes = vec![change(own.clone(), true), others, change(rule(None), false)];
+    let removal = policy.change(&permit, changes, &[]).expect("one may go");
     assert_eq!((removal.rules(), removal.kept().len()), ([own].as_slice(), 2));
-    let denial = policy.remove(&permit, vec![rule(None)]).expect_err("none may go");
-    assert_eq!(denial.policies(), ["not-made-here"]);
-    assert!(policy.remove(&permit, Vec::new()).is_ok_and(|removal| removal.rules().is_empty()));
+    let denial = policy.change(&permit, vec![change(rule(None), true)], &[]).expect_err("none may go");
+    assert!(matches!(denial, Denial::NotOurs), "whatever a policy says: {denial}");
+    assert!(policy.change(&permit, Vec::new(), &[]).is_ok_and(|removal| removal.rules().is_empty()));
 }
 
 #[test]
@@ -115,6 +202,7 @@ fn policies_that_cannot_be_trusted_are_refused_when_loaded() {
         ("@id(\"a\") permit (principal, action, resource) when { context.adress == \"x\" };", "adress"),
         ("@id(\"a\") permit (principal, action == Action::\"whitelist_ad\", resource);", "whitelist_ad"),
         ("@id(\"a\") permit (principal, action, resource) when { context.standing.ipv4_rules < 3 };", "standing"),
+        ("@id(\"a\") @duration(\"soon\") permit (principal, action == Action::\"default_duration\", resource);", "2h"),
         ("nonsense", "parsed"),
         ("@id(\"a\") @message(\"m\") forbid (principal == ?principal, action, resource);", "template"),
     ] {
@@ -126,6 +214,11 @@ fn policies_that_cannot_be_trusted_are_refused_when_loaded() {
 #[test]
 fn no_policy_means_no() {
     let policy = Policy::parse("@id(\"see\") permit (principal, action == Action::\"see\", resource);").expect("sound");
-    let denial = policy.look(caller(), operation("db", "203.0.113.7", "22")).expect_err("nothing permits it");
+    let denial = look(
+        &policy,
+        caller(),
+        operation(pb::AddRuleRequest { duration: "1h".to_owned(), ..request("db", "203.0.113.7", "22") }),
+    )
+    .expect_err("nothing permits it");
     assert!(matches!(denial, Denial::NotPermitted), "{denial}");
 }

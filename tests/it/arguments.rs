@@ -24,7 +24,10 @@ async fn what_does_not_fit_the_schema_is_refused_before_the_core() {
             "ARGUMENT_UNKNOWN",
             "`cidr`",
         ),
-        (json!({"security_group": "staging-db", "port": 22, "reason": "x y z"}), "ARGUMENT_MISSING", "`address`"),
+        (json!({"security_group": "staging-db", "port": 22, "address": "203.0.113.7"}), "ARGUMENT_MISSING", "`reason`"),
+        (add(|a| a["addresses"] = json!("203.0.113.7")), "ARGUMENT_INVALID", "`addresses`"),
+        (add(|a| a["addresses"] = json!([7])), "ARGUMENT_INVALID", "`addresses"),
+        (add(|a| a["addresses"] = json!(vec!["203.0.113.7"; 21])), "ARGUMENT_INVALID", "may have 20"),
         (add(|a| a["address"] = Value::Null), "ARGUMENT_INVALID", "`address` must be a string"),
         (add(|a| a["address"] = json!(["203.0.113.7"])), "ARGUMENT_INVALID", "`address` must be a string"),
         (add(|a| a["address"] = "".into()), "ARGUMENT_INVALID", "at least 1"),
@@ -54,6 +57,16 @@ async fn what_fits_the_schema_and_means_nothing_is_refused_by_the_core() {
     for (arguments, reason, field) in [
         (add(|a| a["address"] = "db.example.com".into()), "ADDRESS_INVALID", "address"),
         (add(|a| a["address"] = "::ffff:203.0.113.7".into()), "ADDRESS_INVALID", "address"),
+        (add(|a| drop(a.as_object_mut().expect("an object").remove("address"))), "FIELD_MISSING", "address"),
+        (
+            add(|a| drop(a.as_object_mut().expect("an object").remove("security_group"))),
+            "FIELD_MISSING",
+            "security_group",
+        ),
+        (add(|a| a["addresses"] = json!(["203.0.113.8"])), "ONE_OR_MANY", "address"),
+        (add(|a| a["plan_id"] = "plan-x".into()), "PLAN_INVALID", "plan_id"),
+        (add(|a| a["plan_id"] = "plan-0123456789abcdef.0123456789abcdef".into()), "PLAN_INVALID", "plan_id"),
+        (add(|a| a["duration"] = "400d".into()), "DURATION_INVALID", "duration"),
         (add(|a| a["port"] = "shh".into()), "PORT_INVALID", "port"),
         (add(|a| a["port"] = "90-10".into()), "PORT_INVALID", "port"),
         (add(|a| drop(a.as_object_mut().expect("an object").remove("port"))), "PORT_INVALID", "port"),
@@ -86,7 +99,7 @@ async fn what_fits_the_schema_and_means_nothing_is_refused_by_the_core() {
     }
     assert!(aws.asked().is_empty(), "AWS was asked for none of it");
     let refused =
-        stack.journal_when(|entries| entries.iter().filter(|entry| entry["type"] == "refused").count() == 16).await;
+        stack.journal_when(|entries| entries.iter().filter(|entry| entry["type"] == "refused").count() == 22).await;
     assert!(!format!("{refused:?}").contains("AKIAIOSFODNN7EXAMPLE"), "a key must not reach the journal");
     stack.stop().await;
 }

@@ -21,10 +21,11 @@ async fn open_check_list_close() {
     assert_eq!(rule["made_by_call"], opened["call_id"]);
     let tags = aws.tags().into_values().next().expect("a rule");
     assert_eq!(tags.get("whitelistmcp:call").map(String::as_str), opened["call_id"].as_str());
-    assert_eq!(tags.get("whitelistmcp:until").map(String::as_str), rule["until"].as_str());
+    let lease = tags.iter().find(|(key, _)| key.starts_with("whitelistmcp:holder:")).expect("a lease").1;
+    assert!(lease.starts_with(rule["until"].as_str().expect("an end")) && lease.ends_with(" ticket OPS-1"), "{lease}");
 
     let again = stack.done("whitelist_add", arguments).await;
-    assert_eq!(again["outcome"], "already_open");
+    assert_eq!(again["outcome"], "already_yours");
     assert_eq!(again["rule"]["rule_id"], rule["rule_id"]);
 
     let check =
@@ -146,12 +147,9 @@ async fn only_ones_own_rules_are_removed() {
     stack.done("whitelist_add", add("203.0.113.52")).await;
 
     let error = stack.refused("whitelist_remove", json!({"security_group": "staging-db", "rule_id": by_hand})).await;
-    assert_eq!(
-        (error["reason"].as_str(), error["facts"]["policies"].as_str()),
-        (Some("POLICY_FORBIDS"), Some("not-made-here"))
-    );
+    assert_eq!(error["reason"], "NOT_OURS");
     let error = stack.refused("whitelist_remove", json!({"security_group": "staging-db", "rule_id": bobs})).await;
-    assert_eq!(error["facts"]["policies"], "not-your-rule");
+    assert_eq!(error["facts"]["policies"], "not-your-lease");
 
     let removed = stack.done("whitelist_remove", json!({"security_group": "staging-db", "port": "ssh"})).await;
     assert_eq!(removed["removed"].as_array().map(Vec::len), Some(1));
@@ -159,7 +157,8 @@ async fn only_ones_own_rules_are_removed() {
         removed["kept"].as_array().expect("kept").iter().map(|kept| kept["why"].as_str().unwrap_or_default()).collect();
     assert_eq!(why.len(), 2);
     assert!(
-        why.iter().any(|why| why.contains("not-made-here")) && why.iter().any(|why| why.contains("not-your-rule")),
+        why.iter().any(|why| why.contains("not made by this service"))
+            && why.iter().any(|why| why.contains("not-your-lease")),
         "{why:?}"
     );
     assert_eq!(aws.tags().len(), 2);

@@ -13,6 +13,7 @@ mod support;
 
 mod arguments;
 mod audit;
+mod aws_double;
 mod aws_faults;
 mod command_line;
 mod documents;

@@ -100,6 +100,7 @@ async fn policy_sees_what_stands() {
     let aws = AwsDouble::start().await;
     let at_most_two = r#"
         @id("all") permit (principal, action, resource);
+        @id("an-hour") @duration("1h") permit (principal, action == Action::"default_duration", resource);
         @id("two-at-most") @message("Two rules are enough here.") forbid (principal, action == Action::"whitelist_add", resource)
             when { context has standing && context.standing.ipv4_rules >= 2 };
     "#;

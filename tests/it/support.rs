@@ -64,7 +64,13 @@ pub(crate) struct Options {
     pub(crate) issuer_url: Option<String>,
     pub(crate) audience: Option<String>,
     pub(crate) edge_extra: &'static str,
+    /// `[leases]`; the reconciler sleeps unless a test wakes it.
+    pub(crate) leases: Option<&'static str>,
+    pub(crate) core_extra: String,
 }
+
+/// What `[leases]` says where a test is not about it.
+const LEASES: &str = "settle = \"30ms\"\nclose = false\ndiscover = false\n";
 
 /// An answer of the edge.
 #[derive(Debug)]
@@ -337,6 +343,8 @@ region = "{REGION}"
     for (name, id) in &aws.groups {
         config.push_str(&format!("[[targets.groups]]\nname = \"{name}\"\nid = \"{id}\"\n"));
     }
+    config.push_str(&options.core_extra);
+    config.push_str(&format!("[leases]\n{}", options.leases.unwrap_or(LEASES)));
     if !options.without_journal {
         config.push_str(&format!("[audit]\ndirectory = \"{at}/journal\"\n"));
     }

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use whitelistmcp::aws::session_policy::{Actions, SessionPolicy};
+use whitelistmcp::aws::session_policy::{Actions, Power, SessionPolicy};
 use whitelistmcp::aws::{AccountConfig, Accounts, Config};
-use whitelistmcp::operation::target::{GroupConfig, TargetError, Targets};
-use whitelistmcp::operation::{CallId, Tool, target};
+use whitelistmcp::operation::Tool;
+use whitelistmcp::operation::lease::Holder;
+use whitelistmcp::operation::target::{AccountId, GroupId, Place, Region, TargetError};
 
 use crate::{complain, fail, say};
 
@@ -19,7 +20,7 @@ pub(crate) enum Command {
 /// The call.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SessionPolicyArguments {
-    /// The tool, such as `whitelist_add`.
+    /// The tool, such as `whitelist_add`, or what the service does for itself, such as `close`.
     #[arg(long)]
     tool: String,
     /// The 12-digit account.
@@ -28,12 +29,24 @@ pub(crate) struct SessionPolicyArguments {
     /// The Region.
     #[arg(long)]
     region: String,
-    /// The security group's id.
+    /// The security group's id; none for what looks at all of a Region.
     #[arg(long)]
-    group: String,
+    group: Option<String>,
     /// The call's id, as the journal has it.
     #[arg(long)]
     call: String,
+    /// Who asked: the journal's `who.id`.
+    #[arg(long)]
+    holder: Option<String>,
+    /// The idempotency key, if the call had one.
+    #[arg(long)]
+    key: Option<String>,
+    /// The rule, for `close` and `tidy`.
+    #[arg(long)]
+    rule: Option<String>,
+    /// The key of a tag that `tidy` took away; may be given several times.
+    #[arg(long)]
+    tag: Vec<String>,
     /// The policy of a dry run, which can change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -47,11 +60,12 @@ pub(crate) struct SessionPolicyArguments {
 
 pub(crate) fn run(command: &Command) -> ExitCode {
     let Command::SessionPolicy(arguments) = command;
-    let Some(tool) = Tool::from_name(&arguments.tool) else {
+    let every = || Tool::ALL.into_iter().chain(Tool::OWN);
+    let Some(tool) = every().find(|tool| tool.name() == arguments.tool) else {
         complain(&format!(
             "there is no tool `{}`; the tools are {}",
             arguments.tool,
-            Tool::ALL.map(Tool::name).join(", ")
+            every().map(Tool::name).collect::<Vec<_>>().join(", ")
         ));
         return ExitCode::FAILURE;
     };
@@ -70,19 +84,25 @@ fn session_policy(tool: Tool, arguments: &SessionPolicyArguments) -> Result<Sess
         role_arn: format!("arn:{}:iam::{}:role/any", arguments.partition, arguments.account),
         external_id: None,
         regions: vec![arguments.region.clone()],
+        rules_per_group: 60,
     };
     let accounts = Accounts::new(&Config { accounts: vec![account], ..Config::default() })?;
-    let group = GroupConfig {
-        name: "the-group".to_owned(),
-        id: arguments.group.clone(),
-        account: Some(arguments.account.clone()),
-        region: Some(arguments.region.clone()),
+    let place = Place::new(AccountId::parse(&arguments.account)?, Region::parse(&arguments.region)?);
+    let account = accounts.find(place.account()).ok_or_else(|| TargetError::Account(arguments.account.clone()))?;
+    let holder = arguments.holder.as_deref().map(|id| {
+        Holder::new(id, id)
+            .ok_or_else(|| format!("`{id}` is not a holder's id: it ends in - and 16 hexadecimal digits"))
+    });
+    let power = Power {
+        tool,
+        changes: tool.can_change() && !arguments.dry_run,
+        place,
+        group: arguments.group.as_deref().map(GroupId::parse).transpose()?,
+        call: arguments.call.parse()?,
+        holder: holder.transpose()?,
+        key: arguments.key.clone(),
+        rule: arguments.rule.clone(),
+        tags: arguments.tag.clone(),
     };
-    let targets =
-        Targets::new(&target::Config { groups: vec![group], ..target::Config::default() }, accounts.regions())?;
-    let target = targets.named().first().ok_or_else(|| TargetError::Unknown(arguments.group.clone()))?;
-    let account = accounts.find(target.account()).ok_or_else(|| TargetError::Unknown(arguments.account.clone()))?;
-    let call: CallId = arguments.call.parse()?;
-    let changes = tool.can_change() && !arguments.dry_run;
-    Ok(Actions::embedded()?.session_policy(tool, changes, account, target, &call))
+    Ok(Actions::embedded()?.session_policy(&power, account))
 }

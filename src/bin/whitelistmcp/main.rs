@@ -3,6 +3,7 @@
 mod certs;
 mod check;
 mod iam;
+mod reconcile;
 mod run;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ enum Command {
     Edge(run::Arguments),
     /// Runs edge and core in one process.
     Serve(run::Arguments),
+    /// Closes what has ended, once.
+    Reconcile(reconcile::Arguments),
     /// Checks a configuration and says in a table what is wrong and where.
     Check(check::Arguments),
     /// Makes a CA and certificates to try the service out.
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Core(arguments) => run::run(&arguments, run::Role::Core),
         Command::Edge(arguments) => run::run(&arguments, run::Role::Edge),
         Command::Serve(arguments) => run::run(&arguments, run::Role::Serve),
+        Command::Reconcile(arguments) => reconcile::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Iam(command) => iam::run(&command),

@@ -1,0 +1,117 @@
+//! Putting a lease on rules that stand, without being lost to somebody who is taking them away.
+//!
+//! Tags have no compare-and-set. So who holds writes their own tag, then reads back until they see it: a rule that shows
+//! it without the mark of closing is held, since whoever marks later waits past AWS's read delay, reads again and sees
+//! the lease ([`super::close`]). A rule that carries the mark is waited for: it loses the mark, or it goes, and then it
+//! is made anew.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::Job;
+use super::close::GRACE;
+use super::failure::Failure;
+use crate::operation::Opening;
+use crate::operation::lease::Lease;
+use crate::operation::ownership::{Spent, TAGS_MOST};
+use crate::operation::rule::Rule;
+use crate::policy::Permit;
+
+/// How writing leases came out.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// The rules that carry their lease, as they stand now.
+    pub(super) held: Vec<Rule>,
+    /// The rules that were gone, as they stood, with the lease that was meant for them.
+    pub(super) gone: Vec<(Rule, Lease)>,
+}
+
+impl Job<'_> {
+    /// Writes each lease on its rule, and says which hold.
+    pub(super) async fn hold(
+        &self,
+        permit: &impl Permit,
+        mut wanted: Vec<(Rule, Lease)>,
+        spent: Option<&Spent>,
+    ) -> Result<Held, Failure> {
+        for (rule, lease) in &wanted {
+            let known = rule.ownership().is_some_and(|own| own.lease_of(&lease.holder).is_some());
+            let more = usize::from(!known) + usize::from(spent.is_some());
+            if rule.tags + more > TAGS_MOST {
+                return Err(Failure::HoldersFull(rule.id.clone().unwrap_or_default()));
+            }
+        }
+        let mut result = Held::default();
+        for _ in 0..3 {
+            match self.write_leases(permit, &wanted, spent).await {
+                Ok(()) => break,
+                // One that went meanwhile fails the call for all: those that are left are written again.
+                Err(Failure::Aws(error)) if error.is_gone() => {
+                    let standing = self.session.rules_after_change().await?;
+                    let (left, gone) = wanted.into_iter().partition(|(rule, _)| stands(rule, &standing).is_some());
+                    wanted = left;
+                    result.gone.extend::<Vec<_>>(gone);
+                }
+                // The read back tells.
+                Err(Failure::Aws(error)) if error.may_have_acted() => break,
+                Err(failure) => return Err(failure),
+            }
+        }
+        self.read_back(wanted, &mut result).await?;
+        Ok(result)
+    }
+
+    async fn write_leases(
+        &self,
+        permit: &impl Permit,
+        wanted: &[(Rule, Lease)],
+        spent: Option<&Spent>,
+    ) -> Result<(), Failure> {
+        let mut by_tag: BTreeMap<(String, String), Vec<&Rule>> = BTreeMap::new();
+        for (rule, lease) in wanted {
+            by_tag.entry(lease.tag()).or_default().push(rule);
+        }
+        for (tag, rules) in by_tag {
+            let tags: Vec<_> = std::iter::once(tag).chain(spent.map(Spent::tag)).collect();
+            self.session.tag(permit, self.recorded, &rules, &tags).await?;
+            self.acted();
+        }
+        Ok(())
+    }
+
+    async fn read_back(&self, mut wanted: Vec<(Rule, Lease)>, result: &mut Held) -> Result<(), Failure> {
+        let patience = Instant::now() + self.broker.config.settle * 2 + GRACE;
+        while !wanted.is_empty() {
+            let standing = self.session.rules_after_change().await?;
+            let late = Instant::now() > patience;
+            let mut pending = Vec::new();
+            for (rule, lease) in wanted {
+                let Some(now) = stands(&rule, &standing) else {
+                    result.gone.push((rule, lease));
+                    continue;
+                };
+                let own = now.ownership();
+                let shown = own.and_then(|own| own.lease_of(&lease.holder)) == Some(&lease);
+                let marked = own.is_none_or(|own| own.closing.is_some());
+                match (shown, marked) {
+                    (true, false) => result.held.push(now.clone()),
+                    // Whoever marked it is gone as well: a mark is acted on at once or never.
+                    (true, true) if late => result.held.push(now.clone()),
+                    (false, _) if late => return Err(Failure::Unsettled),
+                    _ => pending.push((rule, lease)),
+                }
+            }
+            wanted = pending;
+            if !wanted.is_empty() {
+                tokio::time::sleep(self.pause()).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rule as it stands now: the same id, and still letting in the same.
+fn stands<'r>(rule: &Rule, standing: &'r [Rule]) -> Option<&'r Rule> {
+    standing.iter().find(|other| other.id == rule.id && Opening::of(other) == Opening::of(rule))
+}

@@ -1,0 +1,153 @@
+//! What looking around answers: lists, checks, leases, groups.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+
+use super::{Part, count, describe, line, missed, opening};
+use crate::broker::{Answer, GroupShown, Missed};
+use crate::identity::Caller;
+use crate::operation::CallId;
+use crate::operation::reach::Verdict;
+use crate::operation::rule::Rule;
+use crate::operation::target::Target;
+use crate::pb::whitelistmcp::v1 as pb;
+
+/// The one answer of a request about one group.
+fn only(parts: Vec<Part>) -> Option<(super::Shown, Answer)> {
+    let part = parts.into_iter().next()?;
+    Some((part.shown, part.result.ok()?))
+}
+
+pub(in crate::grpc) fn listed(parts: Vec<Part>) -> pb::ListRulesResponse {
+    let Some((mut shown, Answer::Listed { rules, total })) = only(parts) else {
+        return pb::ListRulesResponse::default();
+    };
+    let target = shown.scope.label();
+    let mut summary = match (rules.len(), total) {
+        (_, 0) => format!("{target} has no inbound rule: nothing gets in."),
+        (shown, total) if shown == total => format!("{target} has {}:", count(total)),
+        (shown, total) => format!("{target} has {}, of which {shown} match:", count(total)),
+    };
+    for rule in &rules {
+        summary.push_str("\n- ");
+        summary.push_str(&line(rule));
+    }
+    for rule in std::mem::take(&mut shown.vanished) {
+        shown.notes.push(format!(
+            "A rule went before its end, not through this service as far as this core knows: {}. It is not put back; whitelist_add opens it again.",
+            line(&rule)
+        ));
+    }
+    if rules.iter().any(|rule| matches!(rule.made, crate::operation::ownership::Made::Damaged(_))) {
+        shown.notes.push("A rule carries damaged tags of this service: it is left alone, and does not close by itself until an operator mends or removes it.".to_owned());
+    }
+    let total = i32::try_from(total).unwrap_or(i32::MAX);
+    pb::ListRulesResponse { summary, rules: shown.rules(&rules), total, notes: shown.notes, call_id: shown.call }
+}
+
+pub(in crate::grpc) fn checked(parts: Vec<Part>) -> pb::CheckAccessResponse {
+    let Some((mut shown, Answer::Checked { verdict, allowed_by, might_allow })) = only(parts) else {
+        return pb::CheckAccessResponse::default();
+    };
+    let (target, asked) = (shown.scope.label(), &shown.asked);
+    let by = |rules: &[Rule]| rules.iter().map(line).collect::<Vec<_>>().join("; ");
+    let summary = match verdict {
+        Verdict::Allowed => format!("Yes: {target} lets in {asked}, by {}.", by(&allowed_by)),
+        Verdict::Partly => format!("Partly: {target} lets in some of {asked}, by {}.", by(&allowed_by)),
+        Verdict::Depends => {
+            format!("It depends: no address rule of {target} lets in {asked}, but {} might.", by(&might_allow))
+        }
+        Verdict::NotAllowed => format!("No: {target} does not let in {asked}."),
+    };
+    if !might_allow.is_empty() {
+        shown.notes.push(
+            "Prefix lists and referenced groups are named, not looked into: who is in them is not known here."
+                .to_owned(),
+        );
+    }
+    shown.notes.push(
+        "A security group is one of several gates: network ACLs, routes, the other groups of the same network interface and the host's own firewall also count, and connections that were opened under an earlier rule live on."
+            .to_owned(),
+    );
+    pb::CheckAccessResponse {
+        summary,
+        verdict: verdict.as_str().to_owned(),
+        allowed_by: shown.rules(&allowed_by),
+        might_allow: shown.rules(&might_allow),
+        notes: shown.notes,
+        call_id: shown.call,
+    }
+}
+
+pub(in crate::grpc) fn leases(
+    caller: &Caller,
+    call: &CallId,
+    request: &pb::ListLeasesRequest,
+    now: Timestamp,
+    found: Vec<(Target, Rule)>,
+    not_asked: Vec<Missed>,
+) -> pb::ListLeasesResponse {
+    let whose = match request.holder.as_str() {
+        "" => "You hold".to_owned(),
+        "everyone" => "There is held".to_owned(),
+        name => format!("{name} holds"),
+    };
+    let mut summary = match found.len() {
+        0 => format!("{whose} nothing open."),
+        rules => format!("{whose} open {}:", count(rules)),
+    };
+    for (target, rule) in &found {
+        let leases = rule.ownership().into_iter().flat_map(|own| &own.leases);
+        let leases = leases.map(|lease| format!("{} until {}", lease.holder.name(), lease.until));
+        let leases = leases.collect::<Vec<_>>().join(", ");
+        let id = rule.id.as_deref().unwrap_or_default();
+        // Writing to a string cannot fail.
+        let _: std::fmt::Result = write!(summary, "\n- {}: {} ({leases}; {id})", target.label(), opening(rule));
+    }
+    if !not_asked.is_empty() {
+        let _: std::fmt::Result = write!(summary, "\n{} could not be asked; see `missed`.", places(not_asked.len()));
+    }
+    let rules = found.iter().map(|(target, rule)| describe(rule, target, caller, now)).collect();
+    let (missed, call_id) = (missed(not_asked), call.as_str().to_owned());
+    pb::ListLeasesResponse { summary, rules, missed, notes: Vec::new(), call_id }
+}
+
+pub(in crate::grpc) fn targets(
+    call: &CallId,
+    groups: Vec<GroupShown>,
+    not_asked: Vec<Missed>,
+) -> pb::ListTargetsResponse {
+    let mut summary = match groups.len() {
+        0 => "There is no security group that you may ask for; an owner opts one in by the tag `whitelistmcp:managed`, and an operator by the configuration.".to_owned(),
+        1 => "There is 1 security group that you may ask for:".to_owned(),
+        groups => format!("There are {groups} security groups that you may ask for:"),
+    };
+    for group in &groups {
+        let attached = group.attached.join(", ");
+        let attached = if attached.is_empty() { attached } else { format!(": {attached}") };
+        let _: std::fmt::Result = write!(summary, "\n- {} in {}{attached}", group.target.label(), group.target.place());
+    }
+    if !not_asked.is_empty() {
+        let _: std::fmt::Result = write!(summary, "\n{} could not be asked; see `missed`.", places(not_asked.len()));
+    }
+    let groups = groups.into_iter().map(|group| pb::SecurityGroup {
+        name: group.target.name().unwrap_or_else(|| group.target.group().as_str()).to_owned(),
+        security_group: group.target.group().to_string(),
+        account: group.target.account().to_string(),
+        region: group.target.region().to_string(),
+        aliases: group.aliases,
+        attached: group.attached,
+    });
+    pb::ListTargetsResponse {
+        summary,
+        groups: groups.collect(),
+        missed: missed(not_asked),
+        notes: Vec::new(),
+        call_id: call.as_str().to_owned(),
+    }
+}
+
+fn places(count: usize) -> String {
+    if count == 1 { "1 account and Region".to_owned() } else { format!("{count} accounts and Regions") }
+}
