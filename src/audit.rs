@@ -164,7 +164,7 @@ impl Audit {
 
     /// Ends an operation of a former process.
     pub fn recovered(&self, call: &str, found: Found, rules: &[Rule], by: &CallId) {
-        self.write(record::Body::End(End::recovered(call, &found, rules, by)));
+        self.write(record::Body::End(End::recovered(call, found, rules, by)));
     }
 
     fn begin(permit: &LookPermit, session_policy: &str) -> record::Body {

@@ -252,7 +252,7 @@ impl Broker {
             let standing = session.rules().await?;
             recorded.before(&standing);
             self.check_clock()?;
-            self.check_plan(permit, &standing)?;
+            plan::check_plan(permit, &standing)?;
             let job = self.job(permit, &session, &recorded)?;
             let answer = match permit.operation().kind() {
                 Kind::Add(add) => job.add(add, standing).await,

@@ -100,7 +100,7 @@ pub enum Denial {
     NotPermitted,
     /// Some of what is asked for at once is refused, and then none of it is done.
     #[error("{}; nothing was changed in this group", several(.0))]
-    Several(Vec<(String, Denial)>),
+    Several(Vec<(String, Self)>),
     /// Neither the caller nor a policy says how long.
     #[error(transparent)]
     Unsaid(TermError),

@@ -195,4 +195,39 @@ impl WhitelistService for Backend {
     ) -> std::result::Result<tonic::Response<pb::ListRulesResponse>, Status> {
         Err(Status::unimplemented("not measured"))
     }
+
+    async fn extend_leases(
+        &self,
+        _: Request<pb::ExtendLeasesRequest>,
+    ) -> std::result::Result<tonic::Response<pb::ExtendLeasesResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn move_leases(
+        &self,
+        _: Request<pb::MoveLeasesRequest>,
+    ) -> std::result::Result<tonic::Response<pb::MoveLeasesResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn list_leases(
+        &self,
+        _: Request<pb::ListLeasesRequest>,
+    ) -> std::result::Result<tonic::Response<pb::ListLeasesResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn list_targets(
+        &self,
+        _: Request<pb::ListTargetsRequest>,
+    ) -> std::result::Result<tonic::Response<pb::ListTargetsResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn revoke_holder(
+        &self,
+        _: Request<pb::RevokeHolderRequest>,
+    ) -> std::result::Result<tonic::Response<pb::RevokeHolderResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
 }

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -26,6 +27,8 @@ import spans  # noqa: E402
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 WIDTH = min(shutil.get_terminal_size((100, 24)).columns, 110)
 ADDRESS = "198.51.100.23"
+# How many seconds after its end a lease must be closed, by which its rule is gone: two rounds of the service and to spare.
+LATE = 10.0
 
 
 class Broken(Exception):
@@ -57,7 +60,7 @@ def main() -> int:
 
 def started(stack: Stack, seconds: float) -> None:
     say(f"Started in {seconds:.1f} s, each a process of its own:")
-    row("AWS emulator", f"{stack.aws_endpoint} (ministack; enforces session policies)")
+    row("AWS emulator", f"{stack.aws_endpoint} (moto)")
     row("OpenID provider", f"{stack.issuer} (oidc-provider)")
     row("telemetry", f"{stack.otlp} (rotel)")
     row("core", f"localhost:{stack.core_port}, gRPC over mTLS")
@@ -81,20 +84,33 @@ def list_tools(stack: Stack) -> None:
     """An MCP client (the official Python SDK, with its own OAuth login) asks what there is"""
     answer = mcp(stack, {"list": True})
     for tool in answer["tools"]:
-        row(tool["name"], tool["description"].split(":")[0].split(". ")[0])
-    names = [tool["name"] for tool in answer["tools"]]
-    hold(names == ["whitelist_add", "whitelist_remove", "whitelist_list", "whitelist_check"], f"four tools, in revision {answer['protocolVersion']}")
+        row(tool["name"].removeprefix("whitelist_"), tool["description"].split(":")[0].split(". ")[0])
+    names = {tool["name"].removeprefix("whitelist_") for tool in answer["tools"]}
+    wanted = {"add", "remove", "extend", "move", "list", "check", "leases", "targets", "revoke_holder"}
+    hold(names == wanted and len(answer["tools"]) == len(wanted), f"nine tools, each `whitelist_` and its name, in revision {answer['protocolVersion']}")
+
+
+def targets(stack: Stack) -> None:
+    """She asks which groups there are"""
+    answer = tool(stack, "whitelist_targets")
+    say(indent(answer["summary"]))
+    found = {group["name"]: group["security_group"] for group in answer["groups"]}
+    hold(found == stack.aws["groups"] | stack.aws["opted_in"], "two are in the configuration, one was found by the tag `whitelistmcp:managed` that its owner gave it")
 
 
 def add(stack: Stack) -> None:
-    """She opens the staging database to one address"""
-    plan = tool(stack, "whitelist_add", security_group="staging-db", address=ADDRESS, port="postgres", reason="debugging OPS-1234", duration="2h", dry_run=True)
-    hold(plan["outcome"] == "would_open", plan["summary"])
-    opened = tool(stack, "whitelist_add", security_group="staging-db", address=ADDRESS, port="postgres", reason="debugging OPS-1234", duration="2h")
+    """She opens the staging database to one address for two hours: first dry, then by the plan"""
+    asked = {"security_group": "staging-db", "address": ADDRESS, "port": "postgres", "reason": "debugging OPS-1234", "duration": "2h"}
+    plan = tool(stack, "whitelist_add", **asked, dry_run=True)
+    hold(plan["outcome"] == "would_open", plan["summary"].replace("\n", " "))
+    row("plan", plan["plan_id"])
+    opened = tool(stack, "whitelist_add", **asked, plan_id=plan["plan_id"])
     hold(opened["outcome"] == "opened", opened["summary"])
     row("in the console", opened["rule"]["description"])
+    stale = call(stack, "whitelist_add", **asked, plan_id=plan["plan_id"])
+    refused(stale, "PLAN_STALE", "the same plan again")
     again = tool(stack, "whitelist_add", security_group="staging-db", address=ADDRESS, port=5432, reason="once more")
-    hold(again["outcome"] == "already_open", again["summary"])
+    hold(again["outcome"] == "already_yours" and again["until"] == opened["until"], again["summary"])
     stack.opened = opened
 
 
@@ -112,6 +128,14 @@ def list_rules(stack: Stack) -> None:
     hold(len(answer["rules"]) == 2 and sum(rule["managed"] for rule in answer["rules"]) == 1, "one rule is hers, one was there before")
 
 
+def leases(stack: Stack) -> None:
+    """She asks what she holds open, and until when"""
+    answer = tool(stack, "whitelist_leases")
+    say(indent(answer["summary"]))
+    held = [(rule["rule_id"], lease["until"]) for rule in answer["rules"] for lease in rule["leases"] if lease["yours"]]
+    hold(held == [(stack.opened["rule"]["rule_id"], stack.opened["until"])], "that one rule, with the end she was told")
+
+
 def remove(stack: Stack) -> None:
     """She closes it again"""
     rule_id = stack.opened["rule"]["rule_id"]
@@ -121,19 +145,64 @@ def remove(stack: Stack) -> None:
     again = tool(stack, "whitelist_remove", security_group="staging-db", rule_id=rule_id)
     hold(again["outcome"] == "nothing_to_remove", again["summary"])
     others = call(stack, "whitelist_remove", security_group="staging-db", address="10.20.0.0/16")
-    refused(others, "not-made-here", "the office's own rule")
+    refused(others, "NOT_OURS", "the office's own rule")
 
 
 def service(stack: Stack) -> None:
     """A program does the same straight over gRPC, by its client certificate"""
     row("who", SERVICE)
     asked = {"security_group": "staging-db", "address": "203.0.113.77", "port": "https", "reason": "deploy 512"}
-    opened = grpc(stack, "AddRule", asked)
-    hold(opened.get("ok", {}).get("outcome") == "opened", opened.get("ok", opened).get("summary", str(opened)))
-    checked = grpc(stack, "CheckAccess", {key: asked[key] for key in ("security_group", "address", "port")})
-    hold(checked.get("ok", {}).get("verdict") == "allowed", checked.get("ok", checked).get("summary", str(checked)))
-    closed = grpc(stack, "RemoveRules", {"security_group": "staging-db", "rule_id": opened["ok"]["rule"]["rule_id"]})
-    hold(closed.get("ok", {}).get("outcome") == "removed", closed.get("ok", closed).get("summary", str(closed)))
+    opened = granted(grpc(stack, "AddRule", asked))
+    hold(opened["outcome"] == "opened", opened["summary"])
+    checked = granted(grpc(stack, "CheckAccess", {key: asked[key] for key in ("security_group", "address", "port")}))
+    hold(checked["verdict"] == "allowed", checked["summary"])
+    closed = granted(grpc(stack, "RemoveRules", {"security_group": "staging-db", "rule_id": opened["rule"]["rule_id"]}))
+    hold(closed["outcome"] == "removed", closed["summary"])
+
+
+def share(stack: Stack) -> None:
+    """Two hold the same rule: it stands until the last of them leaves"""
+    rule = {"security_group": "staging-db", "address": ADDRESS, "port": "https"}
+    opened = tool(stack, "whitelist_add", **rule, reason="debugging OPS-1234", duration="2h")
+    rule_id = opened["rule"]["rule_id"]
+    joined = granted(grpc(stack, "AddRule", {**rule, "reason": "deploy 513", "duration": "30m"}))
+    hold(joined["outcome"] == "joined" and joined["rule"]["rule_id"] == rule_id, f"the program: {joined['summary']}")
+    left = tool(stack, "whitelist_remove", security_group="staging-db", rule_id=rule_id)
+    hold(left["outcome"] == "left", f"Alice leaves: {left['summary']}")
+    stands = tool(stack, "whitelist_check", **rule)
+    holders = [lease["holder"] for allowing in stands["allowed_by"] for lease in allowing["leases"] if lease["live"]]
+    program = SERVICE.removeprefix("spiffe://")
+    hold(stands["verdict"] == "allowed" and holders == [program], f"the rule stands, and {program} alone holds it")
+    closed = granted(grpc(stack, "RemoveRules", {"security_group": "staging-db", "rule_id": rule_id}))
+    hold(closed["outcome"] == "removed", f"the program leaves: {closed['summary']}")
+
+
+def expire(stack: Stack) -> None:
+    """A lease of a few seconds closes by itself"""
+    opened = tool(stack, "whitelist_add", security_group="staging-db", address=ADDRESS, port="ssh", reason="a quick look", duration="6s")
+    rule_id, end = opened["rule"]["rule_id"], datetime.fromisoformat(opened["until"])
+    stands = tool(stack, "whitelist_list", security_group="staging-db", port="ssh")
+    hold([(rule["rule_id"], rule["until"]) for rule in stands["rules"]] == [(rule_id, opened["until"])], opened["summary"])
+    closing = closing_of(stack, rule_id, end)
+    late = (datetime.fromisoformat(closing["at"]) - end).total_seconds()
+    gone = tool(stack, "whitelist_list", security_group="staging-db", port="ssh")
+    hold(gone["rules"] == [] and 0 <= late < LATE, f"{late:.1f} s after its end it is gone, and nobody asked for that")
+    hold(closing["outcome"] == "done" and closing["changed"] is True, f"the journal has it as the service's own: `close` by `reconciler`, {closing['outcome']}, changed")
+
+
+def closing_of(stack: Stack, rule_id: str, end: datetime) -> dict:
+    """The end of the entry by which the service closed a rule of its own accord, once it is there."""
+    while True:
+        overdue = (datetime.now(timezone.utc) - end).total_seconds() > LATE
+        entries = stack.entries()
+        for begun in entries:
+            if begun["type"] == "begin" and (begun["tool"], begun["who"]["name"]) == ("close", "reconciler") and rule_id in begun["arguments"].values():
+                for entry in entries:
+                    if entry["type"] == "end" and entry["call"] == begun["call"]:
+                        return entry
+        if overdue:
+            raise Broken(f"{rule_id} ended at {end:%H:%M:%S} UTC, and {LATE:.0f} s later nobody has closed it")
+        time.sleep(0.1)
 
 
 def strangers(stack: Stack) -> None:
@@ -159,17 +228,19 @@ def strangers(stack: Stack) -> None:
 def session_policy(stack: Stack) -> None:
     """What the credentials of her call could do: that, and nothing else"""
     begun = next(entry for entry in stack.entries() if entry["type"] == "begin" and entry["call"] == stack.opened["call_id"])
-    command = [stack.binary, "iam", "session-policy", "--tool", "whitelist_add", "--call", begun["call"]]
+    command = [stack.binary, "iam", "session-policy", "--tool", "whitelist_add", "--call", begun["call"], "--holder", begun["who"]["id"]]
     command += [word for name in ("account", "region", "group") for word in (f"--{name}", begun["target"][name])]
     policy = stack.once(command).strip()
     digest = stack.once([*command, "--digest"]).strip()
     hold(digest == begun["session_policy_sha256"], f"printed again, it is the very policy of the journal: sha256 {digest[:16]}…")
     say(indent(json.dumps(json.loads(policy), indent=2)))
-    path = stack.write("policy.json", policy)
-    groups = stack.aws["groups"]
+    stack.start_enforcing_aws()
+    groups = stack.enforcing_aws["groups"]
+    row("tried on", f"{stack.enforcing_endpoint} (ministack, which enforces it), with the id of its own staging-db put in and nothing else changed")
+    path = stack.write("policy.json", policy.replace(begun["target"]["group"], groups["staging-db"]))
     attempts = subprocess.run(
-        [PYTHON, HERE / "aws/try_policy.py", stack.aws_endpoint, path, groups["staging-db"], groups["payroll-db"]],
-        input=json.dumps(stack.aws), capture_output=True, text=True, timeout=60,
+        [PYTHON, HERE / "aws/try_policy.py", stack.enforcing_endpoint, path, groups["staging-db"], groups["payroll-db"]],
+        input=json.dumps(stack.enforcing_aws), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     if attempts.returncode != 0:
         raise Broken(f"the session could not be tried: {attempts.stderr.strip()}")
@@ -186,12 +257,23 @@ def session_policy(stack: Stack) -> None:
 
 def audit(stack: Stack) -> None:
     """What was written down: before AWS was touched, and after"""
-    entries = stack.entries()
+    # The service looks around by itself every few seconds: what it has just begun may be about to end.
+    deadline = time.monotonic() + 10
+    while True:
+        entries = stack.entries()
+        begun = {entry["call"]: entry for entry in entries if entry["type"] == "begin"}
+        ended = {entry["call"] for entry in entries if entry["type"] == "end"}
+        if begun.keys() == ended or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    # Its looking around is left out of what is shown: there is much of it, and it changes nothing.
+    looks = {call_id for call_id, entry in begun.items() if entry["who"]["kind"] == "own" and not entry["changes"]}
     for entry in entries:
-        say(indent(describe(entry)))
-    begun = {entry["call"] for entry in entries if entry["type"] == "begin"}
-    ended = {entry["call"] for entry in entries if entry["type"] == "end"}
-    hold(begun == ended and len(begun) > 8, f"{len(begun)} operations begun, each ended; {sum(e['type'] == 'refused' for e in entries)} refused before they began")
+        if entry.get("call") not in looks:
+            say(indent(describe(entry)))
+    refusals = sum(entry["type"] == "refused" for entry in entries)
+    asked = len(begun) - len(looks)
+    hold(begun.keys() == ended and asked > 8, f"{asked} operations begun, each ended; {refusals} refused before they began; {len(looks)} looks of the service's own besides")
     hold(chain_holds(stack), "every line carries the hash of the one before")
 
 
@@ -216,7 +298,7 @@ def trace(stack: Stack) -> None:
     hold("whitelistmcp.call.duration" in received["metrics"], f"metrics came too: {', '.join(received['metrics'])}")
 
 
-STEPS = [log_in, list_tools, add, check, list_rules, remove, service, strangers, session_policy, audit, trace]
+STEPS = [log_in, list_tools, targets, add, check, list_rules, leases, remove, service, share, expire, strangers, session_policy, audit, trace]
 
 
 # === How the steps are done ===
@@ -258,6 +340,12 @@ def grpc(stack: Stack, method: str, arguments: dict, certificate: str | None = "
     return json.loads(stack.once(command))
 
 
+def granted(answer: dict) -> dict:
+    if "error" in answer:
+        raise Broken(f"gRPC: {answer['error']['code']} {answer['error']['reason']}: {answer['error']['message']}")
+    return answer["ok"]
+
+
 def bare_post(stack: Stack, token: str | None, **arguments: object) -> tuple[int, str]:
     """One request by hand: its status and its challenge."""
     import ssl
@@ -282,7 +370,7 @@ def chain_holds(stack: Stack) -> bool:
 
     for path in stack.journal.glob("journal-*.jsonl"):
         expected = "0" * 64
-        for line in path.read_bytes().splitlines():
+        for line in path.read_bytes().split(b"\n")[:-1]:
             if json.loads(line)["prev"] != expected:
                 return False
             expected = hashlib.sha256(line).hexdigest()
@@ -305,18 +393,37 @@ def describe(entry: dict) -> str:
         case "open":
             return f"{at}  {paint('open   ', 2)}  by process {entry['process']}, format {entry['v']}"
         case "begin":
-            what = " ".join(str(value) for value in entry["arguments"].values() if isinstance(value, str))
-            return f"{at}  {paint('begin  ', 36)}  {call_id}  {entry['who']['name']}: {entry['tool']} on {entry['target'].get('name')}: {what}"
+            target = entry["target"].get("name") or entry["target"].get("group") or entry["target"]["region"]
+            return f"{at}  {paint('begin  ', 36)}  {call_id}  {entry['who']['name']}: {entry['tool']} on {target}: {' '.join(words(entry['arguments']))}"
         case "end":
             aws = ", ".join(call["action"].split(":")[1] + (f" ({call['error']})" if "error" in call else "") for call in entry["aws"])
-            return f"{at}  {paint('end    ', 32)}  {call_id}  {entry['outcome']}{', changed' if entry.get('changed') else ''}: {aws}; {entry['ms']} ms"
+            why = f" ({entry['error']['reason']})" if "error" in entry else ""
+            return f"{at}  {paint('end    ', 32)}  {call_id}  {entry['outcome']}{why}{', changed' if entry.get('changed') else ''}: {aws}; {entry['ms']} ms"
+        case "observed":
+            return f"{at}  {paint('seen   ', 33)}  {entry['what']}: {entry['rule'].get('id')} of {entry['target'].get('group')}"
         case _:
             who = entry.get("who", {}).get("name", "nobody")
             return f"{at}  {paint('refused', 31)}  {call_id}  {who}: {entry['tool']}: {entry['error']['reason']} {' '.join(entry['policies'])}"
 
 
-def refused(answer: dict, policy: str, what: str) -> None:
-    hold(answer["isError"] and policy in answer["text"], f"{what}: {first_line(answer['text'])}")
+def words(value: object) -> list[str]:
+    """What is said in the arguments of an entry."""
+    match value:
+        case str():
+            return [value]
+        case {"protocol": protocol, "from": first, "to": last}:
+            return [f"{protocol} {first}" if first == last else f"{protocol} {first}-{last}"]
+        case dict():
+            return [word for part in value.values() for word in words(part)]
+        case list():
+            return [word for part in value for word in words(part)]
+        case _:
+            return []
+
+
+def refused(answer: dict, by: str, what: str) -> None:
+    """`by` is the policy or the stable reason."""
+    hold(answer["isError"] and by in answer["text"], f"{what}: {first_line(answer['text'])}")
 
 
 def hold(ok: bool, text: str) -> None:
@@ -361,7 +468,8 @@ def say(text: str) -> None:
 
 def show_logs(directory: Path) -> None:
     for log in sorted(directory.glob("*.log")):
-        words = log.read_text(errors="replace").strip()
+        # Less the requests that moto has answered as it should.
+        words = "\n".join(line for line in log.read_text(errors="replace").splitlines() if '" 200 -' not in line).strip()
         if words:
             say(f"\n--- the last of {log.name}\n{words[-1500:]}")
 

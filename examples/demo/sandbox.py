@@ -57,7 +57,7 @@ def welcome(stack: Stack) -> str:
             }
         }
     }
-    groups = ", ".join(f"{name} ({group})" for name, group in stack.aws["groups"].items())
+    groups, opted_in = (", ".join(f"{name} ({group})" for name, group in stack.aws[kind].items()) for kind in ("groups", "opted_in"))
     certificate = f"--cacert {ca} --cert {stack.certs / 'ci-runner.pem'} --key {stack.certs / 'ci-runner.key'}"
     call = "whitelistmcp.v1.WhitelistService/ListRules"
     return f"""\
@@ -66,8 +66,9 @@ Running. Ctrl-C ends it.
   MCP endpoint     {stack.url}
   gRPC             localhost:{stack.core_port}, by client certificate
   OpenID provider  {stack.issuer} (any name, any password)
-  AWS emulator     {stack.aws_endpoint}, account {stack.aws["account"]}, {stack.aws["region"]}
+  AWS emulator     {stack.aws_endpoint} (moto), account {stack.aws["account"]}, {stack.aws["region"]}
   groups           {groups}
+  by their tag     {opted_in}
   CA certificate   {ca}
   audit journal    {stack.journal}
   telemetry        {stack.telemetry}

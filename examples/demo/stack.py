@@ -45,6 +45,7 @@ class Stack:
         self.other_audience = "https://other.example/mcp"
         self.running: list[subprocess.Popen] = []
         self.aws: dict = {}
+        self.enforcing_aws: dict = {}
 
     def __enter__(self) -> "Stack":
         try:
@@ -78,8 +79,19 @@ class Stack:
         self.once([self.binary, "certs", "--directory", self.certs, *leaves])
 
     def start_aws(self) -> None:
+        """moto, which keeps EC2's own rules most faithfully. It enforces no policies: its checks know no session policies,
+        and take the signature of a request with a space in it for wrong unless boto3 has sent it."""
         port = free_port()
         self.aws_endpoint = f"http://127.0.0.1:{port}"
+        self.spawn("moto", [TOOLS / "moto/bin/moto_server", "-H", "127.0.0.1", "-p", port], {})
+        self.until("moto", lambda: reachable(f"{self.aws_endpoint}/moto-api/"))
+        self.aws = self.bootstrap(self.aws_endpoint)
+
+    def start_enforcing_aws(self) -> None:
+        """ministack, which enforces session policies, with an account of the same number and groups of the same names.
+        It takes ec2:CreateTags on the resource `*` alone, where AWS takes the rule, so the service itself runs on moto."""
+        port = free_port()
+        self.enforcing_endpoint = f"http://127.0.0.1:{port}"
         settings = {
             "AUTH": "true",
             "BIND_HOST": "127.0.0.1",
@@ -87,10 +99,14 @@ class Stack:
             "LOG_LEVEL": "WARNING",
             "IOT_MTLS_ENABLED": "0",
             "SFTP_ENABLED": "0",
+            "MINISTACK_ACCOUNT_ID": self.aws["account"],
         }
         self.spawn("ministack", [TOOLS / "ministack/bin/ministack"], settings)
-        self.until("ministack", lambda: reachable(f"{self.aws_endpoint}/_ministack/health"))
-        self.aws = json.loads(self.once([PYTHON, HERE / "aws/bootstrap.py", self.aws_endpoint]))
+        self.until("ministack", lambda: reachable(f"{self.enforcing_endpoint}/_ministack/health"))
+        self.enforcing_aws = self.bootstrap(self.enforcing_endpoint)
+
+    def bootstrap(self, endpoint: str) -> dict:
+        return json.loads(self.once([PYTHON, HERE / "aws/bootstrap.py", endpoint]))
 
     def start_provider(self) -> None:
         settings = {
@@ -159,6 +175,12 @@ regions = ["{aws["region"]}"]
 account = "{aws["account"]}"
 region = "{aws["region"]}"
 {groups}
+# So that nobody has to wait to see a lease close. The defaults are 3s and 30s: `settle` has to be longer than AWS takes
+# until every read shows a write, and an emulator takes no time.
+[leases]
+settle = "1s"
+interval = "5s"
+
 [audit]
 directory = "{self.journal}"
 """
@@ -210,8 +232,8 @@ ca = "{self.certs}/ca.pem"
         return {"SSL_CERT_FILE": str(self.certs / "ca.pem")}
 
     def entries(self) -> list[dict]:
-        """The audit journal, in order."""
-        lines = [line for path in sorted(self.journal.glob("journal-*.jsonl")) for line in path.read_text().splitlines()]
+        """The audit journal, in order. It may be growing: a line counts once its end is there."""
+        lines = [line for path in sorted(self.journal.glob("journal-*.jsonl")) for line in path.read_text().split("\n")[:-1]]
         return [json.loads(line) for line in lines]
 
     # How things are started and ended.
@@ -261,8 +283,8 @@ ca = "{self.certs}/ca.pem"
 
 
 def environment(settings: dict[str, str] | None) -> dict[str, str]:
-    """The person's own environment, less what would lead AWS calls, proxies or telemetry elsewhere."""
-    foreign = ("AWS_", "OTEL_", "WHITELISTMCP_")
+    """The person's own environment, less what would lead AWS calls, emulators, proxies or telemetry elsewhere."""
+    foreign = ("AWS_", "MINISTACK_", "MOTO_", "OTEL_", "WHITELISTMCP_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign) and not name.lower().endswith("_proxy")}
     nothing = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
     return {**kept, **nothing, "TOOLS_DIR": str(TOOLS), **(settings or {})}

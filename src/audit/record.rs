@@ -259,7 +259,7 @@ impl Rule {
 
 impl End {
     /// The end of a call that did not live to write it.
-    pub(super) fn recovered(call: &str, found: &Found, rules: &[operation::rule::Rule], by: &CallId) -> Self {
+    pub(super) fn recovered(call: &str, found: Found, rules: &[operation::rule::Rule], by: &CallId) -> Self {
         let (outcome, changed) = match found {
             Found::Done => ("done", Some(true)),
             Found::NotDone => ("not_done", Some(false)),

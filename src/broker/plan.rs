@@ -15,6 +15,9 @@ use crate::operation::ownership::{Made, Ownership, short};
 use crate::operation::rule::{Rule, Source};
 use crate::policy::LookPermit;
 
+/// What a change would do, and the rules that are meant and would stand untouched, each with the reason.
+type Difference = (Vec<Item>, Vec<(Rule, String)>);
+
 impl Broker {
     /// What a change would do.
     pub(super) async fn dry_run(
@@ -43,7 +46,7 @@ impl Broker {
         Ok(Answer::Changed { items, kept, plan: Some(plan) })
     }
 
-    fn would(&self, permit: &LookPermit, standing: &[Rule]) -> Result<(Vec<Item>, Vec<(Rule, String)>), Failure> {
+    fn would(&self, permit: &LookPermit, standing: &[Rule]) -> Result<Difference, Failure> {
         let (operation, holder, now) = (permit.operation(), holder(permit)?, self.now());
         let mut items = Vec::new();
         match operation.kind() {
@@ -140,14 +143,14 @@ impl Broker {
         }
         Ok((ipv4, ipv6))
     }
+}
 
-    /// Fails unless what stands is what the plan saw that the change is held to.
-    pub(super) fn check_plan(&self, permit: &LookPermit, standing: &[Rule]) -> Result<(), Failure> {
-        let plan = permit.operation().manner().and_then(|manner| manner.plan.as_deref());
-        match plan {
-            Some(plan) if !plan.eq_ignore_ascii_case(&plan_id(permit, standing)) => Err(Failure::PlanStale),
-            _ => Ok(()),
-        }
+/// Fails unless what stands is what the plan saw that the change is held to.
+pub(super) fn check_plan(permit: &LookPermit, standing: &[Rule]) -> Result<(), Failure> {
+    let plan = permit.operation().manner().and_then(|manner| manner.plan.as_deref());
+    match plan {
+        Some(plan) if !plan.eq_ignore_ascii_case(&plan_id(permit, standing)) => Err(Failure::PlanStale),
+        _ => Ok(()),
     }
 }
 

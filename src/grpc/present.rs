@@ -35,6 +35,8 @@ pub(super) struct Shown {
     asked: String,
     /// The term in the caller's words.
     words: String,
+    /// Since when a lease lasts for which the caller said no term.
+    unsaid_from: Option<Timestamp>,
     notes: Vec<String>,
     dry_run: bool,
     caller: Arc<Caller>,
@@ -60,6 +62,7 @@ impl Shown {
             scope: operation.scope().clone(),
             asked,
             words: operation.term().map(|term| term.words().to_owned()).unwrap_or_default(),
+            unsaid_from: operation.term().filter(|term| term.is_unsaid()).map(|_| operation.received()),
             notes: operation.notes().to_vec(),
             dry_run: operation.manner().is_some_and(|manner| manner.dry_run),
             caller: Arc::clone(caller),

@@ -188,11 +188,9 @@ impl<Q: Clone> Entered<Q> {
             async move { Part { shown, result: performed.await } }
         });
         let mut parts: Vec<Part> = parts.buffered(AT_ONCE).collect().await;
-        if parts.iter().all(|part| part.result.is_err()) && !parts.is_empty() {
-            // With nothing done anywhere the whole call has failed, and the first refusal says why.
-            if let Err(error) = parts.swap_remove(0).result {
-                return Err(error);
-            }
+        // With nothing done anywhere the whole call has failed, and the first refusal says why.
+        if !parts.is_empty() && parts.iter().all(|part| part.result.is_err()) {
+            parts.swap_remove(0).result?;
         }
         Ok(parts)
     }

@@ -74,7 +74,7 @@ where
     E: ProvideErrorMetadata + Debug,
     SdkError<E, HttpResponse>: ProvideErrorMetadata,
 {
-    let error = result.err().expect("it is refused");
+    let error = result.expect_err("it is refused");
     let status = error.raw_response().expect("an answer").status().as_u16();
     (status, error.code().expect("a code").to_owned())
 }

@@ -42,7 +42,7 @@ async fn opens(aws: &AwsAccess) -> Stack {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn moto_and_the_life_of_a_lease() {
-    let stack = opens(&emulator::own_group(emulator::moto(), "journey")).await;
+    let stack = Box::pin(opens(&emulator::own_group(emulator::moto(), "journey"))).await;
     let bob = stack.issuer.token("bob", "whitelist:write");
     let group = |mut arguments: Value| {
         arguments["security_group"] = "own".into();
@@ -96,7 +96,7 @@ async fn moto_and_the_life_of_a_lease() {
 /// policy is not widened for it: what tags is refused here, proved in the simulator, and run against moto.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ministack_with_every_policy_enforced() {
-    let stack = opens(&emulator::own_group(emulator::ministack(), "journey")).await;
+    let stack = Box::pin(opens(&emulator::own_group(emulator::ministack(), "journey"))).await;
     let remove = json!({"security_group": "own", "address": "203.0.113.7"});
     let error = stack.refused("whitelist_remove", remove).await;
     assert_eq!(error["reason"], "AWS_DENIED", "{error:#}");

@@ -301,6 +301,38 @@ pub(crate) fn credentials_file(aws: &AwsAccess) -> String {
     format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", aws.access_key_id, aws.secret_access_key)
 }
 
+/// The configuration of a reconciler alone: AWS, the groups, a journal.
+pub(crate) fn reconciler_config(directory: &Directory, aws: &AwsAccess) -> String {
+    let whole = core_config(directory, aws, &Options::default());
+    whole[whole.find("[aws]").expect("a section")..].to_owned()
+}
+
+/// The configuration of one core of several, each with a port and a journal of its own, for services alone.
+pub(crate) fn replica_config(
+    directory: &Directory,
+    aws: &AwsAccess,
+    port: u16,
+    journal: &str,
+    services: &[&str],
+) -> String {
+    let at = directory.path().display();
+    let leases = "settle = \"400ms\"\ninterval = \"2s\"\ndiscover = false\n";
+    let options = Options { leases: Some(leases), without_journal: true, ..Options::default() };
+    let whole = core_config(directory, aws, &options);
+    let rest = &whole[whole.find("[aws]").expect("a section")..];
+    let mut config = format!(
+        "[core]\nlisten = \"127.0.0.1:{port}\"\nclient_ca = \"{at}/ca.pem\"\n[core.tls]\ncertificate = \"{at}/core.pem\"\nkey = \"{at}/core.key\"\n"
+    );
+    for service in services {
+        config.push_str(&format!(
+            "[[core.peers]]\nsan = \"spiffe://test.example/{service}\"\nrole = \"service\"\nscopes = [\"whitelist:write\"]\n"
+        ));
+    }
+    config.push_str(rest);
+    config.push_str(&format!("[audit]\ndirectory = \"{at}/{journal}\"\n"));
+    config
+}
+
 fn core_config(directory: &Directory, aws: &AwsAccess, options: &Options) -> String {
     let at = directory.path().display();
     directory.write("aws-credentials", &credentials_file(aws));

@@ -3,9 +3,13 @@
 
     bootstrap.py ENDPOINT [--region REGION]        prints one JSON object
 
-Written for ministack with AUTH=true, which enforces all of this, and told so by its root key, `test`. The service's
-own user may do nothing but assume one role; the role trusts that user alone, and only with the external id; and the
-role allows the EC2 actions that the service's tools need and no others. Each call is narrowed further by a session policy.
+For moto, which enforces none of this, and for ministack with AUTH=true, which enforces all of it; the key `test` is
+ministack's root, and moto takes any. The service's own user may do nothing but assume one role; the role trusts that user alone,
+and only with the external id; and the role allows the EC2 actions that the service's tools need and no others. Each
+call is narrowed further by a session policy.
+
+Of what it prints, `groups` are for the configuration, and `opted_in` are not: their owner has given them the tag by
+which the service finds them.
 
 Meant for an emulator that has just been started or reset: names that are taken already end it.
 """
@@ -31,6 +35,11 @@ GROUPS = {
     "staging-db": ("Staging database", 5432, "10.20.0.0/16"),
     "payroll-db": ("Payroll database", 3306, "10.30.0.0/16"),
 }
+# The same for those that no configuration names.
+OPTED_IN = {
+    "reports-db": ("Reports database", 5432, "10.40.0.0/16"),
+}
+OPT_IN = {"Key": "whitelistmcp:managed", "Value": "true"}
 
 
 def main() -> int:
@@ -86,11 +95,14 @@ def bootstrap(endpoint: str, region: str) -> dict:
         "access_key_id": key["AccessKeyId"],
         "secret_access_key": key["SecretAccessKey"],
         "groups": {name: create_group(ec2, vpc, name, *about) for name, about in GROUPS.items()},
+        "opted_in": {name: create_group(ec2, vpc, name, *about, tags=[OPT_IN]) for name, about in OPTED_IN.items()},
     }
 
 
-def create_group(ec2, vpc: str, name: str, description: str, port: int, cidr: str) -> str:
+def create_group(ec2, vpc: str, name: str, description: str, port: int, cidr: str, tags: list[dict] | None = None) -> str:
     group = ec2.create_security_group(GroupName=name, Description=description, VpcId=vpc)["GroupId"]
+    if tags:
+        ec2.create_tags(Resources=[group], Tags=tags)
     ec2.authorize_security_group_ingress(
         GroupId=group,
         IpPermissions=[

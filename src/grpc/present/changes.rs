@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Part, Shown, count, held_by, missed, opening};
 use crate::broker::{Answer, Item, Missed, Plan, Word};
 use crate::operation::CallId;
 use crate::operation::request::Leaver;
 use crate::operation::rule::Rule;
+use crate::operation::term::whole_seconds;
 use crate::pb::whitelistmcp::v1 as pb;
 
 /// How AWS treats what is open when a rule goes: said wherever a rule is removed or will be.
@@ -150,7 +151,14 @@ fn failed(shown: &Shown, error: &crate::error::Error) -> pb::Item {
 fn sentence(shown: &Shown, item: &Item) -> String {
     let (target, what, rule) = (shown.scope.label(), opening(&item.rule), rule_name(&item.rule));
     let until = item.until.map(|until| until.to_string()).unwrap_or_default();
-    let words = if shown.words.is_empty() { String::new() } else { format!(" {},", shown.words) };
+    let words = match (shown.unsaid_from, item.until) {
+        (Some(from), Some(until)) => {
+            let length = SignedDuration::from_secs(until.duration_since(whole_seconds(from)).as_secs());
+            format!(" for {length:#}, which is the default,")
+        }
+        _ if shown.words.is_empty() => String::new(),
+        _ => format!(" {},", shown.words),
+    };
     match (item.word, shown.dry_run) {
         (Word::Opened, false) => format!("Opened {target}: {what} is let in{words} until {until}, by {rule}."),
         (Word::Opened, true) => {

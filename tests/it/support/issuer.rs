@@ -68,6 +68,15 @@ impl Issuer {
         self.sign(&header(), &self.claims(user, scope))
     }
 
+    /// A token with other claims in it.
+    pub(crate) fn token_with(&self, user: &str, scope: &str, other: Value) -> String {
+        let mut claims = self.claims(user, scope);
+        for (name, value) in other.as_object().expect("an object") {
+            claims[name] = value.clone();
+        }
+        self.sign(&header(), &claims)
+    }
+
     pub(crate) fn sign(&self, header: &Header, claims: &Value) -> String {
         jsonwebtoken::encode(header, claims, &self.key).expect("a token")
     }

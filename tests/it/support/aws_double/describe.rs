@@ -43,11 +43,11 @@ impl<'a> Filters<'a> {
 }
 
 /// The page that is asked for of what was found, in the order of ids, and what leads to the next one.
-fn page<'b, T>(
+fn page<T>(
     p: Params<'_>,
     cap: usize,
     allowed: &RangeInclusive<usize>,
-    mut found: Vec<(&'b str, T)>,
+    mut found: Vec<(&str, T)>,
 ) -> Result<(Vec<T>, String), Refusal> {
     let most = p.number::<usize>("MaxResults")?;
     if most.is_some_and(|most| !allowed.contains(&most)) {
