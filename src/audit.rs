@@ -152,6 +152,17 @@ impl Audit {
         self.journal.is_some()
     }
 
+    /// The id of the directory of journals.
+    pub fn journal_id(&self) -> Option<&str> {
+        self.journal.as_ref().map(Journal::id)
+    }
+
+    /// Whether a call that this directory of journals should have is recorded there. Reads files: not for a thread that
+    /// serves calls.
+    pub fn has_entry(&self, call: &str) -> Result<bool, JournalError> {
+        self.journal.as_ref().map_or(Ok(false), |journal| unfinished::has_entry(journal.path(), call))
+    }
+
     /// The changes that former processes began in this journal's directory and did not live to end.
     pub fn unfinished(&self) -> Result<Vec<Unfinished>, JournalError> {
         self.journal.as_ref().map_or(Ok(Vec::new()), |journal| unfinished::read(journal.path()))

@@ -38,7 +38,7 @@ use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::identity::Caller;
 use crate::operation::lease::Holder;
-use crate::operation::ownership::Spent;
+use crate::operation::ownership::{Ownership, Spent};
 use crate::operation::reach::Reach;
 use crate::operation::rule::{Rule, Traffic};
 use crate::operation::target::Targets;
@@ -46,7 +46,7 @@ use crate::operation::{CallId, Check, Context, Kind, List, Operation, Tool};
 use crate::policy::{LookPermit, Policy};
 
 pub use answer::{Answer, Item, Plan, Word};
-pub use directory::{FRESH, LOOK_AGAIN};
+pub use directory::{FRESH, LOOK_AGAIN, STILL_OPTED_IN};
 pub use leaver::{AT_ONCE, Ended, Missed};
 pub use search::GroupShown;
 
@@ -57,8 +57,8 @@ use failure::Failure;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How long a rule stays marked before it is taken away: longer than AWS takes until every read shows a write.
-    #[serde(deserialize_with = "duration")]
+    /// How long AWS may take until every read shows a write. A rule that is taken away stays marked for twice as long.
+    #[serde(deserialize_with = "settle_time")]
     pub settle: Duration,
     /// Whether this core closes what has ended.
     pub close: bool,
@@ -71,16 +71,23 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { settle: Duration::from_secs(3), close: true, interval: Duration::from_secs(30), discover: true }
+        Self { settle: Duration::from_secs(2), close: true, interval: Duration::from_secs(30), discover: true }
     }
 }
 
-/// Reads a duration such as `3s`: from a millisecond to five minutes.
+/// Reads how long AWS may take: from a millisecond to ten seconds.
+fn settle_time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let settle = duration(deserializer)?;
+    let sound = settle <= Duration::from_secs(10);
+    if sound { Ok(settle) } else { Err(serde::de::Error::custom("at most 10s: whoever closes waits twice as long")) }
+}
+
+/// Reads a duration such as `3s`: from a millisecond to a minute.
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let written = String::deserialize(deserializer)?;
     let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
-    let sound = length.filter(|length| (Duration::from_millis(1)..=Duration::from_secs(300)).contains(length));
-    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration from 1ms to 5m, such as 30s")))
+    let sound = length.filter(|length| (Duration::from_millis(1)..=Duration::from_secs(60)).contains(length));
+    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration from 1ms to 1m, such as 30s")))
 }
 
 /// How far this machine's clock may be from AWS's before nothing is opened any more: an end would be wrong by as much.
@@ -227,7 +234,7 @@ impl Broker {
             }
             let standing = session.rules().await?;
             match permit.operation().kind() {
-                Kind::List(list) => Ok(listed(list, standing)),
+                Kind::List(list) => Ok(listed(list, standing, self.now())),
                 Kind::Check(check) => Ok(checked(check, &standing)),
                 _ => self.dry_run(permit, &session, standing).await,
             }
@@ -252,8 +259,11 @@ impl Broker {
             let standing = session.rules().await?;
             recorded.before(&standing);
             self.check_clock()?;
-            plan::check_plan(permit, &standing)?;
             let job = self.job(permit, &session, &recorded)?;
+            // What was carried out under this key before has changed what stands itself.
+            if job.replayed(&standing)?.is_empty() {
+                plan::check_plan(permit, &standing, self.now())?;
+            }
             let answer = match permit.operation().kind() {
                 Kind::Add(add) => job.add(add, standing).await,
                 Kind::Remove(remove) => job.remove(remove, standing).await,
@@ -313,11 +323,13 @@ impl Job<'_> {
         (self.broker.config.settle / 3).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 
-    /// What remembers that this request was carried out, if the caller gave it a key.
-    fn spent(&self, until: Timestamp) -> Option<Spent> {
+    /// What remembers on a rule that this request was carried out, if the caller gave it a key.
+    fn spent(&self, until: Timestamp, on: Option<&Ownership>) -> Option<Spent> {
         let operation = self.permit.operation();
         let key = operation.key()?;
+        let known = on.map(|own| own.spent.as_slice()).unwrap_or_default();
         Some(Spent {
+            place: Spent::place_for(&self.holder, known),
             digest: Spent::digest_of(&self.holder, key),
             at: crate::operation::term::whole_seconds(self.now()),
             arguments: crate::operation::ownership::short(&operation.fingerprint()),
@@ -372,11 +384,11 @@ fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, acted: 
     Err(error)
 }
 
-fn listed(list: &List, standing: Vec<Rule>) -> Answer {
+fn listed(list: &List, standing: Vec<Rule>, now: Timestamp) -> Answer {
     let total = standing.len();
     let shown = |rule: &Rule| {
         let held = |holder: &String| {
-            rule.ownership().is_some_and(|own| own.leases.iter().any(|lease| lease.holder.is_called(holder)))
+            rule.ownership().is_some_and(|own| own.live(now).any(|lease| lease.holder.is_called(holder)))
         };
         list.block.is_none_or(|block| rule.source.block().is_some_and(|own| own.overlaps(block)))
             && list.ports.is_none_or(|ports| rule.traffic.overlaps(ports))

@@ -108,8 +108,8 @@ pub enum Kind {
     Check(Check),
     /// Find leases in an account and Region.
     Leases(Leases),
-    /// Close one rule, whose leases have ended.
-    Close(String),
+    /// Close rules whose leases have ended, by id.
+    Close(Vec<String>),
     /// Take tags off one rule, each only if it still has that value.
     Tidy(Tidy),
     /// Find rules, in whichever way the tool does.

@@ -107,6 +107,9 @@ pub enum Denial {
     /// The rule was not made by this service, which never touches such a rule.
     #[error("this rule was not made by this service, and it is never touched through it")]
     NotOurs,
+    /// The caller holds no lease on the rule, and did not say whose to end.
+    #[error("you hold no lease on this rule; name whose to end by `holder`, if policy allows you that")]
+    NotHeld,
     /// The rule's tags are not whole.
     #[error("the service's tags on this rule are damaged ({0}); an operator must mend or remove it by hand")]
     Damaged(String),
@@ -149,6 +152,7 @@ impl From<Denial> for Error {
             }
             Denial::Unsaid(unsaid) => unsaid.into(),
             Denial::NotOurs => Self::new(Code::PermissionDenied, "NOT_OURS", text),
+            Denial::NotHeld => Self::new(Code::PermissionDenied, "NOT_HELD", text),
             Denial::Damaged(_) => Self::new(Code::FailedPrecondition, "TAGS_DAMAGED", text),
             Denial::NotPermitted => Self::new(Code::PermissionDenied, "POLICY_DOES_NOT_PERMIT", text),
             Denial::Broken(_) => Self::new(Code::Internal, "POLICY_BROKEN", text).caused_by(denial),
@@ -348,18 +352,34 @@ impl Policy {
         Ok(permit)
     }
 
-    /// May the service itself close or tidy this rule, as it stands `now`?
-    pub fn upkeep(&self, look: &LookPermit, rule: Rule, now: Timestamp) -> Result<RulesPermit, Denial> {
+    /// Which of these rules may the service itself close or tidy, as they stand `now`? The others are those that
+    /// somebody holds.
+    pub fn upkeep(
+        &self,
+        look: &LookPermit,
+        rules: Vec<Rule>,
+        now: Timestamp,
+    ) -> Result<(RulesPermit, Vec<Rule>), Denial> {
         let operation = &look.operation;
         let facts = facts::Facts::new(&look.caller, operation.scope(), &self.schema)?;
-        let ownership = match &rule.made {
-            Made::Elsewhere => return Err(Denial::NotOurs),
-            Made::Damaged(how) => return Err(Denial::Damaged(how.clone())),
-            Made::Here(ownership) => ownership,
-        };
-        let context = facts.upkeep(ownership.live(now).next().is_none())?;
-        let policies = self.ask(&self.own, &facts, operation.tool().name(), context)?;
-        Ok(RulesPermit { rules: vec![rule], policies, ..RulesPermit::default() })
+        let (mut permit, mut kept) = (RulesPermit::default(), Vec::new());
+        for rule in rules {
+            let ownership = match &rule.made {
+                Made::Elsewhere => return Err(Denial::NotOurs),
+                Made::Damaged(how) => return Err(Denial::Damaged(how.clone())),
+                Made::Here(ownership) => ownership,
+            };
+            let context = facts.upkeep(ownership.live(now).next().is_none())?;
+            match self.ask(&self.own, &facts, operation.tool().name(), context) {
+                Ok(policies) => {
+                    permit.policies = policies;
+                    permit.rules.push(rule);
+                }
+                Err(Denial::Forbidden(_)) => kept.push(rule),
+                Err(denial) => return Err(denial),
+            }
+        }
+        Ok((permit, kept))
     }
 
     fn response(
@@ -474,6 +494,16 @@ impl RulesPermit {
     /// The policies that permitted it.
     pub fn policies(&self) -> &[String] {
         &self.policies
+    }
+
+    /// The same beside rules on which the caller holds nothing, which stand. If there is nothing else, that is the
+    /// answer.
+    pub fn keeping(mut self, strangers: Vec<Rule>) -> Result<Self, Denial> {
+        if self.rules.is_empty() && self.kept.is_empty() && !strangers.is_empty() {
+            return Err(Denial::NotHeld);
+        }
+        self.kept.extend(strangers.into_iter().map(|rule| (rule, Denial::NotHeld)));
+        Ok(self)
     }
 
     /// What is meant and may not be changed.

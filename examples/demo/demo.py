@@ -196,7 +196,9 @@ def closing_of(stack: Stack, rule_id: str, end: datetime) -> dict:
         overdue = (datetime.now(timezone.utc) - end).total_seconds() > LATE
         entries = stack.entries()
         for begun in entries:
-            if begun["type"] == "begin" and (begun["tool"], begun["who"]["name"]) == ("close", "reconciler") and rule_id in begun["arguments"].values():
+            if begun["type"] != "begin" or rule_id not in words(begun["arguments"]):
+                continue
+            if (begun["tool"], begun["who"]["kind"], begun["who"]["name"]) == ("close", "own", "reconciler"):
                 for entry in entries:
                     if entry["type"] == "end" and entry["call"] == begun["call"]:
                         return entry

@@ -79,8 +79,8 @@ class Stack:
         self.once([self.binary, "certs", "--directory", self.certs, *leaves])
 
     def start_aws(self) -> None:
-        """moto, which keeps EC2's own rules most faithfully. It enforces no policies: its checks know no session policies,
-        and take the signature of a request with a space in it for wrong unless boto3 has sent it."""
+        """moto, which keeps EC2's own rules most faithfully. It enforces no policies: its checks, which could be turned
+        on, know no session policies and refuse every signed request that writes a space as `%20`, as the Rust SDK does."""
         port = free_port()
         self.aws_endpoint = f"http://127.0.0.1:{port}"
         self.spawn("moto", [TOOLS / "moto/bin/moto_server", "-H", "127.0.0.1", "-p", port], {})

@@ -51,6 +51,7 @@ struct Shared {
     waiting: Arc<AtomicUsize>,
     left_out: AtomicU64,
     path: PathBuf,
+    id: String,
 }
 
 struct Item {
@@ -110,6 +111,7 @@ impl Journal {
             move |source| JournalError::File { path, action, source: Arc::new(source) }
         };
         std::fs::create_dir_all(directory).map_err(failed(directory, "created"))?;
+        let id = identity(directory)?;
         let path = directory.join(format!("journal-{}.jsonl", uuid::Uuid::now_v7()));
         let mut options = OpenOptions::new();
         options.append(true).create_new(true);
@@ -157,6 +159,7 @@ impl Journal {
                 waiting,
                 left_out: AtomicU64::new(0),
                 path,
+                id,
             }),
         })
     }
@@ -164,6 +167,11 @@ impl Journal {
     /// The file that is written.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// The directory's own id, by which rules say where their making is recorded.
+    pub fn id(&self) -> &str {
+        &self.shared.id
     }
 
     /// Whether the last write succeeded.
@@ -216,6 +224,32 @@ impl Drop for Shared {
         if let Some(writer) = self.writer.take() {
             writer.join().unwrap_or_else(|_| tracing::error!("the audit journal's writer panicked"));
         }
+    }
+}
+
+/// The id of a directory of journals, made with the first of them.
+fn identity(directory: &Path) -> Result<String, JournalError> {
+    let path = directory.join("journal-id");
+    let failed = |action| {
+        let path = path.clone();
+        move |source| JournalError::File { path, action, source: Arc::new(source) }
+    };
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let new = uuid::Uuid::now_v7().to_string();
+    match options.open(&path) {
+        Ok(mut file) => {
+            file.write_all(new.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("written"))?;
+            Ok(new)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let text = std::fs::read_to_string(&path).map_err(failed("read"))?;
+            let id = uuid::Uuid::try_parse(text.trim());
+            id.map(|id| id.to_string()).map_err(|_| failed("read")(std::io::Error::other("it does not hold a UUID")))
+        }
+        Err(error) => Err(failed("created")(error)),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -28,6 +28,8 @@ pub struct Unfinished {
     pub region: String,
     /// The group that it was about.
     pub group: String,
+    /// The id of who asked.
+    pub who: String,
     /// When it was begun.
     pub at: Timestamp,
     /// What was asked, as the journal has it.
@@ -47,8 +49,14 @@ struct Line {
     #[serde(default)]
     changes: bool,
     target: Option<Target>,
+    who: Option<Who>,
     #[serde(default)]
     arguments: Value,
+}
+
+#[derive(Deserialize)]
+struct Who {
+    id: String,
 }
 
 #[derive(Deserialize)]
@@ -64,17 +72,7 @@ pub(super) fn read(own: &Path) -> Result<Vec<Unfinished>, JournalError> {
         let path = path.to_owned();
         move |source| JournalError::File { path, action, source: Arc::new(source) }
     };
-    let Some(directory) = own.parent() else { return Ok(Vec::new()) };
-    let mut files = Vec::new();
-    for file in std::fs::read_dir(directory).map_err(failed(directory, "listed"))? {
-        let path = file.map_err(failed(directory, "listed"))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("journal-") && name.ends_with(".jsonl") {
-            files.push(path);
-        }
-    }
-    // The names hold the time at which a file was opened.
-    files.sort();
+    let files = files(own)?;
     let mut begun = BTreeMap::new();
     for path in files.iter().filter(|path| *path != own) {
         let file = File::open(path).map_err(failed(path, "read"))?;
@@ -83,6 +81,41 @@ pub(super) fn read(own: &Path) -> Result<Vec<Unfinished>, JournalError> {
         scan(BufReader::new(file), dead, &mut begun).map_err(failed(path, "read"))?;
     }
     Ok(begun.into_values().collect())
+}
+
+/// Every journal beside `own` and itself, oldest first: the names hold the time at which a file was opened.
+fn files(own: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    let Some(directory) = own.parent() else { return Ok(Vec::new()) };
+    let failed = |source| JournalError::File { path: directory.to_owned(), action: "listed", source: Arc::new(source) };
+    let mut files = Vec::new();
+    for file in std::fs::read_dir(directory).map_err(failed)? {
+        let path = file.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("journal-") && name.ends_with(".jsonl") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Whether some journal has the begin of a call. The youngest that was opened before the call is looked at first.
+pub(super) fn has_entry(own: &Path, call: &str) -> Result<bool, JournalError> {
+    let wanted = format!("\"type\":\"begin\",\"call\":\"{call}\"");
+    let before = |path: &PathBuf| {
+        let name = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("journal-"));
+        name.is_none_or(|opened| opened <= call)
+    };
+    for path in files(own)?.iter().rev().filter(|path| before(path)) {
+        let failed = |source| JournalError::File { path: path.clone(), action: "read", source: Arc::new(source) };
+        let file = File::open(path).map_err(failed)?;
+        for line in BufReader::new(file).split(b'\n') {
+            if line.map_err(failed)?.windows(wanted.len()).any(|part| part == wanted.as_bytes()) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn scan(mut lines: impl BufRead, dead: bool, begun: &mut BTreeMap<String, Unfinished>) -> std::io::Result<()> {
@@ -96,9 +129,10 @@ fn scan(mut lines: impl BufRead, dead: bool, begun: &mut BTreeMap<String, Unfini
         let Ok(line) = serde_json::from_slice::<Line>(&bytes) else { continue };
         match (line.kind.as_str(), line.target) {
             ("begin", Some(Target { account, region, group: Some(group) })) if line.changes && dead => {
-                let Line { call, tool, at, arguments, .. } = line;
+                let Line { call, tool, at, who, arguments, .. } = line;
+                let who = who.map(|who| who.id).unwrap_or_default();
                 let Ok(at) = at.parse() else { continue };
-                begun.insert(call.clone(), Unfinished { call, tool, account, region, group, at, arguments });
+                begun.insert(call.clone(), Unfinished { call, tool, account, region, group, who, at, arguments });
             }
             ("end", _) => drop(begun.remove(&line.call)),
             _ => {}

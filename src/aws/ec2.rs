@@ -10,6 +10,8 @@ use aws_sdk_ec2::operation::RequestId;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
+use tokio::time::Instant;
+
 use super::assume::Session;
 use super::error::AwsError;
 use crate::audit::AwsCall;
@@ -37,8 +39,28 @@ impl Session<'_> {
         R: std::fmt::Debug + Send + Sync + 'static,
         SdkError<E, R>: RequestId,
     {
+        self.change_by(action, None, send).await
+    }
+
+    /// The same, but not sent any more after `not_after`: what it rests on would be too old.
+    async fn change_by<T, E, R, F>(
+        &self,
+        action: &'static str,
+        not_after: Option<Instant>,
+        send: impl Fn() -> F,
+    ) -> Result<T, AwsError>
+    where
+        F: Future<Output = Result<T, SdkError<E, R>>>,
+        T: RequestId,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+        SdkError<E, R>: RequestId,
+    {
         let mut throttled = 0;
         loop {
+            if not_after.is_some_and(|not_after| Instant::now() > not_after) {
+                return Err(AwsError::TooLate { action });
+            }
             let error = match send().await {
                 Ok(answer) => {
                     self.note(action, answer.request_id());

@@ -51,6 +51,12 @@ pub enum AwsError {
         /// The action.
         action: &'static str,
     },
+    /// What the request rests on was read too long ago, so it was not sent.
+    #[error("{action} was not sent any more: what it rests on was read too long ago")]
+    TooLate {
+        /// The action.
+        action: &'static str,
+    },
     /// AWS answered, but left out what it must say.
     #[error("the answer of {action} lacks {what}")]
     Incomplete {
@@ -113,7 +119,7 @@ impl AwsError {
         match self {
             Self::NoAnswer { action, .. } | Self::Incomplete { action, .. } => is_change(action),
             Self::Refused { action, code, .. } => is_change(action) && FAULTS.contains(&code.as_str()),
-            Self::NotSent { .. } | Self::Deadline { .. } | Self::NoRole | Self::NoGroup => false,
+            Self::NotSent { .. } | Self::TooLate { .. } | Self::Deadline { .. } | Self::NoRole | Self::NoGroup => false,
         }
     }
 
@@ -124,6 +130,11 @@ impl AwsError {
             code.ends_with(".NotFound") && (code.contains("Rule") || code.contains("Permission") || code.contains("ID"))
         };
         self.code().is_some_and(gone)
+    }
+
+    /// Whether the request was not sent because what it rests on was read too long ago.
+    pub fn is_too_late(&self) -> bool {
+        matches!(self, Self::TooLate { .. })
     }
 
     /// Whether AWS turned the request away unseen because there were too many.
@@ -196,7 +207,7 @@ impl From<AwsError> for Error {
                 "AWS did not answer; whether it acted is not known. Look with whitelist_list before trying again".to_owned(),
             )
             .retry_after(SOON),
-            AwsError::NotSent { .. } => {
+            AwsError::NotSent { .. } | AwsError::TooLate { .. } => {
                 new(Code::Unavailable, "AWS_UNREACHABLE", "AWS cannot be reached at the moment; nothing was changed".to_owned()).retry_after(SOON)
             }
             AwsError::Deadline { .. } => {

@@ -13,7 +13,7 @@ use super::Account;
 use crate::digest::sha256_hex;
 use crate::identity::Principal;
 use crate::operation::lease::Holder;
-use crate::operation::ownership::{CALL, CLOSING, PREFIX, Spent};
+use crate::operation::ownership::{CALL, Closing, PREFIX, Spent};
 use crate::operation::target::{GroupId, Place};
 use crate::operation::{CallId, Kind, Operation, Tool};
 use crate::pb::whitelistmcp::v1::AwsAnnotations;
@@ -40,10 +40,10 @@ pub struct Power {
     pub call: CallId,
     /// Who asks, as it is written on rules.
     pub holder: Option<Holder>,
-    /// The idempotency key, if there is one.
-    pub key: Option<String>,
-    /// The one rule that it is about, where it is about one.
-    pub rule: Option<String>,
+    /// Whether it comes with an idempotency key.
+    pub keyed: bool,
+    /// The rules that it is about, where it is about some by name.
+    pub rules: Vec<String>,
     /// The keys of the tags that it takes away, where it does nothing else.
     pub tags: Vec<String>,
 }
@@ -100,8 +100,8 @@ impl Actions {
             format!("arn:{}:ec2:{}:{}:{resource}", account.partition(), place.region(), place.account())
         };
         let any_rule = arn("security-group-rule/*");
-        let rules =
-            power.rule.as_ref().map_or_else(|| any_rule.clone(), |id| arn(&format!("security-group-rule/{id}")));
+        let named = power.rules.iter().map(|id| arn(&format!("security-group-rule/{id}"))).collect::<Vec<_>>();
+        let rules = if named.is_empty() { vec![any_rule.clone()] } else { named };
 
         let mut statements = vec![
             json!({"Sid": "Look", "Effect": "Allow", "Action": actions.reads, "Resource": "*", "Condition": in_region()}),
@@ -142,10 +142,10 @@ impl Actions {
 impl Power {
     /// What an operation needs, for whoever asks.
     pub fn of(operation: &Operation, who: &Principal) -> Self {
-        let (rule, tags) = match operation.kind() {
-            Kind::Close(rule_id) => (Some(rule_id.clone()), Vec::new()),
-            Kind::Tidy(tidy) => (Some(tidy.rule_id.clone()), tidy.tags.iter().map(|(key, _)| key.clone()).collect()),
-            _ => (None, Vec::new()),
+        let (rules, tags) = match operation.kind() {
+            Kind::Close(rules) => (rules.clone(), Vec::new()),
+            Kind::Tidy(tidy) => (vec![tidy.rule_id.clone()], tidy.tags.iter().map(|(key, _)| key.clone()).collect()),
+            _ => (Vec::new(), Vec::new()),
         };
         Self {
             tool: operation.tool(),
@@ -154,8 +154,8 @@ impl Power {
             group: operation.scope().group().map(|target| target.group().clone()),
             call: operation.call().clone(),
             holder: Holder::new(who.name(), who.id()),
-            key: operation.key().map(str::to_owned),
-            rule,
+            keyed: operation.key().is_some(),
+            rules,
             tags,
         }
     }
@@ -163,17 +163,16 @@ impl Power {
     /// The keys of the tags that the call may write on rules that stand.
     fn tag_keys(&self) -> Vec<String> {
         let own = || self.holder.as_ref().map(Holder::tag_key);
-        let key = || {
-            let (holder, key) = (self.holder.as_ref()?, self.key.as_ref()?);
-            Some(Spent::tag_key_of(&Spent::digest_of(holder, key)))
-        };
-        let closing = || Some(CLOSING.to_owned());
+        let key =
+            || self.holder.as_ref().filter(|_| self.keyed).map(|holder| format!("{}*", Spent::tag_keys_of(holder)));
+        let closing = || Some(Closing::tag_key(self.call.as_str()));
+        // What has ended may be taken off a rule that is full, so that it can be marked.
+        let ended = |kind: &str| Some(format!("{PREFIX}{kind}:*"));
         let keys = match self.tool {
             Tool::Add | Tool::Extend => [own(), key(), None],
             Tool::Move => [own(), key(), closing()],
             // Whose leases end is known only once the rules were read; policy has the last word on each.
-            Tool::Remove | Tool::RevokeHolder => [Some(format!("{PREFIX}holder:*")), closing(), None],
-            Tool::Close => [closing(), None, None],
+            Tool::Remove | Tool::RevokeHolder | Tool::Close => [ended("holder"), closing(), ended("key")],
             Tool::Tidy => return self.tags.clone(),
             _ => [None, None, None],
         };

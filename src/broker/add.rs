@@ -1,19 +1,18 @@
 //! `whitelist_add`: make what does not stand, join what stands for others, leave alone what is not ours.
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
+use super::close::GRACE;
 use super::failure::Failure;
 use super::{Answer, Item, Job, Word};
 use crate::aws::Authorized;
 use crate::operation::lease::{Holder, Lease};
-use crate::operation::ownership::{Made, Ownership};
+use crate::operation::ownership::{Made, Ownership, Spent};
 use crate::operation::rule::{Rule, Source, Traffic};
 use crate::operation::term::TermError;
 use crate::operation::{Add, Opening, Operation};
 use crate::policy::{AddPermit, Denial};
-
-/// How often what stands is looked at again because somebody else was faster.
-const ROUNDS_MOST: usize = 4;
 
 /// What is to be done for one opening.
 pub(super) enum Step {
@@ -30,16 +29,18 @@ impl Job<'_> {
         let allowed = self.broker.policy.add(self.permit, &standing)?;
         self.recorded.entry().decided(allowed.policies());
         let lease = new_lease(self.permit.operation(), &self.holder, add)?;
-        let spent = self.spent(lease.until);
-        let mut items: Vec<(Opening, Item)> = self
-            .replayed(&standing)?
-            .into_iter()
-            .filter_map(|(rule, spent)| {
-                let word = if rule.ownership()?.call == spent.call { Word::Opened } else { Word::Joined };
-                Some((Opening::of(rule)?, Item { word, rule: rule.clone(), until: Some(spent.until) }))
-            })
-            .collect();
-        for _ in 0..ROUNDS_MOST {
+        let first = |(rule, spent): (&Rule, &Spent)| {
+            let word = if rule.ownership()?.call == spent.call { Word::Opened } else { Word::Joined };
+            let opening = match add.openings.as_slice() {
+                // It may have been moved since: it is the one that was asked for all the same.
+                [only] => *only,
+                _ => Opening::of(rule)?,
+            };
+            Some((opening, Item { word, rule: rule.clone(), until: Some(spent.until) }))
+        };
+        let mut items: Vec<(Opening, Item)> = self.replayed(&standing)?.into_iter().filter_map(first).collect();
+        let patience = Instant::now() + self.certain() * 2 + GRACE;
+        loop {
             let open: Vec<Opening> =
                 add.openings.iter().copied().filter(|opening| !items.iter().any(|(done, _)| done == opening)).collect();
             if open.is_empty() {
@@ -54,19 +55,24 @@ impl Job<'_> {
                 }
             }
             if !make.is_empty() {
-                let ownership = Ownership::new(lease.clone(), spent.clone());
+                let ownership = Ownership::new(lease.clone(), self.spent(lease.until, None));
                 let made = self.open(&allowed, &make, &ownership).await?;
                 items.extend(made.into_iter().filter_map(|rule| {
                     Some((Opening::of(&rule)?, Item { word: Word::Opened, rule, until: Some(lease.until) }))
                 }));
             }
             if !join.is_empty() {
-                let held = self.hold(&allowed, join, spent.as_ref()).await?;
+                let held = self.hold(&allowed, join).await?;
                 items.extend(held.held.into_iter().filter_map(|rule| {
                     Some((Opening::of(&rule)?, Item { word: Word::Joined, rule, until: Some(lease.until) }))
                 }));
             }
             if add.openings.iter().any(|opening| !items.iter().any(|(done, _)| done == opening)) {
+                if Instant::now() > patience {
+                    return Err(Failure::Unsettled);
+                }
+                // AWS may take a moment to show what somebody else was faster with.
+                tokio::time::sleep(self.pause()).await;
                 standing = self.session.rules_after_change().await?;
             }
         }
@@ -86,6 +92,7 @@ impl Job<'_> {
         openings: &[Opening],
         ownership: &Ownership,
     ) -> Result<Vec<Rule>, Failure> {
+        let ownership = &ownership.clone().recorded_in(self.broker.audit.journal_id());
         let made = match self.session.authorize(allowed, self.recorded, openings, ownership).await {
             Ok(Authorized::Made(rules)) => {
                 self.acted();
@@ -133,7 +140,9 @@ pub(super) fn step(opening: Opening, lease: &Lease, standing: &[Rule], now: Time
         return Ok(done(Word::Opened, Some(lease.until)));
     }
     match own.lease_of(&lease.holder).filter(|own| own.is_live(now)) {
-        Some(mine) if own.closing.is_none() => Ok(done(Word::AlreadyYours, Some(mine.until))),
+        // Written by this very call, which did not see it at first.
+        Some(mine) if own.closing.is_empty() && mine.call == lease.call => Ok(done(Word::Joined, Some(mine.until))),
+        Some(mine) if own.closing.is_empty() => Ok(done(Word::AlreadyYours, Some(mine.until))),
         _ => Ok(Step::Join(rule.clone())),
     }
 }

@@ -1,89 +1,150 @@
-//! Taking rules away without losing a holder who joins meanwhile.
+//! Ending leases, and taking rules away without losing a holder who joins meanwhile.
 //!
-//! A rule that nobody holds any more is first marked as closing. Then AWS is given time until every read shows what was
-//! written before, the rule is read again, and only if still nobody holds it is it revoked, at once. Who joins writes
-//! their lease and reads back ([`super::hold`]): either they see the mark and wait, or the one who closes sees the lease
-//! and takes the mark off.
+//! A rule that nobody holds any more is first marked as closing, by a tag of the call's own. Then AWS is given time, the
+//! rule is read again, and only if still nobody holds it is it revoked, at once. Who joins writes their lease and reads
+//! back ([`super::hold`]): a read that shows the lease and no mark means that the rule is held.
+//!
+//! Let every read show what was written longer than `settle` before it. A joiner whose read misses a mark made that
+//! read, and so wrote the lease, less than one `settle` after the mark; a read two of them after the mark shows the
+//! lease. So whoever closes waits twice. What is left open: a read that AWS answers from further back than that, and a
+//! process that is stopped between its last look at the clock and the sending of the request.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Job;
 use super::failure::Failure;
-use crate::operation::ownership::Closing;
+use crate::operation::Opening;
+use crate::operation::lease::Lease;
+use crate::operation::ownership::{Closing, Ownership};
 use crate::operation::rule::Rule;
 use crate::policy::Permit;
 
-/// How long after the read that decides it a rule may still be revoked. Whoever comes later reads again. A mark that has
-/// stood for the settling time and longer than this will not be acted on.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
+/// How long after the look that decides it a request to revoke or change a rule may still be sent.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+/// How long after that its answer may take: one attempt of a request.
+pub(super) const ANSWER: Duration = Duration::from_secs(12);
 
-/// How often a rule that keeps changing is looked at again.
-const ROUNDS_MOST: usize = 6;
+/// How often what stands is looked at again.
+const LOOKS_MOST: usize = 12;
 
-/// What became of a rule that nobody held.
+/// Leases to end on a rule, as they were read; none where they have ended by themselves.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) rule: Rule,
+    pub(super) leases: Vec<Lease>,
+}
+
+/// What became of a rule on which leases were ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is gone.
-    Gone,
-    /// Somebody holds it after all.
+    /// This call took it away.
+    Closed,
+    /// It was gone when this call came to it.
+    GoneAlready,
+    /// It stands: somebody holds it.
     Held,
 }
 
+/// A rule that is being seen to its end.
+struct Open {
+    ending: Ending,
+    /// What must be written next: that the leases end, and whether the rule is to be marked.
+    write: Option<Write>,
+    /// When this call last marked it.
+    marked: Option<Instant>,
+    /// When this call last wrote anything on it.
+    written: Instant,
+    /// Whether a request to revoke it was sent and its answer lost.
+    sent: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Write {
+    Endings,
+    Mark,
+}
+
+/// What a look at a rule means.
+enum Seen {
+    Gone,
+    Held,
+    /// The endings do not show yet.
+    Unwritten,
+    /// Nobody holds it, and it is not marked.
+    Unheld,
+    /// Nobody holds it, and nobody can have joined that this look does not show.
+    Ready,
+    /// The mark is not old enough, or does not show yet.
+    Wait,
+}
+
 impl Job<'_> {
-    /// Sees rules whose leases were ended to their end: those that nobody holds go, the others stand. `marked` says
-    /// which of them were marked as closing just now.
-    pub(super) async fn close(
-        &self,
-        permit: &impl Permit,
-        rules: Vec<Rule>,
-        marked: Instant,
-    ) -> Result<Vec<(Rule, Fate)>, Failure> {
-        let mark = |rule: &Rule| {
-            let own = rule.ownership().and_then(|own| own.closing.as_ref());
-            own.is_some_and(|closing| closing.call == self.call())
+    /// How long whoever closes waits between the mark and the look that decides.
+    pub(super) fn certain(&self) -> Duration {
+        self.broker.config.settle * 2
+    }
+
+    /// Ends leases, and sees each rule to its end: those that nobody holds go, the others stand.
+    pub(super) async fn end(&self, permit: &impl Permit, endings: Vec<Ending>) -> Result<Vec<(Rule, Fate)>, Failure> {
+        let now = self.now();
+        let first = |ending: Ending| {
+            let stays = |lease: &Lease| !ending.leases.iter().any(|other| other.holder.is(&lease.holder));
+            let last = ending.rule.ownership().is_some_and(|own| !own.live(now).any(stays));
+            let write = Some(if last { Write::Mark } else { Write::Endings });
+            Open { ending, write, marked: None, written: Instant::now(), sent: false }
         };
-        let mut marks: HashMap<Option<String>, Instant> =
-            rules.iter().filter(|rule| mark(rule)).map(|rule| (rule.id.clone(), marked)).collect();
-        let (mut open, mut fates) = (rules, Vec::new());
-        for _ in 0..ROUNDS_MOST {
-            self.settled(&marks).await;
+        let mut open: Vec<Open> = endings.into_iter().map(first).collect();
+        let mut fates = Vec::new();
+        for _ in 0..LOOKS_MOST {
+            self.write_endings(permit, &mut open).await?;
+            match open.iter().filter_map(|open| open.marked).max() {
+                Some(youngest) => tokio::time::sleep_until(youngest + self.certain()).await,
+                None => tokio::time::sleep(self.pause()).await,
+            }
             let read = Instant::now();
             let standing = self.session.rules_after_change().await?;
-            let (mut ready, mut unheld) = (Vec::new(), Vec::new());
-            for rule in std::mem::take(&mut open) {
-                let Some(now) = standing.iter().find(|other| other.id == rule.id) else {
-                    fates.push((rule, Fate::Gone));
-                    continue;
-                };
-                let Some(own) = now.ownership() else {
-                    fates.push((now.clone(), Fate::Held));
-                    continue;
-                };
-                if own.live(self.now()).next().is_some() {
-                    self.take_mark_off(permit, now).await;
-                    fates.push((now.clone(), Fate::Held));
-                } else if marks.contains_key(&now.id) && own.closing.is_some() {
-                    ready.push(now.clone());
-                } else {
-                    unheld.push(now.clone());
+            let (mut ready, mut left) = (Vec::new(), Vec::new());
+            for mut item in std::mem::take(&mut open) {
+                let stands = standing.iter().find(|rule| rule.id == item.ending.rule.id);
+                match self.seen(&item, stands) {
+                    Seen::Gone => {
+                        self.broker.took_away(&item.ending.rule);
+                        let fate = if item.sent { Fate::Closed } else { Fate::GoneAlready };
+                        fates.push((item.ending.rule, fate));
+                        continue;
+                    }
+                    Seen::Held => {
+                        let rule = stands.cloned().unwrap_or(item.ending.rule);
+                        self.take_mark_off(permit, &rule).await;
+                        fates.push((rule, Fate::Held));
+                        continue;
+                    }
+                    Seen::Ready => {
+                        ready.push(item);
+                        continue;
+                    }
+                    Seen::Unheld => item.write = Some(Write::Mark),
+                    // What was written and does not show in time was lost.
+                    Seen::Unwritten if item.written.elapsed() > self.certain() => {
+                        item.write = Some(if item.marked.is_some() { Write::Mark } else { Write::Endings });
+                    }
+                    Seen::Unwritten | Seen::Wait => {}
                 }
+                left.push(item);
             }
-            if ready.is_empty() && unheld.is_empty() {
-                return Ok(fates);
-            }
-            if !unheld.is_empty() {
-                self.mark(permit, &unheld).await?;
-                marks.extend(unheld.iter().map(|rule| (rule.id.clone(), Instant::now())));
-                open.extend(unheld);
-            }
+            open = left;
             if !ready.is_empty() {
-                match self.revoke(permit, &ready, read).await {
-                    Ok(true) => fates.extend(ready.into_iter().map(|rule| (rule, Fate::Gone))),
-                    Ok(false) => open.extend(ready),
-                    Err(failure) => return Err(failure),
+                let gone = self.revoke(permit, &mut ready, read).await?;
+                for item in ready {
+                    if gone {
+                        self.broker.took_away(&item.ending.rule);
+                        fates.push((item.ending.rule, Fate::Closed));
+                    } else {
+                        open.push(item);
+                    }
                 }
             }
             if open.is_empty() {
@@ -93,57 +154,113 @@ impl Job<'_> {
         Err(Failure::Unsettled)
     }
 
-    /// Marks rules as about to go.
-    pub(super) async fn mark(&self, permit: &impl Permit, rules: &[Rule]) -> Result<(), Failure> {
+    fn seen(&self, item: &Open, stands: Option<&Rule>) -> Seen {
+        let (now, Some(rule)) = (self.now(), stands) else { return Seen::Gone };
+        // Somebody has put it on another address, or meddled with it: it is no longer the rule that was meant.
+        let Some(own) = rule.ownership().filter(|_| Opening::of(rule) == Opening::of(&item.ending.rule)) else {
+            return Seen::Held;
+        };
+        let unchanged = |lease: &Lease| own.lease_of(&lease.holder).is_some_and(|is| is == lease && is.is_live(now));
+        if item.ending.leases.iter().any(unchanged) {
+            return Seen::Unwritten;
+        }
+        if own.live(now).next().is_some() {
+            return Seen::Held;
+        }
+        match item.marked {
+            None => Seen::Unheld,
+            Some(marked) if marked.elapsed() < self.certain() => Seen::Wait,
+            Some(_) if own.is_marked_by(self.call()) => Seen::Ready,
+            Some(_) => Seen::Unheld,
+        }
+    }
+
+    /// Writes on each rule what must be written, in as few calls as there are different sets of tags.
+    async fn write_endings(&self, permit: &impl Permit, open: &mut [Open]) -> Result<(), Failure> {
+        let (now, mark) = (self.now(), Closing::new(self.call(), self.now()).tag());
+        let mut by_tags: BTreeMap<Vec<(String, String)>, Vec<usize>> = BTreeMap::new();
+        for (index, item) in open.iter().enumerate() {
+            let Some(write) = item.write else { continue };
+            let ended = item.ending.leases.iter().map(|lease| lease.ended(now, self.call()).tag());
+            let tags: Vec<_> = ended.chain((write == Write::Mark).then(|| mark.clone())).collect();
+            by_tags.entry(tags).or_default().push(index);
+        }
+        for (tags, indices) in by_tags {
+            let rules: Vec<&Rule> = indices.iter().map(|&index| &open[index].ending.rule).collect();
+            match self.session.tag(permit, self.recorded, &rules, &tags).await {
+                Ok(()) => self.acted(),
+                // One that went meanwhile fails the call for all. The next look tells which are left, and those that do
+                // not show what was written are written again; so it is with an answer that was lost.
+                Err(error) if error.is_gone() || error.may_have_acted() => {}
+                Err(error) if error.code() == Some("TagLimitExceeded") => {
+                    for rule in rules {
+                        self.make_room(permit, rule).await?;
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            for index in indices {
+                let item = &mut open[index];
+                item.marked = if item.write == Some(Write::Mark) { Some(Instant::now()) } else { item.marked };
+                (item.write, item.written) = (None, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes tags off a rule that is full, so that it can be marked: keys first, then leases that have ended.
+    async fn make_room(&self, permit: &impl Permit, rule: &Rule) -> Result<(), Failure> {
+        let full = || Failure::HoldersFull(rule.id.clone().unwrap_or_default());
+        let own: &Ownership = rule.ownership().ok_or_else(full)?;
+        let mut spare: Vec<_> = own.spent.iter().map(|spent| spent.tag()).collect();
+        if spare.is_empty() {
+            // One stays, or nobody could tell any more that the rule was held.
+            spare = own.leases.iter().filter(|lease| !lease.is_live(self.now())).skip(1).map(Lease::tag).collect();
+        }
+        if spare.is_empty() {
+            return Err(full());
+        }
+        Ok(self.session.untag(permit, self.recorded, rule, &spare).await?)
+    }
+
+    /// Marks a rule as about to go from where it is.
+    pub(super) async fn mark(&self, permit: &impl Permit, rule: &Rule) -> Result<(), Failure> {
         let mark = Closing::new(self.call(), self.now()).tag();
-        match self.session.tag(permit, self.recorded, &rules.iter().collect::<Vec<_>>(), &[mark]).await {
+        match self.session.tag(permit, self.recorded, &[rule], &[mark]).await {
             Ok(()) => self.acted(),
-            // The next look tells which of them are left.
+            // The next look tells.
             Err(error) if error.is_gone() || error.may_have_acted() => {}
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    /// Takes this call's mark off a rule that somebody holds. If it cannot be taken off now, the reconciler does it.
+    /// Takes this call's mark off a rule that stays. If it cannot be taken off now, the reconciler does it.
     pub(super) async fn take_mark_off(&self, permit: &impl Permit, rule: &Rule) {
-        let closing = rule.ownership().and_then(|own| own.closing.as_ref());
-        let Some(closing) = closing.filter(|closing| closing.call == self.call()) else { return };
+        let own = rule.ownership().and_then(|own| own.closing.iter().find(|closing| closing.call == self.call()));
+        let Some(closing) = own else { return };
         if let Err(error) = self.session.untag(permit, self.recorded, rule, &[closing.tag()]).await {
             tracing::warn!(rule = rule.id, error = %crate::error::Chain(&error), "a mark of closing stays for now");
         }
     }
 
     /// Revokes rules that the look at `read` showed to be nobody's; false if what stands must be looked at again.
-    async fn revoke(&self, permit: &impl Permit, rules: &[Rule], read: Instant) -> Result<bool, Failure> {
-        if read.elapsed() > GRACE {
-            return Ok(false);
-        }
-        for rule in rules {
-            self.broker.took_away(rule);
-        }
-        match self.session.revoke(permit, self.recorded, &rules.iter().collect::<Vec<_>>()).await {
+    async fn revoke(&self, permit: &impl Permit, ready: &mut [Open], read: Instant) -> Result<bool, Failure> {
+        let rules: Vec<&Rule> = ready.iter().map(|item| &item.ending.rule).collect();
+        match self.session.revoke(permit, self.recorded, &rules, read + GRACE).await {
             Ok(()) => {
                 self.acted();
                 Ok(true)
             }
-            Err(error) if error.is_gone() => Ok(false),
+            Err(error) if error.is_gone() || error.is_too_late() => Ok(false),
             Err(error) if error.may_have_acted() => {
-                let left = self.session.rules_after_change().await?;
-                if rules.iter().any(|rule| left.iter().any(|other| other.id == rule.id)) {
-                    return Err(error.into());
-                }
                 self.acted();
-                Ok(true)
+                let again = ready.iter().any(|item| item.sent);
+                ready.iter_mut().for_each(|item| item.sent = true);
+                if again { Err(error.into()) } else { Ok(false) }
             }
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Waits until the youngest mark is old enough that every read shows what was written before it.
-    async fn settled(&self, marks: &HashMap<Option<String>, Instant>) {
-        if let Some(youngest) = marks.values().max() {
-            tokio::time::sleep_until(*youngest + self.broker.config.settle).await;
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::failure::Failure;
 use super::leaver::{AT_ONCE, Missed};
 use super::{Broker, settle};
-use crate::error::{Chain, Error};
+use crate::error::{Chain, Code, Error};
 use crate::identity::Caller;
 use crate::operation::target::{OptedIn, Place, Targets};
 use crate::operation::{Operation, Tool};
@@ -20,13 +20,23 @@ use crate::operation::{Operation, Tool};
 pub const FRESH: Duration = Duration::from_secs(30);
 /// How soon a name that is not known may cause another look. Whoever guesses names costs no more than this.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// How long a group that was opted in is taken to be so still.
+pub const STILL_OPTED_IN: Duration = Duration::from_secs(60);
+
+/// How a look went.
+#[derive(Debug)]
+struct Asked {
+    at: Instant,
+    /// Why it failed, if it did: its code, reason and message.
+    failed: Option<(Code, &'static str, String)>,
+}
 
 /// What is known of the groups.
 #[derive(Debug)]
 pub(super) struct Directory {
     targets: RwLock<Arc<Targets>>,
     /// When each place was last asked. Held while asking, so that many who wait cause one look.
-    asked: tokio::sync::Mutex<HashMap<Place, Instant>>,
+    asked: tokio::sync::Mutex<HashMap<Place, Asked>>,
 }
 
 impl Directory {
@@ -53,25 +63,31 @@ impl Broker {
         let mut asked = self.directory.asked.lock().await;
         let due: Vec<Place> = places
             .iter()
-            .filter(|place| asked.get(place).is_none_or(|at| at.elapsed() >= older_than))
+            .filter(|place| asked.get(place).is_none_or(|asked| asked.at.elapsed() >= older_than))
             .cloned()
             .collect();
-        asked.extend(due.iter().map(|place| (place.clone(), Instant::now())));
         let found = futures_util::stream::iter(due).map(|place| async move {
             let groups = self.opted_in(&place).await;
             (place, groups)
         });
-        let mut missed = Vec::new();
         for (place, groups) in found.buffered(AT_ONCE).collect::<Vec<_>>().await {
-            match groups {
-                Ok(groups) => self.directory.learn(place, groups),
+            let failed = match groups {
+                Ok(groups) => {
+                    self.directory.learn(place.clone(), groups);
+                    None
+                }
                 Err(error) => {
                     tracing::warn!(%place, error = %Chain(&error), "the groups that are opted in could not be read");
-                    missed.push(Missed { place, error });
+                    Some((error.code(), error.reason(), error.message().to_owned()))
                 }
-            }
+            };
+            asked.insert(place, Asked { at: Instant::now(), failed });
         }
-        missed
+        let missed = places.iter().filter_map(|place| {
+            let (code, reason, message) = asked.get(place)?.failed.clone()?;
+            Some(Missed { place: place.clone(), error: Error::new(code, reason, message) })
+        });
+        missed.collect()
     }
 
     async fn opted_in(&self, place: &Place) -> Result<Vec<OptedIn>, Error> {

@@ -24,11 +24,14 @@ impl Extension {
         holder: &Holder,
         extend: &Extend,
         standing: &[Rule],
+        done: &[Option<String>],
+        now: Timestamp,
     ) -> Result<Self, Failure> {
         let operation = look.operation();
         let (mut changes, mut leases) = (Vec::new(), Vec::new());
         for rule in standing.iter().filter(|rule| extend.selector.matches(rule)) {
-            let Some(mine) = rule.ownership().and_then(|own| own.lease_of(holder)) else { continue };
+            let own = rule.ownership().and_then(|own| own.lease_of(holder));
+            let Some(mine) = own.filter(|mine| mine.is_live(now) && !done.contains(&rule.id)) else { continue };
             let Some(opening) = Opening::of(rule) else { continue };
             let term = match extend.term.is_unsaid() {
                 true => extend.term.clone().or(policy.default_for(look, opening)?),
@@ -41,7 +44,7 @@ impl Extension {
             changes.push(Change { rule: rule.clone(), callers_own: true, opening: Some((opening, length)) });
             leases.push((rule.clone(), lease));
         }
-        if changes.is_empty() {
+        if changes.is_empty() && done.is_empty() {
             return Err(Failure::NothingHeld);
         }
         let permit = policy.change(look, changes, standing)?;
@@ -60,26 +63,23 @@ pub(super) fn all_or_nothing(permit: RulesPermit) -> Result<RulesPermit, Denial>
 
 impl Job<'_> {
     pub(super) async fn extend(&self, extend: &Extend, standing: Vec<Rule>) -> Result<Answer, Failure> {
+        // What was done under the same key is done; the rest goes on.
         let replayed = self.replayed(&standing)?;
-        if !replayed.is_empty() {
-            let item = |(rule, until): (&Rule, Timestamp)| Item {
-                word: Word::Extended,
-                rule: rule.clone(),
-                until: Some(until),
-            };
-            let items = replayed.into_iter().map(|(rule, spent)| item((rule, spent.until))).collect();
-            return Ok(Answer::Changed { items, kept: Vec::new(), plan: None });
-        }
-        let extension = Extension::decide(&self.broker.policy, self.permit, &self.holder, extend, &standing)?;
+        let done: Vec<Option<String>> = replayed.iter().map(|(rule, _)| rule.id.clone()).collect();
+        let mut items: Vec<Item> = replayed
+            .into_iter()
+            .map(|(rule, spent)| Item { word: Word::Extended, rule: rule.clone(), until: Some(spent.until) })
+            .collect();
+        let policy = &self.broker.policy;
+        let extension = Extension::decide(policy, self.permit, &self.holder, extend, &standing, &done, self.now())?;
         self.recorded.entry().decided(extension.permit.policies());
-        let latest = extension.leases.iter().map(|(_, lease)| lease.until).max();
-        let spent = latest.and_then(|until| self.spent(until));
-        let held = self.hold(&extension.permit, extension.leases, spent.as_ref()).await?;
-        let mut items: Vec<Item> = held.held.into_iter().map(|rule| self.extended(rule)).collect();
+        let held = self.hold(&extension.permit, extension.leases).await?;
+        items.extend(held.held.into_iter().map(|rule| self.extended(rule)));
         // A rule that went while its lease was extended is made anew: its holder was told that it stays.
         for (rule, lease) in held.gone {
             let Some(opening) = Opening::of(&rule) else { continue };
-            let ownership = Ownership::new(lease, spent.clone());
+            let spent = self.spent(lease.until, None);
+            let ownership = Ownership::new(lease, spent);
             let made = self.open(&extension.permit.to_open(), &[opening], &ownership).await?;
             items.push(self.extended(made.into_iter().next().ok_or(Failure::Unsettled)?));
         }

@@ -1,20 +1,19 @@
 //! Putting a lease on rules that stand, without being lost to somebody who is taking them away.
 //!
 //! Tags have no compare-and-set. So who holds writes their own tag, then reads back until they see it: a rule that shows
-//! it without the mark of closing is held, since whoever marks later waits past AWS's read delay, reads again and sees
-//! the lease ([`super::close`]). A rule that carries the mark is waited for: it loses the mark, or it goes, and then it
-//! is made anew.
+//! it and no mark of closing is held, since whoever has marked it by then, or does later, sees the lease before they act
+//! ([`super::close`]). A rule that carries a mark is waited for: it loses the mark, or it goes, and then it is made anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
 use super::Job;
-use super::close::GRACE;
+use super::close::{ANSWER, GRACE};
 use super::failure::Failure;
 use crate::operation::Opening;
 use crate::operation::lease::Lease;
-use crate::operation::ownership::{Spent, TAGS_MOST};
+use crate::operation::ownership::TAGS_MOST;
 use crate::operation::rule::Rule;
 use crate::policy::Permit;
 
@@ -29,22 +28,18 @@ pub(super) struct Held {
 
 impl Job<'_> {
     /// Writes each lease on its rule, and says which hold.
-    pub(super) async fn hold(
-        &self,
-        permit: &impl Permit,
-        mut wanted: Vec<(Rule, Lease)>,
-        spent: Option<&Spent>,
-    ) -> Result<Held, Failure> {
+    pub(super) async fn hold(&self, permit: &impl Permit, mut wanted: Vec<(Rule, Lease)>) -> Result<Held, Failure> {
+        let keyed = self.permit.operation().key().is_some();
         for (rule, lease) in &wanted {
             let known = rule.ownership().is_some_and(|own| own.lease_of(&lease.holder).is_some());
-            let more = usize::from(!known) + usize::from(spent.is_some());
+            let more = usize::from(!known) + usize::from(keyed);
             if rule.tags + more > TAGS_MOST {
                 return Err(Failure::HoldersFull(rule.id.clone().unwrap_or_default()));
             }
         }
         let mut result = Held::default();
         for _ in 0..3 {
-            match self.write_leases(permit, &wanted, spent).await {
+            match self.write_leases(permit, &wanted).await {
                 Ok(()) => break,
                 // One that went meanwhile fails the call for all: those that are left are written again.
                 Err(Failure::Aws(error)) if error.is_gone() => {
@@ -58,45 +53,57 @@ impl Job<'_> {
                 Err(failure) => return Err(failure),
             }
         }
-        self.read_back(wanted, &mut result).await?;
+        self.read_back(permit, wanted, &mut result).await?;
         Ok(result)
     }
 
-    async fn write_leases(
-        &self,
-        permit: &impl Permit,
-        wanted: &[(Rule, Lease)],
-        spent: Option<&Spent>,
-    ) -> Result<(), Failure> {
-        let mut by_tag: BTreeMap<(String, String), Vec<&Rule>> = BTreeMap::new();
+    async fn write_leases(&self, permit: &impl Permit, wanted: &[(Rule, Lease)]) -> Result<(), Failure> {
+        let mut by_tags: BTreeMap<Vec<(String, String)>, Vec<&Rule>> = BTreeMap::new();
         for (rule, lease) in wanted {
-            by_tag.entry(lease.tag()).or_default().push(rule);
+            let spent = self.spent(lease.until, rule.ownership());
+            let tags = std::iter::once(lease.tag()).chain(spent.map(|spent| spent.tag())).collect();
+            by_tags.entry(tags).or_default().push(rule);
         }
-        for (tag, rules) in by_tag {
-            let tags: Vec<_> = std::iter::once(tag).chain(spent.map(Spent::tag)).collect();
+        for (tags, rules) in by_tags {
             self.session.tag(permit, self.recorded, &rules, &tags).await?;
             self.acted();
         }
         Ok(())
     }
 
-    async fn read_back(&self, mut wanted: Vec<(Rule, Lease)>, result: &mut Held) -> Result<(), Failure> {
-        let patience = Instant::now() + self.broker.config.settle * 2 + GRACE;
+    async fn read_back(
+        &self,
+        permit: &impl Permit,
+        mut wanted: Vec<(Rule, Lease)>,
+        result: &mut Held,
+    ) -> Result<(), Failure> {
+        // Whoever marked a rule acts on it within this time, or never.
+        let dead = self.certain() + GRACE + ANSWER * 2;
+        let (mut marks, mut since) = (BTreeSet::new(), Instant::now());
         while !wanted.is_empty() {
             let standing = self.session.rules_after_change().await?;
-            let late = Instant::now() > patience;
             let mut pending = Vec::new();
             for (rule, lease) in wanted {
                 let Some(now) = stands(&rule, &standing) else {
+                    if standing.iter().any(|other| other.id == rule.id) {
+                        // It was put on another address under the lease, which was never meant for that one.
+                        let ended = lease.ended(self.now(), self.call()).tag();
+                        self.session.tag(permit, self.recorded, &[&rule], &[ended]).await?;
+                    }
                     result.gone.push((rule, lease));
                     continue;
                 };
                 let own = now.ownership();
                 let shown = own.and_then(|own| own.lease_of(&lease.holder)) == Some(&lease);
-                let marked = own.is_none_or(|own| own.closing.is_some());
+                for closing in own.into_iter().flat_map(|own| &own.closing) {
+                    if marks.insert((now.id.clone(), closing.call.clone())) {
+                        since = Instant::now();
+                    }
+                }
+                let marked = own.is_none_or(|own| !own.closing.is_empty());
+                let late = since.elapsed() > dead;
                 match (shown, marked) {
                     (true, false) => result.held.push(now.clone()),
-                    // Whoever marked it is gone as well: a mark is acted on at once or never.
                     (true, true) if late => result.held.push(now.clone()),
                     (false, _) if late => return Err(Failure::Unsettled),
                     _ => pending.push((rule, lease)),

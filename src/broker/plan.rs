@@ -1,5 +1,7 @@
 //! Dry runs: the difference that a change would make, the room that is left, and an id that a change can be held to.
 
+use jiff::Timestamp;
+
 use super::add::{Step, new_lease, planned, step};
 use super::answer::{Answer, Item, Plan, Word};
 use super::extend::Extension;
@@ -29,7 +31,7 @@ impl Broker {
         self.check_clock()?;
         let (items, kept) = self.would(permit, &standing)?;
         let mut plan = Plan {
-            id: format!("plan-{}", plan_id(permit, &standing)),
+            id: format!("plan-{}", plan_id(permit, &standing, self.now())),
             ipv4_left: 0,
             ipv6_left: 0,
             warnings: warnings(&session.group_facts().await?),
@@ -74,7 +76,7 @@ impl Broker {
                 return Ok((items, endings.kept()));
             }
             Kind::Extend(extend) => {
-                let extension = Extension::decide(&self.policy, permit, &holder, extend, standing)?;
+                let extension = Extension::decide(&self.policy, permit, &holder, extend, standing, &[], now)?;
                 for (rule, lease) in extension.leases {
                     let until = Some(lease.until);
                     items.push(Item { word: Word::Extended, rule: with(rule, lease), until });
@@ -146,18 +148,20 @@ impl Broker {
 }
 
 /// Fails unless what stands is what the plan saw that the change is held to.
-pub(super) fn check_plan(permit: &LookPermit, standing: &[Rule]) -> Result<(), Failure> {
+pub(super) fn check_plan(permit: &LookPermit, standing: &[Rule], now: Timestamp) -> Result<(), Failure> {
     let plan = permit.operation().manner().and_then(|manner| manner.plan.as_deref());
     match plan {
-        Some(plan) if !plan.eq_ignore_ascii_case(&plan_id(permit, standing)) => Err(Failure::PlanStale),
+        Some(plan) if !plan.eq_ignore_ascii_case(&plan_id(permit, standing, now)) => Err(Failure::PlanStale),
         _ => Ok(()),
     }
 }
 
 /// A digest of who asks, for what, and of everything that stands. It gives no power: whoever could make it up could ask
 /// for the same without it.
-fn plan_id(permit: &LookPermit, standing: &[Rule]) -> String {
-    let mut rules: Vec<String> = standing.iter().map(|rule| format!("{rule:?}")).collect();
+fn plan_id(permit: &LookPermit, standing: &[Rule], now: Timestamp) -> String {
+    // A lease that has run out since changes what stands as well.
+    let live = |rule: &Rule| rule.ownership().map_or(0, |own| own.live(now).count());
+    let mut rules: Vec<String> = standing.iter().map(|rule| format!("{} {rule:?}", live(rule))).collect();
     rules.sort();
     let who = permit.caller().principal().id();
     short(&sha256_hex(format!("{who}\n{}\n{}", permit.operation().fingerprint(), rules.join("\n"))))

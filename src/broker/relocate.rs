@@ -8,11 +8,12 @@
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::close::{Ending, GRACE};
 use super::extend::all_or_nothing;
 use super::failure::Failure;
 use super::{Answer, Item, Job, Word};
 use crate::operation::lease::{Holder, Lease};
-use crate::operation::ownership::{Closing, Made, Ownership};
+use crate::operation::ownership::{Made, Ownership};
 use crate::operation::rule::Rule;
 use crate::operation::{Move, Opening};
 use crate::policy::{Change, Denial, LookPermit, Policy, RulesPermit};
@@ -111,20 +112,29 @@ impl Step {
 }
 
 impl Job<'_> {
-    pub(super) async fn relocate(&self, relocate: &Move, mut standing: Vec<Rule>) -> Result<Answer, Failure> {
+    pub(super) async fn relocate(&self, relocate: &Move, standing: Vec<Rule>) -> Result<Answer, Failure> {
+        // What was done under the same key is done; the rest goes on.
         let replayed = self.replayed(&standing)?;
-        if !replayed.is_empty() {
-            let item = |rule: &Rule, until| Item { word: Word::Moved, rule: rule.clone(), until: Some(until) };
-            let items = replayed.into_iter().map(|(rule, spent)| item(rule, spent.until)).collect();
-            return Ok(Answer::Changed { items, kept: Vec::new(), plan: None });
-        }
-        let Relocation { permit, moves } =
-            Relocation::decide(&self.broker.policy, self.permit, &self.holder, relocate, &standing, self.now())?;
+        let mut items: Vec<Item> = replayed
+            .into_iter()
+            .map(|(rule, spent)| Item { word: Word::Moved, rule: rule.clone(), until: Some(spent.until) })
+            .collect();
+        let decided =
+            Relocation::decide(&self.broker.policy, self.permit, &self.holder, relocate, &standing, self.now());
+        let Relocation { permit, moves } = match decided {
+            Err(Failure::NothingHeld) if !items.is_empty() => {
+                return Ok(Answer::Changed { items, kept: Vec::new(), plan: None });
+            }
+            decided => decided?,
+        };
         self.recorded.entry().decided(permit.policies());
-        let mut items = Vec::with_capacity(moves.len());
-        for step in moves {
-            items.push(self.relocate_one(&permit, step, &standing).await?);
-            standing = self.session.rules_after_change().await?;
+        // Side by side: each waits for AWS to settle.
+        let moves = moves.into_iter().map(|step| self.relocate_one(&permit, step, &standing));
+        for item in futures_util::future::join_all(moves).await {
+            let item = item?;
+            if !items.iter().any(|done| done.rule.id == item.rule.id) {
+                items.push(item);
+            }
         }
         Ok(Answer::Changed { items, kept: Vec::new(), plan: None })
     }
@@ -138,79 +148,93 @@ impl Job<'_> {
                 let known = there.ownership().and_then(|own| own.lease_of(&self.holder));
                 let until = known.map_or(step.lease.until, |known| known.until.max(step.lease.until));
                 let lease = step.lease.until(until, self.call());
-                let spent = self.spent(until);
-                let held = self.hold(&permit.to_open(), vec![(there, lease.clone())], spent.as_ref()).await?;
+                let held = self.hold(&permit.to_open(), vec![(there, lease.clone())]).await?;
                 let rule = match held.held.into_iter().next() {
                     Some(rule) => rule,
                     None => self.make(permit, step.to, &lease).await?,
                 };
-                self.leave(permit, step).await?;
+                self.leave(permit, step, &rule).await?;
                 Ok(moved(rule, until))
             }
-            Way::Split => {
-                let lease = step.lease.until(step.lease.until, self.call());
-                let rule = self.make(permit, step.to, &lease).await?;
-                self.leave(permit, step).await?;
-                Ok(moved(rule, lease.until))
-            }
+            Way::Split => self.split(permit, step).await,
             Way::InPlace => match self.modify(permit, &step).await? {
                 Some(rule) => Ok(moved(rule, step.lease.until)),
                 // Somebody joined, or stands at the new address now: a rule of its own after all.
-                None => {
-                    let lease = step.lease.until(step.lease.until, self.call());
-                    let rule = self.make(permit, step.to, &lease).await?;
-                    self.leave(permit, step).await?;
-                    Ok(moved(rule, lease.until))
-                }
+                None => self.split(permit, step).await,
             },
         }
     }
 
+    /// Makes a rule at the new address and gives up the lease at the old one; if it is still the caller's by then.
+    async fn split(&self, permit: &RulesPermit, step: Step) -> Result<Item, Failure> {
+        let standing = self.session.rules_after_change().await?;
+        let mine = |rule: &&Rule| {
+            let own = rule.ownership().and_then(|own| own.lease_of(&self.holder));
+            own.is_some_and(|own| own.is_live(self.now()))
+        };
+        let item = |rule: Rule, until| Item { word: Word::Moved, rule, until: Some(until) };
+        // Another call of the same caller may have moved it meanwhile.
+        if let Some(there) = standing.iter().filter(mine).find(|rule| step.to.is(rule) && rule.id == step.rule.id) {
+            return Ok(item(there.clone(), step.lease.until));
+        }
+        let here = standing.iter().filter(mine).find(|rule| rule.id == step.rule.id);
+        let lease = here.and_then(|rule| rule.ownership()?.lease_of(&self.holder)).ok_or(Failure::NothingHeld)?;
+        let step = Step { rule: here.cloned().ok_or(Failure::NothingHeld)?, lease: lease.clone(), to: step.to };
+        let lease = step.lease.until(step.lease.until, self.call());
+        let rule = self.make(permit, step.to, &lease).await?;
+        self.leave(permit, step, &rule).await?;
+        Ok(item(rule, lease.until))
+    }
+
     /// Makes the rule at the new address.
     async fn make(&self, permit: &RulesPermit, to: Opening, lease: &Lease) -> Result<Rule, Failure> {
-        let ownership = Ownership::new(lease.clone(), self.spent(lease.until));
-        let made = self.open(&permit.to_open(), &[to], &ownership).await?;
-        if let Some(rule) = made.into_iter().next() {
-            return Ok(rule);
+        let patience = Instant::now() + self.certain() * 2 + GRACE;
+        while Instant::now() < patience {
+            let ownership = Ownership::new(lease.clone(), self.spent(lease.until, None));
+            let made = self.open(&permit.to_open(), &[to], &ownership).await?;
+            if let Some(rule) = made.into_iter().next() {
+                return Ok(rule);
+            }
+            // Somebody was faster: join them, as soon as AWS shows it.
+            let standing = self.session.rules_after_change().await?;
+            if let Some(there) = standing.into_iter().find(|rule| to.is(rule) && rule.ownership().is_some()) {
+                let held = self.hold(&permit.to_open(), vec![(there, lease.clone())]).await?;
+                if let Some(rule) = held.held.into_iter().next() {
+                    return Ok(rule);
+                }
+            }
+            tokio::time::sleep(self.pause()).await;
         }
-        // Somebody was faster: join them.
-        let standing = self.session.rules_after_change().await?;
-        let there = standing.into_iter().find(|rule| to.is(rule) && rule.ownership().is_some());
-        let there = there.ok_or(Failure::Unsettled)?;
-        let spent = self.spent(lease.until);
-        let held = self.hold(&permit.to_open(), vec![(there, lease.clone())], spent.as_ref()).await?;
-        held.held.into_iter().next().ok_or(Failure::Unsettled)
+        Err(Failure::Unsettled)
     }
 
     /// Gives up the lease at the old address, and sees the rule to its end if it was the last.
-    async fn leave(&self, permit: &RulesPermit, step: Step) -> Result<(), Failure> {
-        let now = self.now();
-        let last = |rule: &Rule| {
-            let others = |lease: &Lease| !lease.holder.is(&self.holder);
-            rule.ownership().is_some_and(|own| !own.live(now).any(others))
-        };
-        self.end(permit, vec![(step.rule, vec![step.lease])], last).await.map(drop)
+    async fn leave(&self, permit: &RulesPermit, step: Step, now_on: &Rule) -> Result<(), Failure> {
+        if step.rule.id == now_on.id {
+            return Ok(());
+        }
+        self.end(permit, vec![Ending { rule: step.rule, leases: vec![step.lease] }]).await.map(drop)
     }
 
     /// Changes the rule in place, if the caller still holds it alone once that is certain; none otherwise.
     async fn modify(&self, permit: &RulesPermit, step: &Step) -> Result<Option<Rule>, Failure> {
-        self.mark(permit, std::slice::from_ref(&step.rule)).await?;
-        tokio::time::sleep(self.broker.config.settle).await;
+        self.mark(permit, &step.rule).await?;
+        tokio::time::sleep(self.certain()).await;
         let read = Instant::now();
-        let Some(now) = self.session.rules_after_change().await?.into_iter().find(|rule| rule.id == step.rule.id)
-        else {
-            return Ok(None);
-        };
+        let standing = self.session.rules_after_change().await?;
+        let Some(now) = standing.into_iter().find(|rule| rule.id == step.rule.id) else { return Ok(None) };
         let own = now.ownership().ok_or(Failure::Unsettled)?;
+        let mine = own.lease_of(&self.holder).filter(|mine| mine.is_live(self.now()));
         let alone = own.live(self.now()).all(|lease| lease.holder.is(&self.holder));
-        let marked = own.closing.as_ref().is_some_and(|closing| closing.call == self.call());
-        if !alone || !marked || read.elapsed() > super::close::GRACE {
+        let others_mark = own.closing.iter().any(|closing| closing.call != self.call());
+        let here = Opening::of(&now) == Opening::of(&step.rule) && own.is_marked_by(self.call());
+        let Some(mine) = mine.filter(|_| alone && here && !others_mark) else {
             self.take_mark_off(permit, &now).await;
             return Ok(None);
-        }
-        match self.session.modify(permit, self.recorded, &now, step.to).await {
+        };
+        match self.session.modify(permit, self.recorded, &now, step.to, read + GRACE).await {
             Ok(()) => self.acted(),
-            Err(error) if error.code() == Some("InvalidPermission.Duplicate") => {
+            Err(error) if error.code() == Some("InvalidPermission.Duplicate") || error.is_too_late() => {
                 self.take_mark_off(permit, &now).await;
                 return Ok(None);
             }
@@ -227,24 +251,31 @@ impl Job<'_> {
                 return Err(error.into());
             }
         }
-        let lease = step.lease.until(step.lease.until, self.call());
-        let tags: Vec<_> =
-            std::iter::once(lease.tag()).chain(self.spent(lease.until).map(|spent| spent.tag())).collect();
-        self.session.tag(permit, self.recorded, &[&now], &tags).await?;
-        let mark = own.closing.as_ref().map(Closing::tag);
-        self.take_mark_off(permit, &now).await;
-        let id = now.id.clone().unwrap_or_default();
-        // AWS may take a moment to show it.
-        for _ in 0..5 {
-            let shown = self.session.rule(&id).await?.filter(|rule| step.to.is(rule));
-            if let Some(rule) = shown {
-                let settled = rule.ownership().and_then(|own| own.closing.as_ref()).map(Closing::tag) != mark;
-                if settled {
-                    return Ok(Some(rule));
-                }
-            }
-            tokio::time::sleep(self.pause()).await;
+        let lease = mine.until(mine.until, self.call());
+        let spent = self.spent(lease.until, Some(own));
+        let tags: Vec<_> = std::iter::once(lease.tag()).chain(spent.map(|spent| spent.tag())).collect();
+        match self.session.tag(permit, self.recorded, &[&now], &tags).await {
+            // The look below tells.
+            Err(error) if !error.may_have_acted() => return Err(error.into()),
+            _ => {}
         }
-        Err(Failure::Unsettled)
+        self.take_mark_off(permit, &now).await;
+        // AWS may take a moment to show it.
+        let patience = Instant::now() + self.certain();
+        let id = now.id.clone().unwrap_or_default();
+        loop {
+            let shown = self.session.rule(&id).await?.filter(|rule| step.to.is(rule));
+            let settled = |rule: &Rule| {
+                rule.ownership().is_some_and(|own| {
+                    !own.is_marked_by(self.call())
+                        && own.lease_of(&self.holder).is_some_and(|own| own.call == lease.call)
+                })
+            };
+            match shown {
+                Some(rule) if settled(&rule) || Instant::now() > patience => return Ok(Some(rule)),
+                None if Instant::now() > patience => return Err(Failure::Unsettled),
+                _ => tokio::time::sleep(self.pause()).await,
+            }
+        }
     }
 }

@@ -15,22 +15,24 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::close::{Fate, GRACE};
+use super::close::{ANSWER, Ending, Fate, GRACE};
 use super::failure::Failure;
 use super::{Answer, Broker, Item, Word, settle};
 use crate::error::{Chain, Error};
 use crate::identity::Caller;
-use crate::operation::ownership::{Made, Ownership, TAGS_MOST};
+use crate::operation::ownership::{Closing, Made, Ownership, TAGS_MOST};
 use crate::operation::rule::Rule;
 use crate::operation::target::{GroupId, Place, Target};
 use crate::operation::{Operation, Tool};
 
 pub use report::Report;
 
-/// How many rules are closed at once. What waits for AWS to settle costs AWS nothing.
+/// How many rules of one group are closed by one call: as many as its session policy has room to name.
+const RULES_AT_ONCE: usize = 8;
+/// How many tags of one rule are taken away by one call, for the same reason.
+const TIDIED_AT_ONCE: usize = 10;
+/// How many such calls run at once. What waits for AWS to settle costs AWS nothing.
 const CLOSING_AT_ONCE: usize = 16;
-/// How many accounts and Regions are surveyed at once.
-const PLACES_AT_ONCE: usize = 4;
 /// How long a survey may take.
 const SURVEY_PATIENCE: Duration = Duration::from_secs(20);
 /// How late a closing may be before the service no longer calls itself ready.
@@ -46,6 +48,7 @@ pub struct Reconciler {
     broker: Arc<Broker>,
     places: Vec<Place>,
     state: Mutex<State>,
+    started: Instant,
     stop: CancellationToken,
 }
 
@@ -53,8 +56,8 @@ pub struct Reconciler {
 struct State {
     /// What the last survey of each place showed.
     seen: HashMap<Place, Seen>,
-    /// Since when this process has seen each mark of closing, by its own steady clock.
-    marks: HashMap<(Place, String, String), Instant>,
+    /// Whether the making of each rule that names this core's journal is recorded in it.
+    recorded: HashMap<(Place, String), bool>,
     report: Report,
 }
 
@@ -75,6 +78,8 @@ pub struct Round {
     pub overdue: usize,
     /// How many carry tags that are damaged.
     pub damaged: usize,
+    /// How many name this core's journal and are not in it.
+    pub unrecorded: usize,
     /// How many went before their end without this process having closed them.
     pub vanished: usize,
     /// How many accounts and Regions could not be asked.
@@ -87,16 +92,21 @@ impl Reconciler {
     /// A reconciler over a broker.
     pub fn new(broker: Arc<Broker>, stop: CancellationToken) -> Self {
         let places = broker.targets().places(None, None).unwrap_or_default();
-        Self { broker, places, state: Mutex::default(), stop }
+        Self { broker, places, state: Mutex::default(), started: Instant::now(), stop }
     }
 
     /// Does rounds until the service shuts down: at every end that is known, and often enough to find what others have
-    /// opened.
+    /// opened. Each account and Region goes by itself: one that does not answer keeps no other waiting.
     pub async fn run(self: Arc<Self>) {
+        let loops = self.places.clone().into_iter().map(|place| Arc::clone(&self).look_after(place));
+        futures_util::future::join_all(loops).await;
+    }
+
+    async fn look_after(self: Arc<Self>, place: Place) {
         while !self.stop.is_cancelled() {
             // A round that was begun is finished, as every change is: the shutdown waits for it.
-            let this = Arc::clone(&self);
-            let round = self.broker.tasks.spawn(async move { this.round().await });
+            let (this, at) = (Arc::clone(&self), place.clone());
+            let round = self.broker.tasks.spawn(async move { this.round_of(&at).await });
             let wait = match round.await {
                 Ok(round) => self.wait(&round),
                 Err(panic) => {
@@ -123,70 +133,53 @@ impl Reconciler {
         spread.min(next).min(again).max(Duration::from_millis(50))
     }
 
-    /// One round: survey every place, close what has ended, the oldest first, and report what is not as it should be.
+    /// One round everywhere.
     pub async fn round(&self) -> Round {
-        let surveys = futures_util::stream::iter(self.places.clone()).map(|place: Place| async move {
-            let rules = self.survey(&place).await;
-            (place, rules)
-        });
-        let surveys: Vec<_> = surveys.buffer_unordered(PLACES_AT_ONCE).collect().await;
+        let rounds = self.places.iter().map(|place| self.round_of(place));
+        futures_util::future::join_all(rounds).await.into_iter().fold(Round::default(), Round::and)
+    }
+
+    /// One round in an account and Region: survey it, close what has ended, the oldest first, and report what is not as
+    /// it should be.
+    async fn round_of(&self, place: &Place) -> Round {
+        let rules = match self.survey(place).await {
+            Ok(rules) => rules,
+            Err(error) => {
+                tracing::warn!(%place, error = %Chain(&error), "what has ended could not be looked for");
+                self.report_round(&Round { missed: 1, ..Round::default() });
+                return Round { missed: 1, ..Round::default() };
+            }
+        };
         let now = self.broker.now();
         let (mut round, mut due, mut untidy) = (Round::default(), Vec::new(), Vec::new());
-        for (place, rules) in surveys {
-            let rules = match rules {
-                Ok(rules) => rules,
-                Err(error) => {
-                    tracing::warn!(%place, error = %Chain(&error), "what has ended could not be looked for");
-                    round.missed += 1;
-                    continue;
-                }
-            };
-            self.compare(&place, &rules, now, &mut round);
-            for (group, rule) in &rules {
-                round.standing += 1;
-                match &rule.made {
-                    Made::Here(own) if own.live(now).next().is_none() => {
-                        due.push((own.ends(), place.clone(), group.clone(), rule.clone()));
-                    }
-                    Made::Here(own) => {
-                        round.next = round.next.into_iter().chain([own.ends()]).min();
-                        let stale = self.untidy(&place, rule, own, now);
-                        if !stale.is_empty() {
-                            untidy.push((place.clone(), group.clone(), rule.clone(), stale));
-                        }
-                    }
-                    Made::Damaged(_) => round.damaged += 1,
-                    Made::Elsewhere => {}
-                }
+        self.compare(place, &rules, now, &mut round);
+        let unrecorded = self.unrecorded(place, &rules).await;
+        round.unrecorded = unrecorded.len();
+        for (group, rule) in &rules {
+            round.standing += 1;
+            if unrecorded.contains(&rule.id) {
+                continue;
             }
-            self.remember(&place, rules);
-        }
-        due.sort_by_key(|(ends, ..)| *ends);
-        let closings = futures_util::stream::iter(due).map(|(_, place, group, rule)| async move {
-            // Another replica is at it: it has marked the rule, and its mark is still young.
-            if self.stop.is_cancelled() || self.is_marked_lately(&place, &rule) {
-                return None;
-            }
-            let target = self.broker.targets().found(&place, &group);
-            let fate = self.broker.close_rule(target, rule.id.clone().unwrap_or_default()).await;
-            Some((place, rule, fate))
-        });
-        for outcome in closings.buffer_unordered(CLOSING_AT_ONCE).collect::<Vec<_>>().await {
-            match outcome {
-                Some((place, rule, Ok(Fate::Gone))) => {
-                    round.closed += 1;
-                    self.forget(&place, &rule);
+            match &rule.made {
+                Made::Here(own) if own.live(now).next().is_none() => {
+                    due.push((own.ends(), group.clone(), rule.clone()))
                 }
-                Some((_, _, Ok(Fate::Held))) => {}
-                Some((place, rule, Err(error))) => {
-                    round.overdue += 1;
-                    tracing::warn!(%place, rule = rule.id, error = %Chain(&error), "a rule that has ended could not be closed");
+                Made::Here(own) => {
+                    // The next end of any lease: a rule that others hold longer is shorter then by one name.
+                    round.next = round.next.into_iter().chain([own.ends()]).min();
+                    let stale = self.untidy(rule, own, now);
+                    if !stale.is_empty() {
+                        untidy.push((group.clone(), rule.clone(), stale));
+                    }
                 }
-                None => round.overdue += 1,
+                Made::Damaged(_) => round.damaged += 1,
+                Made::Elsewhere => {}
             }
         }
-        let tidying = futures_util::stream::iter(untidy).map(|(place, group, rule, tags)| async move {
-            let target = self.broker.targets().found(&place, &group);
+        self.remember(place, rules);
+        self.close_all(place, due, now, &mut round).await;
+        let tidying = futures_util::stream::iter(untidy).map(|(group, rule, tags)| async move {
+            let target = self.broker.targets().found(place, &group);
             if let Err(error) = self.broker.tidy_rule(target, &rule, tags).await {
                 tracing::info!(%place, rule = rule.id, error = %Chain(&error), "a rule was not tidied");
             }
@@ -194,6 +187,54 @@ impl Reconciler {
         tidying.buffer_unordered(CLOSING_AT_ONCE).collect::<Vec<()>>().await;
         self.report_round(&round);
         round
+    }
+
+    /// Closes what has ended, the oldest first, some rules of one group at a time.
+    async fn close_all(
+        &self,
+        place: &Place,
+        mut due: Vec<(Timestamp, GroupId, Rule)>,
+        now: Timestamp,
+        round: &mut Round,
+    ) {
+        // Another replica is at it: its mark is still young.
+        let before = due.len();
+        due.retain(|(_, _, rule)| !self.is_marked_lately(rule, now));
+        round.overdue += before - due.len();
+        due.sort_by_key(|(ends, ..)| *ends);
+        let mut batches: Vec<(GroupId, Vec<Rule>)> = Vec::new();
+        for (_, group, rule) in due {
+            match batches.iter_mut().rev().find(|(of, rules)| *of == group && rules.len() < RULES_AT_ONCE) {
+                Some((_, rules)) => rules.push(rule),
+                None => batches.push((group, vec![rule])),
+            }
+        }
+        let closings = futures_util::stream::iter(batches).map(|(group, rules)| async move {
+            if self.stop.is_cancelled() {
+                return (rules, Ok(Vec::new()));
+            }
+            let target = self.broker.targets().found(place, &group);
+            let fates = self.broker.close_rules(target, &rules).await;
+            (rules, fates)
+        });
+        for (rules, fates) in closings.buffer_unordered(CLOSING_AT_ONCE).collect::<Vec<_>>().await {
+            match fates {
+                Ok(fates) => {
+                    round.overdue += rules.len().saturating_sub(fates.len());
+                    for (rule, fate) in fates {
+                        round.closed += usize::from(fate == Fate::Closed);
+                        if fate != Fate::Held {
+                            self.forget(place, &rule);
+                        }
+                    }
+                }
+                Err(error) => {
+                    round.overdue += rules.len();
+                    let ids: Vec<&str> = rules.iter().filter_map(|rule| rule.id.as_deref()).collect();
+                    tracing::warn!(%place, rules = ids.join(","), error = %Chain(&error), "what has ended could not be closed");
+                }
+            }
+        }
     }
 
     /// Every rule of ours in a place, and those in configured groups that carry some tag of ours.
@@ -204,12 +245,9 @@ impl Reconciler {
         let (permit, policy) = broker.permit(caller, operation)?;
         let entry = broker.audit.begin_read(&permit, policy.sha256());
         let targets = broker.targets();
-        let configured: Vec<GroupId> = targets
-            .named()
-            .iter()
-            .filter(|target| target.place() == place)
-            .map(|target| target.group().clone())
-            .collect();
+        let configured = targets.named().iter().filter(|target| target.place() == place).map(|target| target.group());
+        let opted_in = targets.opted_in().filter(|(at, _)| *at == place).map(|(_, known)| &known.group);
+        let configured: Vec<GroupId> = configured.chain(opted_in).cloned().collect();
         let mut rules = Vec::new();
         let result = async {
             let deadline = Some(Instant::now() + SURVEY_PATIENCE);
@@ -228,9 +266,41 @@ impl Reconciler {
         Ok(rules)
     }
 
+    /// The rules that say that this core's journal has their making, and it has not: somebody copied our tags, or the
+    /// journal lost its past. They are reported and left alone.
+    async fn unrecorded(&self, place: &Place, rules: &[(GroupId, Rule)]) -> Vec<Option<String>> {
+        let mine = self.broker.audit.journal_id();
+        let mut unrecorded = Vec::new();
+        for (group, rule) in rules {
+            let own = rule.ownership().filter(|own| own.journal.is_some() && own.journal.as_deref() == mine);
+            let (Some(own), Some(id)) = (own, &rule.id) else { continue };
+            let key = (place.clone(), id.clone());
+            let known = self.lock().recorded.get(&key).copied();
+            let recorded = match known {
+                Some(recorded) => recorded,
+                None => {
+                    let (audit, call) = (self.broker.audit.clone(), own.call.clone());
+                    let looked = tokio::task::spawn_blocking(move || audit.has_entry(&call)).await;
+                    // A journal that cannot be read now says nothing either way: it is asked again.
+                    let Ok(Ok(recorded)) = looked else { continue };
+                    if !recorded {
+                        tracing::warn!(%place, %group, rule = id, call = own.call, "a rule names this core's journal, which has no entry of it; it is left alone");
+                        self.broker.audit.observed("unrecorded", place, group, rule);
+                    }
+                    self.lock().recorded.insert(key, recorded);
+                    recorded
+                }
+            };
+            if !recorded {
+                unrecorded.push(rule.id.clone());
+            }
+        }
+        unrecorded
+    }
+
     /// The tags that say nothing any more: leases that ended long ago on a rule that others hold, keys that are too old
     /// to be heeded, and the mark of somebody who never came to take the rule away.
-    fn untidy(&self, place: &Place, rule: &Rule, own: &Ownership, now: Timestamp) -> Vec<(String, String)> {
+    fn untidy(&self, rule: &Rule, own: &Ownership, now: Timestamp) -> Vec<(String, String)> {
         let crowded = rule.tags >= CROWDED;
         let mut stale: Vec<(String, String)> = own
             .leases
@@ -239,33 +309,24 @@ impl Reconciler {
             .map(crate::operation::lease::Lease::tag)
             .collect();
         stale.extend(own.spent.iter().filter(|spent| !spent.is_fresh(now)).map(|spent| spent.tag()));
-        if let Some(closing) = &own.closing {
-            let patience = self.broker.config.settle * 2 + GRACE * 2;
-            let seen = self.marked_since(place, rule, closing.tag().1);
-            stale.extend((seen.elapsed() > patience).then(|| closing.tag()));
-        }
+        // A mark that is older than anyone acts on it.
+        let dead = |closing: &&Closing| age(closing, now) > self.broker.config.settle * 2 + GRACE + ANSWER * 3;
+        stale.extend(own.closing.iter().filter(dead).map(Closing::tag));
+        stale.truncate(TIDIED_AT_ONCE);
         stale
     }
 
-    /// Since when this process has seen a mark.
-    fn marked_since(&self, place: &Place, rule: &Rule, mark: String) -> Instant {
-        let key = (place.clone(), rule.id.clone().unwrap_or_default(), mark);
-        *self.lock().marks.entry(key).or_insert_with(Instant::now)
-    }
-
-    fn is_marked_lately(&self, place: &Place, rule: &Rule) -> bool {
-        let closing = rule.ownership().and_then(|own| own.closing.as_ref());
-        closing.is_some_and(|closing| {
-            let patience = self.broker.config.settle * 2 + GRACE;
-            self.marked_since(place, rule, closing.tag().1).elapsed() < patience
-        })
+    /// Whether somebody has marked the rule and may be about to take it away.
+    fn is_marked_lately(&self, rule: &Rule, now: Timestamp) -> bool {
+        let patience = self.broker.config.settle * 2 + GRACE;
+        rule.ownership().is_some_and(|own| own.closing.iter().any(|closing| age(closing, now) < patience))
     }
 
     fn remember(&self, place: &Place, rules: Vec<(GroupId, Rule)>) {
         let rules = rules.into_iter().filter_map(|(group, rule)| Some((rule.id.clone()?, (group, rule))));
         let seen = Seen { at: Instant::now(), rules: rules.collect() };
         let mut state = self.lock();
-        state.marks.retain(|(at, id, _), _| at != place || seen.rules.contains_key(id));
+        state.recorded.retain(|(at, id), _| at != place || seen.rules.contains_key(id));
         state.seen.insert(place.clone(), seen);
     }
 
@@ -280,11 +341,14 @@ impl Reconciler {
     pub fn lag(&self) -> Duration {
         let (now, state) = (self.broker.now(), self.lock());
         let late = self.places.iter().map(|place| {
-            let Some(seen) = state.seen.get(place) else { return Duration::ZERO };
-            let overdue = seen.rules.values().filter_map(|(_, rule)| rule.ownership()).map(Ownership::ends).min();
+            let unseen = self.broker.config.interval * 2;
+            let Some(seen) = state.seen.get(place) else { return self.started.elapsed().saturating_sub(unseen) };
+            let left_alone = |id: &String| state.recorded.get(&(place.clone(), id.clone())) == Some(&false);
+            let closable = seen.rules.iter().filter(|(id, _)| !left_alone(id));
+            let overdue = closable.filter_map(|(_, (_, rule))| rule.ownership()).map(Ownership::ends).min();
             let overdue =
                 overdue.map_or(Duration::ZERO, |ends| Duration::try_from(now.duration_since(ends)).unwrap_or_default());
-            overdue.max(seen.at.elapsed().saturating_sub(self.broker.config.interval * 2))
+            overdue.max(seen.at.elapsed().saturating_sub(unseen))
         });
         late.max().unwrap_or_default()
     }
@@ -294,36 +358,66 @@ impl Reconciler {
     }
 }
 
+/// How old a mark is, by AWS's time, which is told in whole seconds. One from the future is nobody's.
+fn age(closing: &Closing, now: Timestamp) -> Duration {
+    let age = now.duration_since(closing.at);
+    if age < SignedDuration::from_secs(-60) { Duration::MAX } else { Duration::try_from(age).unwrap_or_default() }
+}
+
+impl Round {
+    /// This round and another together.
+    fn and(self, other: Self) -> Self {
+        Self {
+            standing: self.standing + other.standing,
+            closed: self.closed + other.closed,
+            overdue: self.overdue + other.overdue,
+            damaged: self.damaged + other.damaged,
+            unrecorded: self.unrecorded + other.unrecorded,
+            vanished: self.vanished + other.vanished,
+            missed: self.missed + other.missed,
+            next: self.next.into_iter().chain(other.next).min(),
+        }
+    }
+}
+
 impl Broker {
-    /// Closes one rule whose leases have ended, if they still have once nobody can join any more.
-    async fn close_rule(&self, target: Target, rule_id: String) -> Result<Fate, Error> {
+    /// Closes rules of one group whose leases have ended, if they still have once nobody can join any more.
+    async fn close_rules(&self, target: Target, rules: &[Rule]) -> Result<Vec<(Rule, Fate)>, Error> {
         let caller = Arc::new(Caller::own("reconciler"));
-        let operation = Operation::close(target, rule_id.clone(), self.clock.now());
+        let ids: Vec<String> = rules.iter().filter_map(|rule| rule.id.clone()).collect();
+        let operation = Operation::close(target, ids.clone(), self.clock.now());
         let (permit, policy) = self.permit(caller, operation)?;
         let recorded = self.audit.begin_change(&permit, policy.sha256()).await;
         let recorded = recorded
             .map_err(|error| self.refuse_operation(permit.caller(), permit.operation(), error.into(), Vec::new()))?;
-        let (mut acted, mut fate) = (false, Fate::Gone);
+        let (mut acted, mut fates) = (false, Vec::new());
         let result = async {
             let session = self.aws.assume(&permit, &policy, recorded.entry(), None).await?;
-            let Some(rule) = session.rule(&rule_id).await? else {
-                return Ok(Answer::Changed { items: Vec::new(), kept: Vec::new(), plan: None });
-            };
-            recorded.before(std::slice::from_ref(&rule));
-            let leave = self.policy.upkeep(&permit, rule.clone(), self.now())?;
+            let standing = session.rules_after_change().await?;
+            let is = |rule: &&Rule| rule.id.as_ref().is_some_and(|id| ids.contains(id));
+            let stands: Vec<Rule> = standing.iter().filter(is).cloned().collect();
+            recorded.before(&stands);
+            fates.extend(
+                rules
+                    .iter()
+                    .filter(|rule| !stands.iter().any(|is| is.id == rule.id))
+                    .cloned()
+                    .map(|rule| (rule, Fate::GoneAlready)),
+            );
+            let (leave, kept) = self.policy.upkeep(&permit, stands, self.now())?;
+            fates.extend(kept.into_iter().map(|rule| (rule, Fate::Held)));
             recorded.entry().decided(leave.policies());
             let job = self.job(&permit, &session, &recorded)?;
-            let closed = job.end(&leave, vec![(rule, Vec::new())], |_| true).await;
+            let ending = |rule: &Rule| Ending { rule: rule.clone(), leases: Vec::new() };
+            let closed = job.end(&leave, leave.rules().iter().map(ending).collect()).await;
             acted = job.acted.load(std::sync::atomic::Ordering::Relaxed);
-            let items = closed?.into_iter().map(|(rule, became)| {
-                fate = became;
-                let word = if became == Fate::Gone { Word::Removed } else { Word::AlreadyOpen };
-                Item { word, rule, until: None }
-            });
+            fates.extend(closed?);
+            let items = fates.iter().filter(|(_, fate)| *fate == Fate::Closed);
+            let items = items.map(|(rule, _)| Item { word: Word::Removed, rule: rule.clone(), until: None });
             Ok(Answer::Changed { items: items.collect(), kept: Vec::new(), plan: None })
         }
         .await;
-        settle(recorded.into_entry(), result, true, acted).map(|_| fate)
+        settle(recorded.into_entry(), result, true, acted).map(|_| fates)
     }
 
     /// Takes tags off a rule, each only if it still has this value.
@@ -337,7 +431,7 @@ impl Broker {
             .map_err(|error| self.refuse_operation(permit.caller(), permit.operation(), error.into(), Vec::new()))?;
         let result = async {
             let session = self.aws.assume(&permit, &policy, recorded.entry(), None).await?;
-            let leave = self.policy.upkeep(&permit, rule.clone(), self.now())?;
+            let (leave, _) = self.policy.upkeep(&permit, vec![rule.clone()], self.now())?;
             session.untag(&leave, &recorded, rule, &tags).await?;
             let item = Item { word: Word::Left, rule: rule.clone(), until: None };
             Ok(Answer::Changed { items: vec![item], kept: Vec::new(), plan: None })

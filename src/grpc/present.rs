@@ -137,14 +137,15 @@ fn opening(rule: &Rule) -> String {
 }
 
 /// Who holds a rule and until when, in words.
-fn held_by(rule: &Rule) -> String {
+fn held_by(rule: &Rule, now: Timestamp) -> String {
     match &rule.made {
         Made::Here(own) => {
             let lease = |lease: &crate::operation::lease::Lease| {
                 let why = if lease.reason.is_empty() { String::new() } else { format!(": {}", lease.reason) };
                 format!("{} until {}{why}", lease.holder.name(), lease.until)
             };
-            own.leases.iter().map(lease).collect::<Vec<_>>().join(", ")
+            let live = own.live(now).map(lease).collect::<Vec<_>>();
+            if live.is_empty() { format!("held by nobody since {}", own.ends()) } else { live.join("; ") }
         }
         Made::Damaged(how) => format!("made by this service, but {how}"),
         Made::Elsewhere if rule.description.is_empty() => "not made by this service".to_owned(),
@@ -153,9 +154,9 @@ fn held_by(rule: &Rule) -> String {
 }
 
 /// A rule in one line.
-fn line(rule: &Rule) -> String {
+fn line(rule: &Rule, now: Timestamp) -> String {
     let id = rule.id.as_deref().map(|id| format!("{id}: ")).unwrap_or_default();
-    format!("{id}{} ({})", opening(rule), held_by(rule))
+    format!("{id}{} ({})", opening(rule), held_by(rule, now))
 }
 
 /// The accounts and Regions that could not be asked, as the API has them.

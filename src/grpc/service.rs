@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use crate::broker::upkeep::Reconciler;
-use crate::broker::{AT_ONCE, Broker, FRESH, LOOK_AGAIN};
+use crate::broker::{AT_ONCE, Broker, FRESH, LOOK_AGAIN, STILL_OPTED_IN};
 use crate::error::Error;
 use crate::grpc::authn::Authenticator;
 use crate::identity::Caller;
@@ -148,20 +148,23 @@ impl<Q: Clone> Entered<Q> {
     async fn read<T>(
         &self,
         parse: impl Fn(&Self, &Targets) -> Result<T, Error>,
-        unknown: impl Fn(&T) -> bool,
+        known: impl Fn(&T) -> Known,
     ) -> Result<T, Error> {
         let broker = &self.service.broker;
         let targets = broker.targets();
         let first = parse(self, &targets);
-        let look = match &first {
-            Ok(read) => unknown(read),
-            Err(error) => error.reason() == "SECURITY_GROUP_UNKNOWN",
+        let older_than = match first.as_ref().map(known) {
+            Ok(Known::Configured) => None,
+            Ok(Known::OptedIn) => Some(STILL_OPTED_IN),
+            Ok(Known::ById) => Some(LOOK_AGAIN),
+            Err(error) => (error.reason() == "SECURITY_GROUP_UNKNOWN").then_some(LOOK_AGAIN),
         };
-        let read = if look {
-            broker.discover(&targets.places(None, None)?, LOOK_AGAIN).await;
-            parse(self, &broker.targets())
-        } else {
-            first
+        let read = match older_than {
+            None => first,
+            Some(older_than) => {
+                broker.discover(&targets.places(None, None)?, older_than).await;
+                parse(self, &broker.targets())
+            }
         };
         read.map_err(|error| broker.refuse(self.tool, &self.call, Some(&self.caller), error))
     }
@@ -172,12 +175,7 @@ impl<Q: Clone> Entered<Q> {
         let operations = self
             .read(
                 |this, targets| parse(this.message.clone(), this.call.clone(), broker.context(&this.caller, targets)),
-                |operations| {
-                    let by_id = |operation: &Operation| {
-                        operation.scope().group().is_some_and(|target| target.known() == Known::ById)
-                    };
-                    operations.iter().any(by_id)
-                },
+                |operations| least_known(operations),
             )
             .await?;
         let groups: Vec<String> = operations.iter().map(|operation| operation.scope().label()).collect();
@@ -196,6 +194,18 @@ impl<Q: Clone> Entered<Q> {
     }
 }
 
+/// How well the least known of the groups is known.
+fn least_known(operations: &[Operation]) -> Known {
+    let known = |wanted| {
+        operations.iter().any(|operation| operation.scope().group().is_some_and(|target| target.known() == wanted))
+    };
+    match (known(Known::ById), known(Known::OptedIn)) {
+        (true, _) => Known::ById,
+        (false, true) => Known::OptedIn,
+        (false, false) => Known::Configured,
+    }
+}
+
 fn timeout(metadata: &MetadataMap) -> std::time::Duration {
     let asked = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse_timeout);
     let whole = asked.unwrap_or(DEADLINE_DEFAULT).min(DEADLINE_MAX);
@@ -211,7 +221,7 @@ async fn leases(entered: Entered<pb::ListLeasesRequest>) -> Result<pb::ListLease
                 let context = broker.context(&this.caller, targets);
                 Operation::find_leases(this.message.clone(), this.call.clone(), context)
             },
-            |_| false,
+            |_| Known::Configured,
         )
         .await?;
     let (found, missed) = broker.search(&entered.caller, searches, entered.deadline).await;

@@ -57,7 +57,7 @@ fn essence(operation: &Operation) -> Value {
         Kind::Leases(leases) => json!({
             "whose": whose(&leases.whose), "group": leases.group.as_ref().map(|target| target.group().as_str()),
         }),
-        Kind::Close(rule_id) => json!({"rule_id": rule_id}),
+        Kind::Close(rules) => json!({"rule_ids": rules}),
         Kind::Tidy(tidy) => json!({
             "rule_id": tidy.rule_id, "tags": tidy.tags.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(),
         }),

@@ -43,9 +43,12 @@ impl Holder {
     /// The holder that a principal's name and id stand for; none if the id does not end in 16 hexadecimal digits.
     pub fn new(name: &str, id: &str) -> Option<Self> {
         let proof = id.rsplit_once('-').map(|(_, proof)| proof).filter(|proof| is_proof(proof))?;
-        let name: String =
-            tag_value(name).chars().map(|c| if c.is_whitespace() { '_' } else { c }).take(NAME_MAX).collect();
-        Some(Self { name: if name.is_empty() { "_".to_owned() } else { name }, proof: proof.to_owned() })
+        Some(Self { name: as_written(name), proof: proof.to_owned() })
+    }
+
+    /// What tells it from every other holder.
+    pub fn proof(&self) -> &str {
+        &self.proof
     }
 
     /// The name, for people.
@@ -63,16 +66,28 @@ impl Holder {
         self.proof == other.proof
     }
 
-    /// Whether a text that somebody wrote means this holder: the name, or an id.
+    /// Whether a text that somebody wrote may mean this holder: the name, or an id. A name can be made to look like an
+    /// id, so both count, and where that means several holders the caller must say which.
     pub fn is_called(&self, written: &str) -> bool {
-        let id = written.rsplit_once('-').map(|(_, proof)| proof).filter(|proof| is_proof(proof));
-        id.map_or_else(|| self.name == written || tag_value(written) == self.name, |proof| proof == self.proof)
+        self.is_id(written) || self.name == as_written(written)
+    }
+
+    /// Whether a text is an id of this holder.
+    pub fn is_id(&self, written: &str) -> bool {
+        written.rsplit_once('-').is_some_and(|(_, proof)| proof == self.proof)
     }
 
     /// The key of the tag that holds this holder's lease.
     pub fn tag_key(&self) -> String {
         format!("{PREFIX}{HOLDER}{}", self.proof)
     }
+}
+
+/// A name as it stands on a tag.
+fn as_written(name: &str) -> String {
+    let name: String =
+        tag_value(name).chars().map(|c| if c.is_whitespace() { '_' } else { c }).take(NAME_MAX).collect();
+    if name.is_empty() { "_".to_owned() } else { name }
 }
 
 fn is_proof(text: &str) -> bool {
@@ -192,7 +207,10 @@ mod tests {
         assert!(!alice.is_called("alice@example.com-ffffffffffffffff"));
         let renamed = Holder::new("a.smith@example.com", "a.smith@example.com-0123456789abcdef").expect("an id");
         assert!(alice.is(&renamed) && renamed.is_called(&alice.id()));
-        assert_eq!(Holder::new("Alice B. Smith", "x-0123456789abcdef").expect("an id").name(), "Alice_B._Smith");
+        let spaced = Holder::new("Alice B. Smith", "x-0123456789abcdef").expect("an id");
+        assert!(spaced.name() == "Alice_B._Smith" && spaced.is_called("Alice B. Smith"));
+        let disguised = Holder::new("bob-0123456789abcdef", "bob-bbbbbbbbbbbbbbbb").expect("an id");
+        assert!(disguised.is_called("bob-0123456789abcdef") && alice.is_called("bob-0123456789abcdef"), "ask which");
         assert_eq!(Holder::new("alice", "alice"), None);
     }
 

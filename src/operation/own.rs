@@ -17,9 +17,9 @@ impl Operation {
         Self::own(Tool::Recover, Scope::Group(target), Kind::Find, now)
     }
 
-    /// Closes one rule whose leases have ended.
-    pub fn close(target: Target, rule_id: String, now: Timestamp) -> Self {
-        Self::own(Tool::Close, Scope::Group(target), Kind::Close(rule_id), now)
+    /// Closes rules of one group whose leases have ended.
+    pub fn close(target: Target, rules: Vec<String>, now: Timestamp) -> Self {
+        Self::own(Tool::Close, Scope::Group(target), Kind::Close(rules), now)
     }
 
     /// Takes tags off a rule that no longer say anything.

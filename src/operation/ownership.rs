@@ -5,9 +5,10 @@
 //! | --- | --- |
 //! | `whitelistmcp:lease` | `v1`, by which our rules are found |
 //! | `whitelistmcp:call` | the call that made the rule |
+//! | `whitelistmcp:journal` | the audit journal that has that call's entry |
 //! | `whitelistmcp:holder:PROOF` | one lease: `UNTIL SINCE CALL NAME REASON` |
-//! | `whitelistmcp:key:DIGEST` | one idempotency key: `AT ARGUMENTS CALL UNTIL` |
-//! | `whitelistmcp:closing` | the rule is about to go: `CALL AT` |
+//! | `whitelistmcp:key:PROOF:N` | one idempotency key of that holder: `DIGEST AT ARGUMENTS CALL UNTIL` |
+//! | `whitelistmcp:closing:CALL` | a call is about to take the rule away, since then: `AT` |
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -21,15 +22,18 @@ pub const PREFIX: &str = "whitelistmcp:";
 pub const FORMAT: (&str, &str) = ("whitelistmcp:lease", "v1");
 /// The tag that names the call that made the rule.
 pub const CALL: &str = "whitelistmcp:call";
-/// The tag that says that the rule is about to go.
-pub const CLOSING: &str = "whitelistmcp:closing";
+/// The tag that names the journal in which the making of the rule is recorded.
+pub const JOURNAL: &str = "whitelistmcp:journal";
 
 const KEY: &str = "key:";
+const CLOSING: &str = "closing:";
 
 /// The most characters of a tag's value (EC2 API, `Tag`).
 pub const TAG_VALUE_MAX: usize = 256;
-/// The most tags of a resource (EC2 User Guide, "Tag restrictions"), less one that stays free for the mark of closing.
-pub const TAGS_MOST: usize = 49;
+/// The most tags of a resource (EC2 User Guide, "Tag restrictions"), less some that stay free for marks of closing.
+pub const TAGS_MOST: usize = 45;
+/// How many idempotency keys of one holder are remembered on a rule; the oldest goes for a new one.
+pub const KEYS_MOST: usize = 4;
 /// How long an idempotency key is remembered.
 pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
@@ -52,12 +56,14 @@ pub enum Made {
 pub struct Ownership {
     /// The id of the call that made it.
     pub call: String,
+    /// The audit journal that has that call's entry.
+    pub journal: Option<String>,
     /// Who holds it, and until when: at least one, live or ended.
     pub leases: Vec<Lease>,
     /// The requests that must not be carried out twice.
     pub spent: Vec<Spent>,
-    /// The mark of whoever is about to take the rule away.
-    pub closing: Option<Closing>,
+    /// The marks of those who are about to take the rule away.
+    pub closing: Vec<Closing>,
 }
 
 /// That a rule is about to go.
@@ -72,6 +78,8 @@ pub struct Closing {
 /// A request that was carried out under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spent {
+    /// Whose key it was, and which of the holder's places it has: what the tag's key says.
+    pub place: String,
     /// The digest of principal and key.
     pub digest: String,
     /// When it was carried out.
@@ -89,7 +97,8 @@ pub struct Spent {
 impl Made {
     /// What the tags of a rule say.
     pub fn from_tags<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let (mut format, mut call, mut leases, mut spent, mut closing) = (false, None, Vec::new(), Vec::new(), None);
+        let (mut format, mut call, mut journal) = (false, None, None);
+        let (mut leases, mut spent, mut closing) = (Vec::new(), Vec::new(), Vec::new());
         let (mut any, mut damage) = (false, None);
         for (key, value) in tags {
             let Some(name) = key.strip_prefix(PREFIX) else { continue };
@@ -100,11 +109,12 @@ impl Made {
                     format
                 }
                 CALL => uuid::Uuid::try_parse(value).map(|id| call = Some(id.to_string())).is_ok(),
-                CLOSING => Closing::parse(value).map(|mark| closing = Some(mark)).is_some(),
-                _ => match (Lease::parse(name, value), name.strip_prefix(KEY)) {
-                    (Some(lease), _) => lease.map(|lease| leases.push(lease)).is_ok(),
-                    (None, Some(digest)) => Spent::parse(digest, value).map(|key| spent.push(key)).is_some(),
-                    (None, None) => false,
+                JOURNAL => uuid::Uuid::try_parse(value).map(|id| journal = Some(id.to_string())).is_ok(),
+                _ => match (Lease::parse(name, value), name.strip_prefix(KEY), name.strip_prefix(CLOSING)) {
+                    (Some(lease), ..) => lease.map(|lease| leases.push(lease)).is_ok(),
+                    (_, Some(place), _) => Spent::parse(place, value).map(|key| spent.push(key)).is_some(),
+                    (.., Some(call)) => Closing::parse(call, value).map(|mark| closing.push(mark)).is_some(),
+                    _ => false,
                 },
             };
             if !sound {
@@ -114,13 +124,16 @@ impl Made {
         if !any {
             return Self::Elsewhere;
         }
+        // AWS gives tags in no order of its own.
+        spent.sort_by(|a: &Spent, b| a.place.cmp(&b.place));
+        closing.sort_by(|a: &Closing, b| a.call.cmp(&b.call));
         leases.sort_by(|a: &Lease, b| (b.until, &a.holder).cmp(&(a.until, &b.holder)));
         match (damage, format, call) {
             (Some(damage), ..) => Self::Damaged(damage),
             (None, false, _) => Self::Damaged(format!("the tag {} is missing", FORMAT.0)),
             (None, _, None) => Self::Damaged(format!("the tag {CALL} is missing")),
             (None, ..) if leases.is_empty() => Self::Damaged("no tag names a holder".to_owned()),
-            (None, _, Some(call)) => Self::Here(Ownership { call, leases, spent, closing }),
+            (None, _, Some(call)) => Self::Here(Ownership { call, journal, leases, spent, closing }),
         }
     }
 
@@ -138,15 +151,23 @@ impl Made {
 impl Ownership {
     /// What is written on a rule that is made for one holder.
     pub fn new(lease: Lease, spent: Option<Spent>) -> Self {
-        Self { call: lease.call.clone(), leases: vec![lease], spent: spent.into_iter().collect(), closing: None }
+        let spent = spent.into_iter().collect();
+        Self { call: lease.call.clone(), journal: None, leases: vec![lease], spent, closing: Vec::new() }
+    }
+
+    /// The same, recorded in that journal.
+    #[must_use]
+    pub fn recorded_in(self, journal: Option<&str>) -> Self {
+        Self { journal: journal.map(str::to_owned), ..self }
     }
 
     /// The tags, as key and value.
     pub fn tags(&self) -> Vec<(String, String)> {
         let own = [(FORMAT.0.to_owned(), FORMAT.1.to_owned()), (CALL.to_owned(), self.call.clone())];
+        let journal = self.journal.iter().map(|id| (JOURNAL.to_owned(), id.clone()));
         let leases = self.leases.iter().map(Lease::tag);
         let closing = self.closing.iter().map(Closing::tag);
-        own.into_iter().chain(leases).chain(self.spent.iter().map(Spent::tag)).chain(closing).collect()
+        own.into_iter().chain(journal).chain(leases).chain(self.spent.iter().map(Spent::tag)).chain(closing).collect()
     }
 
     /// The lease of a holder, live or ended.
@@ -157,6 +178,11 @@ impl Ownership {
     /// The leases that have an end ahead.
     pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &Lease> {
         self.leases.iter().filter(move |lease| lease.is_live(now))
+    }
+
+    /// Whether a call has marked the rule as about to go.
+    pub fn is_marked_by(&self, call: &str) -> bool {
+        self.closing.iter().any(|closing| closing.call == call)
     }
 
     /// The end of the last lease: when the rule is to go.
@@ -194,13 +220,17 @@ impl Closing {
         Self { call: call.to_owned(), at: whole_seconds(now) }
     }
 
-    /// The tag: key and value.
-    pub fn tag(&self) -> (String, String) {
-        (CLOSING.to_owned(), format!("{} {}", self.call, self.at))
+    /// The key of the tag by which a call marks a rule. Each call has its own: none takes another's mark off.
+    pub fn tag_key(call: &str) -> String {
+        format!("{PREFIX}{CLOSING}{call}")
     }
 
-    fn parse(value: &str) -> Option<Self> {
-        let (call, at) = value.split_once(' ')?;
+    /// The tag: key and value.
+    pub fn tag(&self) -> (String, String) {
+        (Self::tag_key(&self.call), self.at.to_string())
+    }
+
+    fn parse(call: &str, at: &str) -> Option<Self> {
         Some(Self { call: uuid::Uuid::try_parse(call).ok()?.to_string(), at: at.parse().ok()? })
     }
 }
@@ -211,20 +241,28 @@ impl Spent {
         short(&sha256_hex(format!("{}\n{key}", holder.tag_key())))
     }
 
-    /// The key of the tag that remembers a digest.
-    pub fn tag_key_of(digest: &str) -> String {
-        format!("{PREFIX}{KEY}{digest}")
+    /// What the keys of a holder's tags begin with.
+    pub fn tag_keys_of(holder: &Holder) -> String {
+        format!("{PREFIX}{KEY}{}:", holder.proof())
+    }
+
+    /// The place for one more key of a holder on a rule: a free one, or that of the oldest.
+    pub fn place_for(holder: &Holder, known: &[Self]) -> String {
+        let places = (0..KEYS_MOST).map(|n| format!("{}:{n}", holder.proof()));
+        let since = |place: &String| known.iter().find(|spent| spent.place == *place).map(|spent| spent.at);
+        places.min_by_key(since).unwrap_or_default()
     }
 
     /// The tag: key and value.
     pub fn tag(&self) -> (String, String) {
-        let value = format!("{} {} {} {}", self.at, self.arguments, self.call, self.until);
-        (Self::tag_key_of(&self.digest), value)
+        let value = format!("{} {} {} {} {}", self.digest, self.at, self.arguments, self.call, self.until);
+        (format!("{PREFIX}{KEY}{}", self.place), value)
     }
 
-    fn parse(digest: &str, value: &str) -> Option<Self> {
-        let [at, arguments, call, until] = value.splitn(4, ' ').collect::<Vec<_>>().try_into().ok()?;
+    fn parse(place: &str, value: &str) -> Option<Self> {
+        let [digest, at, arguments, call, until] = value.splitn(5, ' ').collect::<Vec<_>>().try_into().ok()?;
         Some(Self {
+            place: place.to_owned(),
             digest: digest.to_owned(),
             at: at.parse().ok()?,
             arguments: arguments.to_owned(),
@@ -281,6 +319,7 @@ mod tests {
 
     fn shared() -> Ownership {
         let spent = Spent {
+            place: "aaaaaaaaaaaaaaaa:0".to_owned(),
             digest: "0123456789abcdef".to_owned(),
             at: time("2027-01-01T00:00:00Z"),
             arguments: "fedcba9876543210".to_owned(),
@@ -289,7 +328,8 @@ mod tests {
         };
         let mut shared = Ownership::new(lease("alice", 'a', "2027-01-01T02:00:00Z", "look & see"), Some(spent));
         shared.put(lease("bob", 'b', "2027-01-01T01:00:00Z", "the same"));
-        shared.closing = Some(Closing::new(MADE_BY, time("2027-01-01T03:00:00Z")));
+        shared.journal = Some(MADE_BY.to_owned());
+        shared.closing = vec![Closing::new(MADE_BY, time("2027-01-01T03:00:00Z"))];
         shared
     }
 
@@ -309,7 +349,7 @@ mod tests {
 
     #[test]
     fn tags_that_are_not_whole_are_damage() {
-        let whole = Ownership { spent: Vec::new(), closing: None, ..shared() }.tags();
+        let whole = Ownership { journal: None, spent: Vec::new(), closing: Vec::new(), ..shared() }.tags();
         for missing in 0..2 {
             let mut tags = whole.clone();
             tags.remove(missing);
@@ -321,7 +361,9 @@ mod tests {
         for (key, value) in [
             ("whitelistmcp:holder:aaaaaaaaaaaaaaaa", "2027"),
             ("whitelistmcp:lease", "v9"),
-            ("whitelistmcp:closing", "now"),
+            ("whitelistmcp:closing:01980000-0000-7000-8000-000000000001", "now"),
+            ("whitelistmcp:closing:me", "2027-01-01T03:00:00Z"),
+            ("whitelistmcp:journal", "mine"),
             ("whitelistmcp:key:0", ""),
             ("whitelistmcp:later", "unknown to this version"),
         ] {

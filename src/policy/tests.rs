@@ -143,14 +143,15 @@ fn what_the_service_does_for_itself_is_not_for_the_configuration_to_forbid() {
     let own = Arc::new(Caller::own("reconciler"));
     let now: Timestamp = "2027-01-01T01:00:00Z".parse().expect("a time");
     let target = targets().named()[0].clone();
-    let close = Operation::close(target, "sgr-0123456789abcdef0".to_owned(), now);
+    let close = Operation::close(target, vec!["sgr-0123456789abcdef0".to_owned()], now);
     let permit = look(&policy, Arc::clone(&own), close.clone()).expect("permitted");
     let alices = rule(Some("alice-0123456789abcdef"));
-    let denial = policy.upkeep(&permit, alices.clone(), now).expect_err("it is held");
-    assert_eq!(denial.policies(), ["a-lease-is-kept"]);
+    let (leave, kept) = policy.upkeep(&permit, vec![alices.clone()], now).expect("an answer");
+    assert!(leave.rules().is_empty() && kept == [alices.clone()], "it is held");
     let later: Timestamp = "2027-01-01T02:00:00Z".parse().expect("a time");
-    assert!(policy.upkeep(&permit, alices, later).is_ok());
-    assert!(matches!(policy.upkeep(&permit, rule(None), later), Err(Denial::NotOurs)));
+    let (leave, kept) = policy.upkeep(&permit, vec![alices.clone()], later).expect("an answer");
+    assert!(leave.rules() == [alices] && kept.is_empty() && leave.policies() == ["the-service-closes"]);
+    assert!(matches!(policy.upkeep(&permit, vec![rule(None)], later), Err(Denial::NotOurs)));
     // And it is for nobody else to do.
     let all = Policy::parse("@id(\"all\") permit (principal, action, resource);").expect("sound");
     assert!(look(&all, caller(), close).is_err());

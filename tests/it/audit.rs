@@ -85,12 +85,7 @@ async fn the_chain_is_whole_under_load() {
         stack.journal_when(|entries| entries.iter().filter(|entry| entry["type"] == "end").count() == 40).await;
     let changed = entries.iter().filter(|entry| entry["changed"] == true).count();
     assert_eq!(changed, 10);
-    let file = std::fs::read_dir(stack.directory.path().join("journal"))
-        .expect("a journal")
-        .next()
-        .expect("a file")
-        .expect("a file")
-        .path();
+    let file = crate::support::journal_file(&stack.directory.path().join("journal"));
     let (mut prev, mut seq) = ("0".repeat(64), 0);
     for line in std::fs::read_to_string(file).expect("text").lines() {
         let entry: Value = serde_json::from_str(line).expect("JSON");

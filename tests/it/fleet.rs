@@ -229,7 +229,8 @@ async fn five_hundred_leases_end_on_time_whatever_is_killed() {
     let begun: BTreeSet<String> = (0..REPLICAS)
         .flat_map(|n| journal(&directory.path().join(format!("journal-{n}"))))
         .filter(|entry| entry["type"] == "begin" && entry["tool"] == "close")
-        .map(|entry| entry["arguments"]["rule_id"].as_str().unwrap_or_default().to_owned())
+        .flat_map(|entry| entry["arguments"]["rule_ids"].as_array().cloned().unwrap_or_default())
+        .map(|id| id.as_str().unwrap_or_default().to_owned())
         .collect();
     for closing in history.iter().filter(|change| change.what == What::Revoked) {
         assert!(begun.contains(&closing.rule.id), "no entry for {closing:?}");

@@ -149,7 +149,7 @@ async fn only_ones_own_rules_are_removed() {
     let error = stack.refused("whitelist_remove", json!({"security_group": "staging-db", "rule_id": by_hand})).await;
     assert_eq!(error["reason"], "NOT_OURS");
     let error = stack.refused("whitelist_remove", json!({"security_group": "staging-db", "rule_id": bobs})).await;
-    assert_eq!(error["facts"]["policies"], "not-your-lease");
+    assert_eq!(error["reason"], "NOT_HELD");
 
     let removed = stack.done("whitelist_remove", json!({"security_group": "staging-db", "port": "ssh"})).await;
     assert_eq!(removed["removed"].as_array().map(Vec::len), Some(1));
@@ -158,7 +158,7 @@ async fn only_ones_own_rules_are_removed() {
     assert_eq!(why.len(), 2);
     assert!(
         why.iter().any(|why| why.contains("not made by this service"))
-            && why.iter().any(|why| why.contains("not-your-lease")),
+            && why.iter().any(|why| why.contains("hold no lease")),
         "{why:?}"
     );
     assert_eq!(aws.tags().len(), 2);

@@ -124,7 +124,7 @@ impl World {
                         "{answer:#}"
                     ),
                     // Others hold it, and the caller does not.
-                    Err(reason) => assert_eq!(reason, "POLICY_FORBIDS", "{step:?}"),
+                    Err(reason) => assert_eq!(reason, "NOT_HELD", "{step:?}"),
                 }
                 model.remove(&(who, at));
             }

@@ -85,7 +85,7 @@ async fn what_has_ended_is_closed_with_a_session_and_an_entry_of_its_own() {
     let entries = entries.await;
     let begin = entries.iter().find(|entry| entry["type"] == "begin" && entry["tool"] == "close").expect("a begin");
     assert_eq!((begin["who"]["name"].as_str(), begin["who"]["kind"].as_str()), (Some("reconciler"), Some("own")));
-    assert_eq!((begin["changes"].as_bool(), begin["arguments"]["rule_id"].as_str()), (Some(true), Some(id)));
+    assert_eq!((begin["changes"].as_bool(), begin["arguments"]["rule_ids"][0].as_str()), (Some(true), Some(id)));
     assert_eq!(begin["policies"], json!(["the-service-closes"]));
     let end = entries.iter().find(|entry| entry["type"] == "end" && entry["call"] == begin["call"]).expect("an end");
     assert_eq!((end["outcome"].as_str(), end["changed"].as_bool()), (Some("done"), Some(true)));
@@ -130,9 +130,10 @@ async fn two_reconcilers_do_no_harm() {
     assert_eq!(revoked.len(), 12, "each goes once");
     // Every entry that was begun has an end, and none of them speaks of a change that was another's.
     let entries = [one.journal().await, two.journal().await].concat();
-    let closings = entries.iter().filter(|entry| entry["tool"] == "close").count();
     let ends: Vec<_> = entries.iter().filter(|entry| entry["type"] == "end" && entry.get("before").is_some()).collect();
-    assert!(closings >= 12 && ends.iter().all(|end| end["outcome"] == "done"), "{ends:#?}");
+    assert!(ends.iter().all(|end| end["outcome"] == "done"), "{ends:#?}");
+    let closed: usize = ends.iter().filter_map(|end| end["rules"].as_array()).map(Vec::len).sum();
+    assert_eq!(closed, 12, "each closing has one entry that says so: {ends:#?}");
     stack.stop().await;
 }
 
@@ -153,7 +154,11 @@ async fn rules_that_were_meddled_with() {
             1,
         ),
         ("a tag that nobody knows", |aws, rule| aws.hand_tag(rule, "whitelistmcp:later", "x"), 1),
-        ("a mark that makes no sense", |aws, rule| aws.hand_tag(rule, "whitelistmcp:closing", "soon"), 1),
+        (
+            "a mark that makes no sense",
+            |aws, rule| aws.hand_tag(rule, "whitelistmcp:closing:01980000-0000-7000-8000-000000000001", "soon"),
+            1,
+        ),
         ("its address was changed by hand", |aws, rule| aws.hand_modify(rule, "203.0.113.200/32"), 0),
         ("it was revoked by hand", |aws, rule| aws.hand_revoke(rule), 0),
         (
@@ -182,6 +187,25 @@ async fn rules_that_were_meddled_with() {
         assert_eq!(round.damaged, usize::from(*left == 1 && !name.contains("lasts")), "{name}");
         stack.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_of_ours_without_an_entry_is_reported_and_left_alone() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::with(&aws.access(), Options { leases: Some(AWAKE), ..Options::default() }).await;
+    let real = stack.done("whitelist_add", lease("203.0.113.7", "2s")).await["rule"]["rule_id"].clone();
+    // Somebody copies our tags onto a rule of their own, with a call that no journal has.
+    let forged = aws.rule("tcp", 22, 22, ("CidrIpv4", "203.0.113.66/32"));
+    for (key, value) in aws.tags().remove(real.as_str().expect("an id")).expect("the rule") {
+        let value = if key == "whitelistmcp:call" { "01980000-0000-7000-8000-00000000dead".to_owned() } else { value };
+        assert!(aws.hand_tag(&forged, &key, &value));
+    }
+    until_there_are(&aws, 1).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(aws.standing()[0].id, forged, "the real one is closed, the other is nobody's to close");
+    let observed = stack.journal().into_iter().filter(|entry| entry["type"] == "observed").collect::<Vec<_>>();
+    assert_eq!((observed.len(), observed[0]["what"].as_str()), (1, Some("unrecorded")), "{observed:#?}");
+    stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -346,11 +370,11 @@ async fn tags_that_say_nothing_any_more_are_taken_away() {
     tokio::time::sleep(Duration::from_millis(2100)).await;
     let rounds = Rounds::over(&aws).await;
     rounds.reconciler.round().await;
-    assert_eq!(aws.tags()[&rule].len(), 5, "bob's lease has ended just now: {:#?}", aws.tags());
+    assert_eq!(aws.tags()[&rule].len(), 6, "bob's lease has ended just now: {:#?}", aws.tags());
     aws.clock_offset(2 * HOUR);
     rounds.reconciler.round().await;
     let tags = aws.tags().remove(&rule).expect("the rule stands for alice");
-    assert_eq!(tags.len(), 4, "{tags:#?}");
+    assert_eq!(tags.len(), 5, "{tags:#?}");
     stack.stop().await;
 }
 
@@ -364,8 +388,10 @@ async fn a_change_that_was_cut_off_is_accounted_for_at_the_next_start() {
     let made = stack.done("whitelist_add", lease("203.0.113.7", "1h")).await["call_id"].clone();
     // The journal of a process that died: it had begun one change that AWS has made, one that it has not, and one that
     // it had ended.
+    #[expect(clippy::disallowed_methods, reason = "the double's time is the machine's own")]
+    let just_now = jiff::Timestamp::now().to_string();
     let begin = |call: &str| {
-        json!({"v": 1, "seq": 2, "prev": "0", "at": "2026-01-01T00:00:00Z", "type": "begin", "call": call, "tool": "whitelist_add", "changes": true,
+        json!({"v": 1, "seq": 2, "prev": "0", "at": just_now, "type": "begin", "call": call, "tool": "whitelist_add", "changes": true,
             "target": {"account": ACCOUNT, "region": REGION, "group": GROUP}, "arguments": {"openings": [{}], "until": "2099-01-01T00:00:00Z"}})
         .to_string()
     };
@@ -413,17 +439,56 @@ async fn a_change_that_was_cut_off_is_accounted_for_at_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_died_with_whoever_was_closing_it_is_closed_by_the_next() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    let rule = stack.done("whitelist_add", lease("203.0.113.7", "1s")).await["rule"]["rule_id"].clone();
+    // Each round is a process of its own, as from a cron job.
+    let tag = "whitelistmcp:closing:01980000-0000-7000-8000-000000000001";
+    #[expect(clippy::disallowed_methods, reason = "the double's time is the machine's own")]
+    let now = jiff::Timestamp::now();
+    assert!(aws.hand_tag(rule.as_str().expect("an id"), tag, &now.to_string()));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let round = Rounds::over(&aws).await.reconciler.round().await;
+    assert_eq!((round.closed, round.overdue), (0, 1), "somebody may be at it: {round:?}");
+    aws.clock_offset(20);
+    let round = Rounds::over(&aws).await.reconciler.round().await;
+    assert_eq!((round.closed, round.overdue, aws.standing().len()), (1, 0, 0), "{round:?}");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_is_full_of_tags_is_closed_all_the_same() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    let mut keyed = lease("203.0.113.7", "2s");
+    keyed["idempotency_key"] = "deploy-1".into();
+    let rule = stack.done("whitelist_add", keyed).await["rule"]["rule_id"].as_str().expect("an id").to_owned();
+    while aws.tags()[&rule].len() < 50 {
+        assert!(aws.hand_tag(&rule, &format!("cost-{}", aws.tags()[&rule].len()), "x"));
+    }
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let round = Rounds::over(&aws).await.reconciler.round().await;
+    assert_eq!((round.closed, aws.standing().len()), (1, 0), "{round:?}");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mark_that_nobody_acts_on_comes_off() {
     let aws = AwsDouble::start().await;
     let stack = Stack::start(&aws).await;
     let rule = stack.done("whitelist_add", lease("203.0.113.7", "1h")).await["rule"]["rule_id"].clone();
     let rule = rule.as_str().expect("an id");
-    assert!(aws.hand_tag(rule, "whitelistmcp:closing", "01980000-0000-7000-8000-000000000001 2026-01-01T00:00:00Z"));
+    let by = "01980000-0000-7000-8000-000000000001";
+    let tag = format!("whitelistmcp:closing:{by}");
+    #[expect(clippy::disallowed_methods, reason = "the double's time is the machine's own")]
+    let now = jiff::Timestamp::now();
+    assert!(aws.hand_tag(rule, &tag, &now.to_string()));
     let rounds = Rounds::over(&aws).await;
     rounds.reconciler.round().await;
-    assert!(aws.tags()[rule].contains_key("whitelistmcp:closing"), "whoever set it may be about to act");
-    tokio::time::sleep(Duration::from_millis(20_200)).await;
+    assert!(aws.tags()[rule].contains_key(&tag), "whoever set it may be about to act");
+    aws.clock_offset(50);
     rounds.reconciler.round().await;
-    assert!(!aws.tags()[rule].contains_key("whitelistmcp:closing"));
+    assert!(!aws.tags()[rule].contains_key(&tag));
     stack.stop().await;
 }

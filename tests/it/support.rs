@@ -277,6 +277,12 @@ pub(crate) fn error_of(result: &Value) -> Value {
     serde_json::from_str::<Value>(text).expect("JSON")["error"].clone()
 }
 
+/// The one file of a journal that was written by one process.
+pub(crate) fn journal_file(directory: &Path) -> PathBuf {
+    let files = std::fs::read_dir(directory).expect("a journal").filter_map(|file| Some(file.ok()?.path()));
+    files.into_iter().find(|file| file.extension().is_some_and(|extension| extension == "jsonl")).expect("a file")
+}
+
 pub(crate) fn journal(directory: &Path) -> Vec<Value> {
     let Ok(files) = std::fs::read_dir(directory) else { return Vec::new() };
     let mut files: Vec<PathBuf> = files.filter_map(|file| Some(file.ok()?.path())).collect();
@@ -301,10 +307,15 @@ pub(crate) fn credentials_file(aws: &AwsAccess) -> String {
     format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", aws.access_key_id, aws.secret_access_key)
 }
 
+/// A core's configuration without what it serves by.
+fn from_aws_on(whole: &str) -> &str {
+    whole.find("[aws]").and_then(|start| whole.get(start..)).expect("a section")
+}
+
 /// The configuration of a reconciler alone: AWS, the groups, a journal.
 pub(crate) fn reconciler_config(directory: &Directory, aws: &AwsAccess) -> String {
     let whole = core_config(directory, aws, &Options::default());
-    whole[whole.find("[aws]").expect("a section")..].to_owned()
+    from_aws_on(&whole).to_owned()
 }
 
 /// The configuration of one core of several, each with a port and a journal of its own, for services alone.
@@ -319,7 +330,7 @@ pub(crate) fn replica_config(
     let leases = "settle = \"400ms\"\ninterval = \"2s\"\ndiscover = false\n";
     let options = Options { leases: Some(leases), without_journal: true, ..Options::default() };
     let whole = core_config(directory, aws, &options);
-    let rest = &whole[whole.find("[aws]").expect("a section")..];
+    let rest = from_aws_on(&whole);
     let mut config = format!(
         "[core]\nlisten = \"127.0.0.1:{port}\"\nclient_ca = \"{at}/ca.pem\"\n[core.tls]\ncertificate = \"{at}/core.pem\"\nkey = \"{at}/core.key\"\n"
     );

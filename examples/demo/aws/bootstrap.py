@@ -4,9 +4,9 @@
     bootstrap.py ENDPOINT [--region REGION]        prints one JSON object
 
 For moto, which enforces none of this, and for ministack with AUTH=true, which enforces all of it; the key `test` is
-ministack's root, and moto takes any. The service's own user may do nothing but assume one role; the role trusts that user alone,
-and only with the external id; and the role allows the EC2 actions that the service's tools need and no others. Each
-call is narrowed further by a session policy.
+ministack's root, and moto takes any. The service's own user may do nothing but assume one role; the role trusts that
+user alone, and only with the external id; and the role allows the EC2 actions that the service's tools need and no
+others. Each call is narrowed further by a session policy.
 
 Of what it prints, `groups` are for the configuration, and `opted_in` are not: their owner has given them the tag by
 which the service finds them.

@@ -3,7 +3,8 @@
 
     try_policy.py ENDPOINT POLICY_FILE GROUP OTHER_GROUP < BOOTSTRAP_JSON
 
-Reads what `bootstrap.py` printed. ENDPOINT is an emulator that enforces session policies: ministack with AUTH=true. Prints one JSON object: for each attempt, `allowed` or AWS's own error code.
+Reads what `bootstrap.py` printed. Prints one JSON object: for each attempt, `allowed` or AWS's own error code. Says
+something only of an emulator that enforces session policies: ministack with AUTH=true.
 """
 
 import json

@@ -140,10 +140,20 @@ impl Session<'_> {
         if lists.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let request = self.ec2.describe_managed_prefix_lists().set_prefix_list_ids(Some(lists.to_vec()));
+        let mut ids = lists.to_vec();
+        ids.sort();
+        ids.dedup();
+        let request = self.ec2.describe_managed_prefix_lists().set_prefix_list_ids(Some(ids));
         let answer = within(self.deadline, LOOK_LISTS, request.customize().config_override(self.signed()).send())
             .await?
-            .map_err(|error| self.failed(LOOK_LISTS, error))?;
+            .map_err(|error| self.failed(LOOK_LISTS, error));
+        let answer = match answer {
+            // A list that is deleted or no longer shared tells no size.
+            Err(error) if error.code().is_some_and(|code| code.starts_with("InvalidPrefixList")) => {
+                return Ok(BTreeMap::new());
+            }
+            answer => answer?,
+        };
         self.note(LOOK_LISTS, answer.request_id());
         let size = |list: &aws_sdk_ec2::types::ManagedPrefixList| {
             let entries = list.max_entries().or_else(|| weight(list.prefix_list_name()?)).unwrap_or(1);

@@ -6,6 +6,8 @@ use aws_sdk_ec2::types::{
     TagSpecification,
 };
 
+use tokio::time::Instant;
+
 use super::read::from_aws;
 use super::{AUTHORIZE, MODIFY, REVOKE, TAG, UNTAG};
 use crate::audit::DurableEntry;
@@ -94,6 +96,7 @@ impl Session<'_> {
         _recorded: &DurableEntry,
         rule: &Rule,
         to: Opening,
+        not_after: Instant,
     ) -> Result<(), AwsError> {
         let cidr = to.block.to_string();
         let changed = SecurityGroupRuleRequest::builder()
@@ -116,7 +119,11 @@ impl Session<'_> {
             .modify_security_group_rules()
             .group_id(self.group()?.as_str())
             .set_security_group_rules(Some(updates));
-        self.change(MODIFY, || request.clone().customize().config_override(self.signed_once()).send()).await.map(drop)
+        self.change_by(MODIFY, Some(not_after), || {
+            request.clone().customize().config_override(self.signed_once()).send()
+        })
+        .await
+        .map(drop)
     }
 
     /// Removes rules, by id, all or none of them.
@@ -126,13 +133,18 @@ impl Session<'_> {
         permit: &impl Permit,
         _recorded: &DurableEntry,
         rules: &[&Rule],
+        not_after: Instant,
     ) -> Result<(), AwsError> {
         let request = self
             .ec2
             .revoke_security_group_ingress()
             .group_id(self.group()?.as_str())
             .set_security_group_rule_ids(Some(ids(permit, rules)));
-        self.change(REVOKE, || request.clone().customize().config_override(self.signed_once()).send()).await.map(drop)
+        self.change_by(REVOKE, Some(not_after), || {
+            request.clone().customize().config_override(self.signed_once()).send()
+        })
+        .await
+        .map(drop)
     }
 }
 

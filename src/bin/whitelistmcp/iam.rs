@@ -38,12 +38,12 @@ pub(crate) struct SessionPolicyArguments {
     /// Who asked: the journal's `who.id`.
     #[arg(long)]
     holder: Option<String>,
-    /// The idempotency key, if the call had one.
+    /// The call had an idempotency key.
     #[arg(long)]
-    key: Option<String>,
-    /// The rule, for `close` and `tidy`.
+    keyed: bool,
+    /// A rule, for `close` and `tidy`; may be given several times.
     #[arg(long)]
-    rule: Option<String>,
+    rule: Vec<String>,
     /// The key of a tag that `tidy` took away; may be given several times.
     #[arg(long)]
     tag: Vec<String>,
@@ -100,8 +100,8 @@ fn session_policy(tool: Tool, arguments: &SessionPolicyArguments) -> Result<Sess
         group: arguments.group.as_deref().map(GroupId::parse).transpose()?,
         call: arguments.call.parse()?,
         holder: holder.transpose()?,
-        key: arguments.key.clone(),
-        rule: arguments.rule.clone(),
+        keyed: arguments.keyed,
+        rules: arguments.rule.clone(),
         tags: arguments.tag.clone(),
     };
     Ok(Actions::embedded()?.session_policy(&power, account))

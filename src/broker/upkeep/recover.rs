@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -15,12 +15,14 @@ use crate::broker::failure::Failure;
 use crate::broker::{Answer, Broker, settle};
 use crate::error::{Chain, Error};
 use crate::identity::Caller;
-use crate::operation::Operation;
 use crate::operation::rule::Rule;
 use crate::operation::target::{AccountId, GroupId, Place, Region};
+use crate::operation::{CallId, Operation};
 
 /// How long is waited before AWS is asked again.
 const AGAIN: Duration = Duration::from_secs(10);
+/// And how long at most, if AWS goes on not answering.
+const AGAIN_AT_MOST: Duration = Duration::from_secs(300);
 
 /// Ends what former processes left open. What AWS cannot be asked about now is asked about later.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
@@ -52,7 +54,7 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
                 left.push(change);
             }
         }
-        (open, wait) = (left, AGAIN);
+        (open, wait) = (left, (wait * 2).clamp(AGAIN, AGAIN_AT_MOST));
     }
 }
 
@@ -63,10 +65,16 @@ impl Broker {
             let place = Place::new(AccountId::parse(&change.account)?, Region::parse(&change.region)?);
             Ok::<_, crate::operation::target::TargetError>((place, GroupId::parse(&change.group)?))
         };
-        let (place, group) = parsed()?;
+        let Ok((place, group)) = parsed() else {
+            return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &CallId::new()));
+        };
         let caller = Arc::new(Caller::own("recovery"));
         let operation = Operation::recover(self.targets().found(&place, &group), self.clock.now());
         let call = operation.call().clone();
+        // An account that is no longer configured cannot be asked.
+        if self.aws.accounts().find(place.account()).is_none() {
+            return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &call));
+        }
         let (permit, policy) = self.permit(caller, operation)?;
         let entry = self.audit.begin_read(&permit, policy.sha256());
         let mut standing = Vec::new();
@@ -79,7 +87,9 @@ impl Broker {
         match settle(entry, result, false, false) {
             Ok(_) => {}
             // A group that is gone cannot tell any more.
-            Err(error) if error.reason() == "SECURITY_GROUP_NOT_FOUND" => {}
+            Err(error) if error.reason() == "SECURITY_GROUP_NOT_FOUND" => {
+                return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &call));
+            }
             Err(error) => return Err(error),
         }
         let (found, rules) = judge(change, standing, self.now());
@@ -89,36 +99,58 @@ impl Broker {
     }
 }
 
+/// How long after its begin the absence of a change still means that it was not made: later somebody else may have
+/// taken it back.
+const TELLING: SignedDuration = SignedDuration::from_mins(15);
+
 /// What AWS shows of a change.
 fn judge(change: &Unfinished, standing: Vec<Rule>, now: Timestamp) -> (Found, Vec<Rule>) {
-    let by_it = |rule: &Rule| {
-        rule.ownership()
-            .is_some_and(|own| own.call == change.call || own.leases.iter().any(|lease| lease.call == change.call))
+    let asked = |pointer: &str| change.arguments.pointer(pointer).and_then(Value::as_str);
+    let openings = change.arguments.get("openings").and_then(Value::as_array).map_or(1, Vec::len);
+    let named: Vec<&str> = match change.arguments.get("rule_ids").and_then(Value::as_array) {
+        Some(ids) => ids.iter().filter_map(Value::as_str).collect(),
+        None => asked("/rules/rule_id").into_iter().collect(),
     };
-    let asked = change.arguments.get("openings").and_then(Value::as_array).map_or(1, Vec::len);
-    let rule_id = change.arguments.get("rule_id").or_else(|| change.arguments.pointer("/rules/rule_id"));
-    let rule_id = rule_id.and_then(Value::as_str);
-    let named = rule_id.map(|id| standing.iter().any(|rule| rule.id.as_deref() == Some(id)));
-    let until = change.arguments.get("until").and_then(Value::as_str).and_then(|until| until.parse::<Timestamp>().ok());
-    let rules: Vec<Rule> = standing.into_iter().filter(by_it).collect();
+    let stands = |id: &&str| standing.iter().any(|rule| rule.id.as_deref() == Some(*id));
+    let (here, any_named) = (named.iter().filter(|id| stands(id)).count(), !named.is_empty());
+    // A lease that the call ended still shows it, and so does a rule that it was about to take away or has moved.
+    let shows = |rule: &Rule| {
+        rule.ownership().is_some_and(|own| {
+            let moved = asked("/to").is_some_and(|to| rule.source.to_string() == to) && own.is_marked_by(&change.call);
+            own.call == change.call || own.leases.iter().any(|lease| lease.call == change.call) || moved
+        })
+    };
+    // What the call was about as well, and does not show it.
+    let addresses: Vec<&str> = change
+        .arguments
+        .pointer("/rules/addresses")
+        .and_then(Value::as_array)
+        .map(|addresses| addresses.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    let untouched = |rule: &&Rule| {
+        let meant = addresses.is_empty() || addresses.contains(&rule.source.to_string().as_str());
+        let own = rule.ownership().is_some_and(|own| own.live(now).any(|lease| lease.holder.is_id(&change.who)));
+        meant && own && !shows(rule)
+    };
+    let left = standing.iter().filter(untouched).count();
+    let absent = if now.duration_since(change.at) < TELLING { Found::NotDone } else { Found::Unknown };
+    let rules: Vec<Rule> = standing.into_iter().filter(|rule| shows(rule)).collect();
     let found = match change.tool.as_str() {
         "whitelist_add" => match rules.len() {
-            // A rule that has ended since would be gone either way.
-            0 if until.is_some_and(|until| until <= now) => Found::Unknown,
-            0 => Found::NotDone,
-            made if made >= asked => Found::Done,
+            0 => absent,
+            made if made >= openings => Found::Done,
             _ => Found::Unknown,
         },
-        "whitelist_extend" | "whitelist_move" if !rules.is_empty() => Found::Done,
-        "whitelist_extend" | "whitelist_move" => match until {
-            Some(until) if until <= now => Found::Unknown,
-            _ => Found::NotDone,
-        },
-        // A lease that the call has ended still shows it, unless the rule is gone, which is what was asked for.
-        "whitelist_remove" | "whitelist_revoke_holder" | "close" => match (named, rules.is_empty()) {
-            (_, false) | (Some(false), true) => Found::Done,
-            (Some(true), true) => Found::NotDone,
-            (None, true) => Found::Unknown,
+        "whitelist_extend" | "whitelist_move" | "whitelist_remove" | "whitelist_revoke_holder" if !rules.is_empty() => {
+            // Of several rules some may have been left.
+            if left == 0 || any_named { Found::Done } else { Found::Unknown }
+        }
+        "whitelist_extend" | "whitelist_move" => absent,
+        // A rule that is gone is what was asked for.
+        "whitelist_remove" | "close" if any_named => match here {
+            0 => Found::Done,
+            here if here == named.len() => Found::NotDone,
+            _ => Found::Unknown,
         },
         _ => Found::Unknown,
     };
@@ -166,6 +198,7 @@ mod tests {
             region: "eu-central-1".to_owned(),
             group: "sg-00000000".to_owned(),
             at: time("2027-01-01T00:00:00Z"),
+            who: "alice-0123456789abcdef".to_owned(),
             arguments,
         };
         judge(&change, standing, time(now)).0
@@ -177,7 +210,7 @@ mod tests {
         let two = json!({"openings": [{}, {}], "until": "2027-01-01T02:00:00Z"});
         let named = json!({"rules": {"rule_id": "sgr-0123456789abcdef0"}});
         let by_address = json!({"rules": {"rule_id": null, "addresses": ["203.0.113.7/32"]}});
-        let close = json!({"rule_id": "sgr-0123456789abcdef0"});
+        let close = json!({"rule_ids": ["sgr-0123456789abcdef0"]});
         let (soon, late) = ("2027-01-01T00:01:00Z", "2027-01-01T03:00:00Z");
         for (tool, arguments, standing, now, found) in [
             ("whitelist_add", &one, vec![rule(CALL, CALL)], soon, Found::Done),
@@ -187,6 +220,7 @@ mod tests {
             ("whitelist_add", &two, vec![rule(CALL, CALL)], soon, Found::Unknown),
             ("whitelist_extend", &one, vec![rule(OTHER, CALL)], soon, Found::Done),
             ("whitelist_extend", &one, vec![rule(OTHER, OTHER)], soon, Found::NotDone),
+            ("whitelist_extend", &one, vec![rule(OTHER, CALL), rule(OTHER, OTHER)], soon, Found::Unknown),
             ("whitelist_move", &by_address, vec![rule(OTHER, OTHER)], soon, Found::NotDone),
             ("whitelist_remove", &named, vec![], soon, Found::Done),
             ("whitelist_remove", &named, vec![rule(OTHER, CALL)], soon, Found::Done),

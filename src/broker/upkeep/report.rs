@@ -32,18 +32,19 @@ impl Reconciler {
             rules.iter().filter_map(|(_, rule)| Some((rule.id.as_deref()?, rule))).collect();
         let before = state.seen.get(place).map(|seen| seen.rules.clone()).unwrap_or_default();
         for (id, (group, was)) in before {
-            let live = was.ownership().is_some_and(|own| own.closing.is_none() && own.live(now).next().is_some());
+            let live = was.ownership().is_some_and(|own| own.closing.is_empty() && own.live(now).next().is_some());
             let by_us = self.broker.is_expected_gone(&id);
             match standing.get(id.as_str()) {
                 None if live && !by_us => {
                     round.vanished += 1;
-                    tracing::warn!(%place, %group, rule = id, source = %was.source, "a rule went before its end, and not through this core");
+                    // Another core may have done it: no two of them share what they know.
+                    tracing::info!(%place, %group, rule = id, source = %was.source, "a rule went before its end, and not through this core");
                     self.broker.audit.observed("gone", place, &group, &was);
                     if state.report.vanished.len() < REMEMBERED {
                         state.report.vanished.insert((place.clone(), id), (group, was));
                     }
                 }
-                Some(is) if Opening::of(is) != Opening::of(&was) && same_leases(is, &was) => {
+                Some(is) if Opening::of(is) != Opening::of(&was) && !is_being_moved(is) && same_leases(is, &was) => {
                     tracing::warn!(%place, %group, rule = id, was = %was.source, is = %is.source, "a rule was changed, and not through this service");
                     self.broker.audit.observed("changed", place, &group, is);
                 }
@@ -81,6 +82,11 @@ impl Reconciler {
     pub(super) fn report_round(&self, round: &Round) {
         telemetry::record_round(round.standing, round.damaged, round.closed, self.lag());
     }
+}
+
+/// Whether some call of ours is about to say that it moved the rule.
+fn is_being_moved(rule: &Rule) -> bool {
+    rule.ownership().is_some_and(|own| !own.closing.is_empty())
 }
 
 /// Whether the leases are the same, so that no move of ours explains the difference.

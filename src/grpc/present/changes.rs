@@ -175,7 +175,7 @@ fn sentence(shown: &Shown, item: &Item) -> String {
         ),
         (Word::AlreadyOpen, _) => format!(
             "{target} lets in {what} already, by {rule}, which is {}. Nothing was changed, and this service will not close it.",
-            held_by(&item.rule)
+            held_by(&item.rule, shown.now)
         ),
         (Word::Extended, false) => {
             format!("Extended: {target} lets in {what} for you{words} until {until}, by {rule}.")
@@ -190,7 +190,10 @@ fn sentence(shown: &Shown, item: &Item) -> String {
         (Word::Removed, false) => format!("Closed {target}: {what} is no longer let in; {rule} is removed."),
         (Word::Removed, true) => format!("Dry run: would remove {rule} of {target} ({what}). Nothing was changed."),
         (Word::Left, false) => {
-            format!("The lease on {rule} of {target} has ended; it stands on for others: {}.", held_by(&item.rule))
+            format!(
+                "The lease on {rule} of {target} has ended; it stands on for others: {}.",
+                held_by(&item.rule, shown.now)
+            )
         }
         (Word::Left, true) => format!(
             "Dry run: would end the lease on {rule} of {target} ({what}), which others hold too. Nothing was changed."

@@ -27,16 +27,17 @@ pub(in crate::grpc) fn listed(parts: Vec<Part>) -> pb::ListRulesResponse {
     let mut summary = match (rules.len(), total) {
         (_, 0) => format!("{target} has no inbound rule: nothing gets in."),
         (shown, total) if shown == total => format!("{target} has {}:", count(total)),
+        (0, total) => format!("{target} has {}, of which none matches.", count(total)),
         (shown, total) => format!("{target} has {}, of which {shown} match:", count(total)),
     };
     for rule in &rules {
         summary.push_str("\n- ");
-        summary.push_str(&line(rule));
+        summary.push_str(&line(rule, shown.now));
     }
     for rule in std::mem::take(&mut shown.vanished) {
         shown.notes.push(format!(
-            "A rule went before its end, not through this service as far as this core knows: {}. It is not put back; whitelist_add opens it again.",
-            line(&rule)
+            "A rule went before its end: by hand, by another tool, or through another core of this service. It was: {}. It is not put back; whitelist_add opens it again.",
+            line(&rule, shown.now)
         ));
     }
     if rules.iter().any(|rule| matches!(rule.made, crate::operation::ownership::Made::Damaged(_))) {
@@ -51,7 +52,7 @@ pub(in crate::grpc) fn checked(parts: Vec<Part>) -> pb::CheckAccessResponse {
         return pb::CheckAccessResponse::default();
     };
     let (target, asked) = (shown.scope.label(), &shown.asked);
-    let by = |rules: &[Rule]| rules.iter().map(line).collect::<Vec<_>>().join("; ");
+    let by = |rules: &[Rule]| rules.iter().map(|rule| line(rule, shown.now)).collect::<Vec<_>>().join("; ");
     let summary = match verdict {
         Verdict::Allowed => format!("Yes: {target} lets in {asked}, by {}.", by(&allowed_by)),
         Verdict::Partly => format!("Partly: {target} lets in some of {asked}, by {}.", by(&allowed_by)),
@@ -100,7 +101,7 @@ pub(in crate::grpc) fn leases(
     for (target, rule) in &found {
         let leases = rule.ownership().into_iter().flat_map(|own| &own.leases);
         let leases = leases.map(|lease| format!("{} until {}", lease.holder.name(), lease.until));
-        let leases = leases.collect::<Vec<_>>().join(", ");
+        let leases = leases.collect::<Vec<_>>().join("; ");
         let id = rule.id.as_deref().unwrap_or_default();
         // Writing to a string cannot fail.
         let _: std::fmt::Result = write!(summary, "\n- {}: {} ({leases}; {id})", target.label(), opening(rule));

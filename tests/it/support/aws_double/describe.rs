@@ -69,7 +69,7 @@ impl World {
         let p = Params(&asked.params);
         let filters = Filters::of(p, &["group-id", "security-group-rule-id"])?;
         let ids: BTreeSet<&str> = p.list("SecurityGroupRuleId").into_iter().collect();
-        let (cap, delay) = (self.page, self.read_delay);
+        let (cap, delay) = (self.page, self.read_delay());
         let view = self.place(at).view(delay);
         if !ids.iter().all(|id| view.rules.contains_key(*id)) {
             return Err((400, "InvalidSecurityGroupRuleId.NotFound"));
@@ -88,7 +88,7 @@ impl World {
         let p = Params(&asked.params);
         let filters = Filters::of(p, &["group-id", "group-name", "tag-key"])?;
         let ids: BTreeSet<&str> = p.list("GroupId").into_iter().collect();
-        let (cap, delay) = (self.page, self.read_delay);
+        let (cap, delay) = (self.page, self.read_delay());
         let view = self.place(at).view(delay);
         if !ids.iter().all(|id| view.groups.contains_key(*id)) {
             return Err((400, "InvalidGroup.NotFound"));

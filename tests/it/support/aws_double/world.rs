@@ -81,6 +81,12 @@ impl World {
         Clock::system().now() + SignedDuration::from_secs(self.clock_offset)
     }
 
+    /// How far back one look sees: AWS's replicas differ, so each look sees something else, up to the whole delay.
+    pub(super) fn read_delay(&self) -> Duration {
+        let part = uuid::Uuid::new_v4().as_u128() % 1000;
+        self.read_delay.mul_f64(f64::from(u32::try_from(part).expect("below a thousand")) / 999.0)
+    }
+
     /// A number that nothing else has.
     pub(super) fn number(&mut self) -> u64 {
         self.made += 1;
