@@ -15,6 +15,9 @@
 //!    entry.
 //! 6. The answer goes back the same way: `grpc::present` puts it in words.
 //!
+//! What the service does for itself goes the same road: [`broker::upkeep`] closes what has ended, and finds out what became
+//! of changes that a crash cut off.
+//!
 //! Each step takes a type that only the step before can make, so none can be skipped.
 //!
 //! # Who may import whom

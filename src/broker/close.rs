@@ -186,7 +186,8 @@ impl Job<'_> {
             by_tags.entry(tags).or_default().push(index);
         }
         for (tags, indices) in by_tags {
-            let rules: Vec<&Rule> = indices.iter().map(|&index| &open[index].ending.rule).collect();
+            let rules: Vec<&Rule> =
+                indices.iter().filter_map(|&index| open.get(index)).map(|item| &item.ending.rule).collect();
             match self.session.tag(permit, self.recorded, &rules, &tags).await {
                 Ok(()) => self.acted(),
                 // One that went meanwhile fails the call for all. The next look tells which are left, and those that do
@@ -201,7 +202,7 @@ impl Job<'_> {
                 Err(error) => return Err(error.into()),
             }
             for index in indices {
-                let item = &mut open[index];
+                let Some(item) = open.get_mut(index) else { continue };
                 item.marked = if item.write == Some(Write::Mark) { Some(Instant::now()) } else { item.marked };
                 (item.write, item.written) = (None, Instant::now());
             }

@@ -190,3 +190,37 @@ fn a_busy_port_fails_at_start() {
         text(&output)
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_round_from_a_cron_job() {
+    use crate::support::aws_double::AwsDouble;
+    let aws = AwsDouble::start().await;
+    let stack = crate::support::Stack::start(&aws).await;
+    for (address, duration) in [("203.0.113.7", "1s"), ("203.0.113.8", "1h")] {
+        let add = serde_json::json!({"security_group": "staging-db", "address": address, "port": "22", "reason": "a test", "duration": duration});
+        stack.done("whitelist_add", add).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let directory = Directory::new();
+    let config = directory.write("reconcile.toml", &crate::support::reconciler_config(&directory, &aws.access()));
+    let round = || {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || {
+            Command::new(env!("CARGO_BIN_EXE_whitelistmcp"))
+                .args(["reconcile", "--once", "--config"])
+                .arg(config)
+                .output()
+        })
+    };
+    let output = round().await.expect("no panic").expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("2 of ours stood, 1 closed, 0 overdue"), "{said}");
+    assert_eq!(aws.standing().len(), 1);
+    // What cannot be closed is a failure that a scheduler notices.
+    aws.clock_offset(7200);
+    aws.bucket("RevokeSecurityGroupIngress", 0, 0.0);
+    let output = round().await.expect("no panic").expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && said.contains("1 overdue"), "{said}");
+    stack.stop().await;
+}

@@ -66,14 +66,16 @@ impl Broker {
             Ok::<_, crate::operation::target::TargetError>((place, GroupId::parse(&change.group)?))
         };
         let Ok((place, group)) = parsed() else {
-            return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &CallId::new()));
+            self.audit.recovered(&change.call, Found::Unknown, &[], &CallId::new());
+            return Ok(());
         };
         let caller = Arc::new(Caller::own("recovery"));
         let operation = Operation::recover(self.targets().found(&place, &group), self.clock.now());
         let call = operation.call().clone();
         // An account that is no longer configured cannot be asked.
         if self.aws.accounts().find(place.account()).is_none() {
-            return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &call));
+            self.audit.recovered(&change.call, Found::Unknown, &[], &call);
+            return Ok(());
         }
         let (permit, policy) = self.permit(caller, operation)?;
         let entry = self.audit.begin_read(&permit, policy.sha256());
@@ -88,7 +90,8 @@ impl Broker {
             Ok(_) => {}
             // A group that is gone cannot tell any more.
             Err(error) if error.reason() == "SECURITY_GROUP_NOT_FOUND" => {
-                return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &call));
+                self.audit.recovered(&change.call, Found::Unknown, &[], &call);
+                return Ok(());
             }
             Err(error) => return Err(error),
         }
