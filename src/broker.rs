@@ -3,8 +3,8 @@
 //! This file is the road of every call through the core. Each step takes what the step before it made, so none can be
 //! left out: policy makes the permit, the audit trail makes the entry from the permit, AWS makes the session from both,
 //! and only a second permit with an entry that is on disk changes anything. What each kind of change does with leases is
-//! in the modules below: [`add`], [`remove`], [`extend`], [`relocate`] (`whitelist_move`), and, for the service's own
-//! ends, [`upkeep`]. They share two protocols: [`hold`] puts a lease on a rule that stands, and [`close`] takes a rule
+//! in the modules below: `add`, `remove`, `extend`, `relocate` (`whitelist_move`), and, for the service's own
+//! ends, [`upkeep`]. They share two protocols: `hold` puts a lease on a rule that stands, and `close` takes a rule
 //! away without losing a holder who joins meanwhile.
 
 mod add;

@@ -6,6 +6,7 @@
 
 pub mod address;
 mod canonical;
+mod error;
 pub mod lease;
 pub mod own;
 pub mod ownership;
@@ -16,10 +17,9 @@ pub mod rule;
 pub mod target;
 pub mod term;
 mod text;
+mod tool;
 
 use jiff::Timestamp;
-
-use crate::error::Error;
 
 use address::Block;
 use port::{Ports, Protocol};
@@ -28,40 +28,9 @@ use target::{Place, Target};
 use term::Term;
 
 pub use canonical::arguments;
+pub use error::OperationError;
 pub use request::Context;
-
-/// What the service does, for others or for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Tool {
-    /// `whitelist_add`.
-    Add,
-    /// `whitelist_remove`.
-    Remove,
-    /// `whitelist_extend`.
-    Extend,
-    /// `whitelist_move`.
-    Move,
-    /// `whitelist_list`.
-    List,
-    /// `whitelist_check`.
-    Check,
-    /// `whitelist_leases`.
-    Leases,
-    /// `whitelist_targets`.
-    Targets,
-    /// `whitelist_revoke_holder`.
-    RevokeHolder,
-    /// Its own: look for what has ended.
-    Survey,
-    /// Its own: close a rule whose leases have ended.
-    Close,
-    /// Its own: take tags away that no longer say anything.
-    Tidy,
-    /// Its own: find out what became of a change that was begun and not ended.
-    Recover,
-    /// Its own: find the groups that are opted in by a tag.
-    Discover,
-}
+pub use tool::Tool;
 
 /// The id of one call: a UUID version 7, so ids sort by time. It stands on the rule, in the session's tags, in the
 /// journal and in the answer.
@@ -252,168 +221,6 @@ pub struct Tidy {
     pub tags: Vec<(String, String)>,
 }
 
-/// A request that is wrong in a way that no field's own type knows.
-#[derive(Debug, thiserror::Error)]
-pub enum OperationError {
-    /// A field that must be given.
-    #[error("`{0}` is missing")]
-    Missing(&'static str),
-    /// A field that is too long.
-    #[error("`{field}` has {length} characters; {max} are the most")]
-    TooLong {
-        /// The field.
-        field: &'static str,
-        /// How long it is.
-        length: usize,
-        /// How long it may be.
-        max: usize,
-    },
-    /// A list that is too long.
-    #[error("`{field}` has {given} entries; {most} are the most")]
-    TooMany {
-        /// The field.
-        field: &'static str,
-        /// How many it has.
-        given: usize,
-        /// How many it may have.
-        most: usize,
-    },
-    /// One value and a list of them.
-    #[error("give `{0}` or `{1}`, not both")]
-    OneOrMany(&'static str, &'static str),
-    /// A reason that says nothing.
-    #[error("`reason` must say why in at least 3 characters")]
-    ReasonTooShort,
-    /// A text with control characters.
-    #[error("`{0}` holds a control or invisible character; write plain text on one line")]
-    ControlCharacter(&'static str),
-    /// A text that holds what looks like a secret.
-    #[error("`{0}` holds what looks like an AWS key or a token; leave it out, and if it was real, rotate it")]
-    Credential(&'static str),
-    /// Not a rule id.
-    #[error("`{0}` is not a security group rule id; it is sgr- and 8 to 17 hexadecimal digits")]
-    RuleId(String),
-    /// A removal or extension that would match everything.
-    #[error("say which rules are meant: give rule_id, address, port or protocol; a change never means every rule")]
-    NoSelector,
-    /// Plans and dry runs exclude each other.
-    #[error("a dry run makes a plan, and a change is held to one: leave out `plan_id` or `dry_run`")]
-    PlannedDryRun,
-    /// Not the shape of a plan id.
-    #[error("`{0}` is not a plan id; a dry run answers with one, such as plan-0123456789abcdef")]
-    PlanId(String),
-    /// A plan for another number of groups.
-    #[error(
-        "the plan is for {planned} security groups and the request for {asked}: a plan holds for the very request it was made for"
-    )]
-    PlanCount {
-        /// How many the plan is for.
-        planned: usize,
-        /// How many are asked for.
-        asked: usize,
-    },
-    /// An address family that the protocol does not have.
-    #[error("{protocol} is for {family} addresses, and {block} is not one")]
-    Family {
-        /// The protocol.
-        protocol: Protocol,
-        /// Its address family.
-        family: &'static str,
-        /// The block.
-        block: Block,
-    },
-}
-
-impl From<OperationError> for Error {
-    fn from(error: OperationError) -> Self {
-        let (field, reason) = match &error {
-            OperationError::Missing(field) => (*field, "FIELD_MISSING"),
-            OperationError::TooLong { field, .. } => (*field, "FIELD_TOO_LONG"),
-            OperationError::TooMany { field, .. } => (*field, "TOO_MANY"),
-            OperationError::OneOrMany(field, _) => (*field, "ONE_OR_MANY"),
-            OperationError::ReasonTooShort => ("reason", "REASON_INVALID"),
-            OperationError::ControlCharacter(field) => (*field, "CONTROL_CHARACTER"),
-            OperationError::Credential(field) => (*field, "CREDENTIALS_REFUSED"),
-            OperationError::RuleId(_) => ("rule_id", "RULE_ID_INVALID"),
-            OperationError::NoSelector => ("rule_id", "SELECTOR_MISSING"),
-            OperationError::PlannedDryRun | OperationError::PlanId(_) | OperationError::PlanCount { .. } => {
-                ("plan_id", "PLAN_INVALID")
-            }
-            OperationError::Family { .. } => ("protocol", "PROTOCOL_INVALID"),
-        };
-        Self::invalid(field, reason, error.to_string())
-    }
-}
-
-// === impl Tool ===
-
-impl Tool {
-    /// Every tool that others may call.
-    pub const ALL: [Self; 9] = [
-        Self::Add,
-        Self::Remove,
-        Self::Extend,
-        Self::Move,
-        Self::List,
-        Self::Check,
-        Self::Leases,
-        Self::Targets,
-        Self::RevokeHolder,
-    ];
-
-    /// What the service does for itself.
-    pub const OWN: [Self; 5] = [Self::Survey, Self::Close, Self::Tidy, Self::Recover, Self::Discover];
-
-    /// The tool's MCP name, or what the audit trail calls it. The proto says the same, and a test holds them together.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Add => "whitelist_add",
-            Self::Remove => "whitelist_remove",
-            Self::Extend => "whitelist_extend",
-            Self::Move => "whitelist_move",
-            Self::List => "whitelist_list",
-            Self::Check => "whitelist_check",
-            Self::Leases => "whitelist_leases",
-            Self::Targets => "whitelist_targets",
-            Self::RevokeHolder => "whitelist_revoke_holder",
-            Self::Survey => "survey",
-            Self::Close => "close",
-            Self::Tidy => "tidy",
-            Self::Recover => "recover",
-            Self::Discover => "discover",
-        }
-    }
-
-    /// The RPC's name in `whitelistmcp.v1.WhitelistService`; what the service does for itself has none.
-    pub fn rpc(self) -> Option<&'static str> {
-        Some(match self {
-            Self::Add => "AddRule",
-            Self::Remove => "RemoveRules",
-            Self::Extend => "ExtendLeases",
-            Self::Move => "MoveLeases",
-            Self::List => "ListRules",
-            Self::Check => "CheckAccess",
-            Self::Leases => "ListLeases",
-            Self::Targets => "ListTargets",
-            Self::RevokeHolder => "RevokeHolder",
-            Self::Survey | Self::Close | Self::Tidy | Self::Recover | Self::Discover => return None,
-        })
-    }
-
-    /// Whether the tool can change what stands in AWS, other than in a dry run.
-    pub fn can_change(self) -> bool {
-        matches!(
-            self,
-            Self::Add | Self::Remove | Self::Extend | Self::Move | Self::RevokeHolder | Self::Close | Self::Tidy
-        )
-    }
-
-    /// The tool of that MCP name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|tool| tool.name() == name)
-    }
-}
-
 // === impl CallId ===
 
 impl CallId {
@@ -560,6 +367,14 @@ impl Operation {
 // === impl Opening, Selector, Whose ===
 
 impl Opening {
+    /// What a rule of this service's lets in; none for a rule that is no block on ports.
+    pub fn of(rule: &Rule) -> Option<Self> {
+        match (rule.source.block(), &rule.traffic) {
+            (Some(block), Traffic::Ports(ports)) => Some(Self { block, ports: *ports }),
+            _ => None,
+        }
+    }
+
     /// Whether AWS would take the rule for this opening.
     pub fn is(self, rule: &Rule) -> bool {
         rule.is(self.block, self.ports)

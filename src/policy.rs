@@ -12,6 +12,7 @@
 
 mod facts;
 mod load;
+mod permit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,12 +24,13 @@ use crate::error::{Chain, Code, Error};
 use crate::identity::{self, Caller};
 use crate::operation::lease::Lease;
 use crate::operation::ownership::Made;
-use crate::operation::rule::{Rule, Traffic};
+use crate::operation::rule::Rule;
 use crate::operation::target::{Target, TargetError};
 use crate::operation::term::TermError;
 use crate::operation::{Kind, Opening, Operation, Scope};
 
 pub use load::{Config, LoadError};
+pub use permit::{AddPermit, LookPermit, Permit, RulesPermit};
 
 /// The policies in force.
 #[derive(Debug)]
@@ -49,30 +51,6 @@ struct Rulebook {
     reasons: HashMap<PolicyId, Reason>,
     /// The default term that a policy sets.
     terms: HashMap<PolicyId, SignedDuration>,
-}
-
-/// Leave to read what the operation reaches.
-#[derive(Clone, Debug)]
-pub struct LookPermit {
-    caller: Arc<Caller>,
-    operation: Arc<Operation>,
-    policies: Vec<String>,
-}
-
-/// Leave to make rules.
-#[derive(Debug)]
-pub struct AddPermit {
-    openings: Vec<Opening>,
-    policies: Vec<String>,
-}
-
-/// Leave to change some rules, by name; and the rules that are meant as well and may not be touched.
-#[derive(Debug)]
-pub struct RulesPermit {
-    rules: Vec<Rule>,
-    openings: Vec<Opening>,
-    kept: Vec<(Rule, Denial)>,
-    policies: Vec<String>,
 }
 
 /// A rule on which a lease is to be changed: what policy is asked about.
@@ -421,111 +399,6 @@ impl Policy {
 
 fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Denial {
     Denial::Broken(Arc::new(error))
-}
-
-// === impl permits ===
-
-/// Leave to touch certain rules.
-pub trait Permit {
-    /// Whether it is for this rule.
-    fn covers(&self, rule: &Rule) -> bool;
-}
-
-impl Permit for AddPermit {
-    /// Who may open may join: the rule is the very one that they may make.
-    fn covers(&self, rule: &Rule) -> bool {
-        rule.ownership().is_some() && Opening::of(rule).is_some_and(|opening| self.openings.contains(&opening))
-    }
-}
-
-impl Permit for RulesPermit {
-    fn covers(&self, rule: &Rule) -> bool {
-        rule.ownership().is_some() && self.rules.iter().any(|permitted| permitted.id == rule.id)
-    }
-}
-
-impl LookPermit {
-    /// Who has it.
-    pub fn caller(&self) -> &Arc<Caller> {
-        &self.caller
-    }
-
-    /// What it is for.
-    pub fn operation(&self) -> &Arc<Operation> {
-        &self.operation
-    }
-
-    /// The policies that permitted it.
-    pub fn policies(&self) -> &[String] {
-        &self.policies
-    }
-}
-
-impl AddPermit {
-    /// What may be opened.
-    pub fn openings(&self) -> &[Opening] {
-        &self.openings
-    }
-
-    /// The policies that permitted it.
-    pub fn policies(&self) -> &[String] {
-        &self.policies
-    }
-}
-
-impl Default for RulesPermit {
-    /// Leave for nothing.
-    fn default() -> Self {
-        Self { rules: Vec::new(), openings: Vec::new(), kept: Vec::new(), policies: Vec::new() }
-    }
-}
-
-impl RulesPermit {
-    /// The rules that may be changed.
-    pub fn rules(&self) -> &[Rule] {
-        &self.rules
-    }
-
-    /// The rules that are meant and may not be changed, each with the refusal.
-    pub fn kept(&self) -> &[(Rule, Denial)] {
-        &self.kept
-    }
-
-    /// The policies that permitted it.
-    pub fn policies(&self) -> &[String] {
-        &self.policies
-    }
-
-    /// The same beside rules on which the caller holds nothing, which stand. If there is nothing else, that is the
-    /// answer.
-    pub fn keeping(mut self, strangers: Vec<Rule>) -> Result<Self, Denial> {
-        if self.rules.is_empty() && self.kept.is_empty() && !strangers.is_empty() {
-            return Err(Denial::NotHeld);
-        }
-        self.kept.extend(strangers.into_iter().map(|rule| (rule, Denial::NotHeld)));
-        Ok(self)
-    }
-
-    /// What is meant and may not be changed.
-    pub fn into_kept(self) -> Vec<(Rule, Denial)> {
-        self.kept
-    }
-
-    /// Leave to make the rules that are to stand afterwards, should they be gone by then: policy has decided on
-    /// exactly these.
-    pub fn to_open(&self) -> AddPermit {
-        AddPermit { openings: self.openings.clone(), policies: self.policies.clone() }
-    }
-}
-
-impl Opening {
-    /// What a rule of this service's lets in; none for a rule that is no block on ports.
-    pub fn of(rule: &Rule) -> Option<Self> {
-        match (rule.source.block(), &rule.traffic) {
-            (Some(block), Traffic::Ports(ports)) => Some(Self { block, ports: *ports }),
-            _ => None,
-        }
-    }
 }
 
 #[cfg(test)]

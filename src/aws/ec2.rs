@@ -1,4 +1,4 @@
-//! The EC2 calls: [`read`] looks, [`write`] changes.
+//! The EC2 calls: `read` looks, `write` changes.
 
 mod read;
 mod write;
