@@ -8,6 +8,7 @@ mod journal;
 mod record;
 mod unfinished;
 
+use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
@@ -157,10 +158,10 @@ impl Audit {
         self.journal.as_ref().map(Journal::id)
     }
 
-    /// Whether a call that this directory of journals should have is recorded there. Reads files: not for a thread that
-    /// serves calls.
-    pub fn has_entry(&self, call: &str) -> Result<bool, JournalError> {
-        self.journal.as_ref().map_or(Ok(false), |journal| unfinished::has_entry(journal.path(), call))
+    /// Which of these calls are recorded in this directory of journals. Reads files: not for a thread that serves calls.
+    pub fn has_entries(&self, calls: HashSet<String>) -> Result<HashSet<String>, JournalError> {
+        let none = || Ok(HashSet::new());
+        self.journal.as_ref().map_or_else(none, |journal| unfinished::has_entries(journal.path(), calls))
     }
 
     /// The changes that former processes began in this journal's directory and did not live to end.

@@ -41,7 +41,7 @@ use crate::operation::lease::Holder;
 use crate::operation::ownership::{Ownership, Spent};
 use crate::operation::reach::Reach;
 use crate::operation::rule::{Rule, Traffic};
-use crate::operation::target::Targets;
+use crate::operation::target::{GroupId, Place, Target, Targets};
 use crate::operation::{CallId, Check, Context, Kind, List, Operation, Tool};
 use crate::policy::{LookPermit, Policy};
 
@@ -96,6 +96,9 @@ const SKEW_MOST: i64 = 60;
 /// How long a rule that was taken away is remembered: several rounds of the reconciler.
 const REMEMBERED_FOR: Duration = Duration::from_secs(900);
 
+/// How many rules that were opened may wait for the reconciler's next look.
+const MADE_MOST: usize = 10_000;
+
 /// Performs operations.
 #[derive(Debug)]
 pub struct Broker {
@@ -109,6 +112,8 @@ pub struct Broker {
     tasks: TaskTracker,
     /// The rules that this core has taken away, and when, so that they are not taken for lost.
     gone: Mutex<HashMap<String, Instant>>,
+    /// The rules that this core has opened or changed and the reconciler has not looked for yet.
+    made: Mutex<Vec<(Instant, Target, Rule)>>,
 }
 
 /// One change under way: everything that its steps share.
@@ -121,6 +126,8 @@ struct Job<'a> {
     holder: Holder,
     /// Whether AWS has been changed.
     acted: AtomicBool,
+    /// Whether it may have been, and no answer said so.
+    unsure: AtomicBool,
 }
 
 impl Broker {
@@ -137,7 +144,18 @@ impl Broker {
         tasks: TaskTracker,
     ) -> Self {
         let directory = Directory::new(targets);
-        Self { policy, audit, aws, actions, directory, config, clock, tasks, gone: Mutex::default() }
+        Self {
+            policy,
+            audit,
+            aws,
+            actions,
+            directory,
+            config,
+            clock,
+            tasks,
+            gone: Mutex::default(),
+            made: Mutex::default(),
+        }
     }
 
     /// The groups, accounts and Regions that are known at the moment.
@@ -153,6 +171,25 @@ impl Broker {
     /// The time by which leases are judged: AWS's own, once it has told it.
     pub fn now(&self) -> Timestamp {
         self.aws.time().unwrap_or_else(|| self.clock.now())
+    }
+
+    /// Remembers what this core has opened or changed, for the reconciler to look for.
+    fn has_made(&self, target: &Target, answer: &Answer) {
+        let Answer::Changed { items, plan: None, .. } = answer else { return };
+        let made = items.iter().filter(|item| {
+            matches!(item.word, Word::Opened | Word::Joined | Word::Extended | Word::Moved) && item.rule.id.is_some()
+        });
+        let mut known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(made.map(|item| (Instant::now(), target.clone(), item.rule.clone())));
+        let surplus = known.len().saturating_sub(MADE_MOST);
+        known.drain(..surplus);
+    }
+
+    /// What this core has opened or changed in a place before an instant.
+    fn take_made(&self, place: &Place, before: Instant) -> Vec<(GroupId, Rule)> {
+        let mut known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = known.extract_if(.., |(at, target, _)| *at < before && target.place() == place);
+        made.map(|(_, target, rule)| (target.group().clone(), rule)).collect()
     }
 
     /// Remembers that this core has taken a rule away.
@@ -240,7 +277,7 @@ impl Broker {
             }
         }
         .await;
-        settle(entry, result, false, false)
+        settle(entry, result, false, Done::default())
     }
 
     /// An operation that may change AWS. It is on disk before AWS hears of it.
@@ -253,7 +290,7 @@ impl Broker {
         let recorded = self.audit.begin_change(permit, policy.sha256()).await;
         let recorded = recorded
             .map_err(|error| self.refuse_operation(permit.caller(), permit.operation(), error.into(), Vec::new()))?;
-        let mut acted = false;
+        let mut done = Done::default();
         let result = async {
             let session = self.aws.assume(permit, policy, recorded.entry(), deadline).await?;
             let standing = session.rules().await?;
@@ -272,11 +309,14 @@ impl Broker {
                 // INVARIANT: the others change nothing, or are the service's own (`upkeep`), so they never get here.
                 _ => Err(Failure::Unsettled),
             };
-            acted = job.acted.load(Ordering::Relaxed);
+            done = job.done();
+            if let (Ok(answer), Some(target)) = (&answer, permit.operation().scope().group()) {
+                self.has_made(target, answer);
+            }
             answer
         }
         .await;
-        settle(recorded.into_entry(), result, true, acted)
+        settle(recorded.into_entry(), result, true, done)
     }
 
     fn job<'a>(
@@ -286,7 +326,15 @@ impl Broker {
         recorded: &'a DurableEntry,
     ) -> Result<Job<'a>, Failure> {
         let holder = holder(permit)?;
-        Ok(Job { broker: self, permit, session, recorded, holder, acted: AtomicBool::new(false) })
+        Ok(Job {
+            broker: self,
+            permit,
+            session,
+            recorded,
+            holder,
+            acted: AtomicBool::new(false),
+            unsure: AtomicBool::new(false),
+        })
     }
 
     /// Fails if this machine's clock is so far off that an end written now would be wrong.
@@ -295,6 +343,15 @@ impl Broker {
         let off = self.clock.now().duration_since(aws).as_secs();
         if off.abs() > SKEW_MOST { Err(Failure::Skewed { off }) } else { Ok(()) }
     }
+}
+
+/// How far a change got before it failed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    /// AWS has been changed.
+    acted: bool,
+    /// It may have been, and no answer said so.
+    unsure: bool,
 }
 
 /// Who asks, as it is written on rules.
@@ -316,6 +373,16 @@ impl Job<'_> {
 
     fn acted(&self) {
         self.acted.store(true, Ordering::Relaxed);
+    }
+
+    /// A change was sent and its answer lost. A look tells what came of it; should that fail, nobody knows.
+    fn unsure(&self) {
+        self.unsure.store(true, Ordering::Relaxed);
+    }
+
+    /// How far the change got.
+    fn done(&self) -> Done {
+        Done { acted: self.acted.load(Ordering::Relaxed), unsure: self.unsure.load(Ordering::Relaxed) }
     }
 
     /// How long to wait between two looks at what AWS has not settled yet.
@@ -340,25 +407,33 @@ impl Job<'_> {
 
     /// The rules on which this very request was carried out before, under the same key.
     fn replayed<'r>(&self, standing: &'r [Rule]) -> Result<Vec<(&'r Rule, &'r Spent)>, Failure> {
-        let operation = self.permit.operation();
-        let Some(key) = operation.key() else { return Ok(Vec::new()) };
-        let digest = Spent::digest_of(&self.holder, key);
-        let now = self.now();
-        let found = standing.iter().flat_map(|rule| {
-            let spent = rule.ownership().map(|ownership| ownership.spent.as_slice()).unwrap_or_default();
-            spent.iter().map(move |spent| (rule, spent))
-        });
-        let found: Vec<_> = found.filter(|(_, spent)| spent.digest == digest && spent.is_fresh(now)).collect();
-        let arguments = crate::operation::ownership::short(&operation.fingerprint());
-        if found.iter().any(|(_, spent)| spent.arguments != arguments) {
-            return Err(Failure::KeyReused);
-        }
-        Ok(found)
+        replayed(self.permit.operation(), &self.holder, standing, self.now())
     }
 }
 
+/// The rules on which a request was carried out before, under the same key of the same holder.
+fn replayed<'r>(
+    operation: &Operation,
+    holder: &Holder,
+    standing: &'r [Rule],
+    now: Timestamp,
+) -> Result<Vec<(&'r Rule, &'r Spent)>, Failure> {
+    let Some(key) = operation.key() else { return Ok(Vec::new()) };
+    let digest = Spent::digest_of(holder, key);
+    let found = standing.iter().flat_map(|rule| {
+        let spent = rule.ownership().map(|ownership| ownership.spent.as_slice()).unwrap_or_default();
+        spent.iter().map(move |spent| (rule, spent))
+    });
+    let found: Vec<_> = found.filter(|(_, spent)| spent.digest == digest && spent.is_fresh(now)).collect();
+    let arguments = crate::operation::ownership::short(&operation.fingerprint());
+    if found.iter().any(|(_, spent)| spent.arguments != arguments) {
+        return Err(Failure::KeyReused);
+    }
+    Ok(found)
+}
+
 /// Ends the entry, and turns a failure into the caller's error.
-fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, acted: bool) -> Result<Answer, Error> {
+fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, done: Done) -> Result<Answer, Error> {
     let failure = match result {
         Ok(answer) => {
             // What was read is not written down: it is the group's, not the caller's doing.
@@ -370,12 +445,14 @@ fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, acted: 
     };
     let policies = failure.policies();
     let denied = matches!(failure, Failure::Denied(_));
-    let unknown = changing && failure.may_have_acted();
+    let unknown = changing && (done.unsure || failure.may_have_acted());
     let mut error = Error::from(failure);
-    if acted {
+    if done.acted {
         error = error.fact("partly_done", "true");
+    } else if unknown {
+        error = error.fact("partly_done", "unknown");
     }
-    entry.end(&match (unknown, acted, denied) {
+    entry.end(&match (unknown, done.acted, denied) {
         (true, ..) => Outcome::Unknown(&error),
         (_, true, _) => Outcome::Partly(&error),
         (_, _, true) => Outcome::Denied(&error, policies),

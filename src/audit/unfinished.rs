@@ -3,7 +3,7 @@
 //! A journal file whose lock is free belongs to no living process. What it begins and no file ends was cut off by a
 //! crash, a kill or a power cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -99,24 +99,27 @@ fn files(own: &Path) -> Result<Vec<PathBuf>, JournalError> {
     Ok(files)
 }
 
-/// Whether some journal has the begin of a call. The youngest that was opened before the call is looked at first.
-pub(super) fn has_entry(own: &Path, call: &str) -> Result<bool, JournalError> {
-    let wanted = format!("\"type\":\"begin\",\"call\":\"{call}\"");
-    let before = |path: &PathBuf| {
-        let name = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("journal-"));
-        name.is_none_or(|opened| opened <= call)
-    };
-    for path in files(own)?.iter().rev().filter(|path| before(path)) {
+/// Which of these calls some journal has the begin of. The youngest file is looked at first, and each no more than once.
+pub(super) fn has_entries(own: &Path, mut wanted: HashSet<String>) -> Result<HashSet<String>, JournalError> {
+    let mut found = HashSet::new();
+    for path in files(own)?.iter().rev() {
+        if wanted.is_empty() {
+            break;
+        }
         let failed = |source| JournalError::File { path: path.clone(), action: "read", source: Arc::new(source) };
         let file = File::open(path).map_err(failed)?;
-        for line in BufReader::new(file).split(b'\n') {
-            if line.map_err(failed)?.windows(wanted.len()).any(|part| part == wanted.as_bytes()) {
-                return Ok(true);
-            }
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(failed)?;
+            // Where the call stands is the format's; the rest of the line need not be read for it.
+            let call = line.split_once(BEGIN).and_then(|(_, rest)| rest.split_once('"')).map(|(call, _)| call);
+            found.extend(call.and_then(|call| wanted.take(call)));
         }
     }
-    Ok(false)
+    Ok(found)
 }
+
+/// What stands before a call's id in the line that begins it.
+const BEGIN: &str = r#""type":"begin","call":""#;
 
 fn scan(mut lines: impl BufRead, dead: bool, begun: &mut BTreeMap<String, Unfinished>) -> std::io::Result<()> {
     let mut bytes = Vec::new();

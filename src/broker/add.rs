@@ -64,7 +64,8 @@ impl Job<'_> {
             if !join.is_empty() {
                 let held = self.hold(&allowed, join).await?;
                 items.extend(held.held.into_iter().filter_map(|rule| {
-                    Some((Opening::of(&rule)?, Item { word: Word::Joined, rule, until: Some(lease.until) }))
+                    let until = rule.ownership()?.lease_of(&self.holder)?.until;
+                    Some((Opening::of(&rule)?, Item { word: Word::Joined, rule, until: Some(until) }))
                 }));
             }
             if add.openings.iter().any(|opening| !items.iter().any(|(done, _)| done == opening)) {

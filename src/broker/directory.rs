@@ -20,6 +20,8 @@ use crate::operation::{Operation, Tool};
 pub const FRESH: Duration = Duration::from_secs(30);
 /// How soon a name that is not known may cause another look. Whoever guesses names costs no more than this.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// How long a look that failed is not tried again.
+const FAILED: Duration = Duration::from_secs(2);
 /// How long a group that was opted in is taken to be so still.
 pub const STILL_OPTED_IN: Duration = Duration::from_secs(60);
 
@@ -63,7 +65,12 @@ impl Broker {
         let mut asked = self.directory.asked.lock().await;
         let due: Vec<Place> = places
             .iter()
-            .filter(|place| asked.get(place).is_none_or(|asked| asked.at.elapsed() >= older_than))
+            .filter(|place| {
+                asked.get(place).is_none_or(|asked| {
+                    let older_than = if asked.failed.is_some() { older_than.min(FAILED) } else { older_than };
+                    asked.at.elapsed() >= older_than
+                })
+            })
             .cloned()
             .collect();
         let found = futures_util::stream::iter(due).map(|place| async move {
@@ -102,7 +109,7 @@ impl Broker {
             Ok::<_, Failure>(super::Answer::Leases(Vec::new()))
         }
         .await;
-        settle(entry, result, false, false)?;
+        settle(entry, result, false, super::Done::default())?;
         Ok(groups)
     }
 }

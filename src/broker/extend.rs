@@ -5,7 +5,6 @@ use jiff::{SignedDuration, Timestamp};
 use super::failure::Failure;
 use super::{Answer, Item, Job, Word};
 use crate::operation::lease::{Holder, Lease};
-use crate::operation::ownership::Ownership;
 use crate::operation::rule::Rule;
 use crate::operation::{Extend, Opening};
 use crate::policy::{Change, Denial, LookPermit, Policy, RulesPermit};
@@ -78,10 +77,7 @@ impl Job<'_> {
         // A rule that went while its lease was extended is made anew: its holder was told that it stays.
         for (rule, lease) in held.gone {
             let Some(opening) = Opening::of(&rule) else { continue };
-            let spent = self.spent(lease.until, None);
-            let ownership = Ownership::new(lease, spent);
-            let made = self.open(&extension.permit.to_open(), &[opening], &ownership).await?;
-            items.push(self.extended(made.into_iter().next().ok_or(Failure::Unsettled)?));
+            items.push(self.extended(self.make(&extension.permit, opening, &lease).await?));
         }
         Ok(Answer::Changed { items, kept: Vec::new(), plan: None })
     }

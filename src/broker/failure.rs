@@ -101,7 +101,7 @@ impl From<Failure> for Error {
             Failure::HoldersFull(rule) => Self::new(
                 Code::ResourceExhausted,
                 "HOLDER_LIMIT",
-                format!("the rule {rule} has as many holders as AWS's tags can name; ask for a narrower address of your own, or wait until one of them has ended"),
+                format!("the rule {rule} carries as many tags as it can, its holders' and others', so one more holder cannot be named; ask for a narrower address of your own, or wait until somebody's lease has ended"),
             ),
             Failure::Wrong(error) => error,
             Failure::SeveralHolders(ids) => Self::invalid(

@@ -13,7 +13,7 @@ use super::close::{ANSWER, GRACE};
 use super::failure::Failure;
 use crate::operation::Opening;
 use crate::operation::lease::Lease;
-use crate::operation::ownership::TAGS_MOST;
+use crate::operation::ownership::{KEYS_MOST, Spent, TAGS_MOST};
 use crate::operation::rule::Rule;
 use crate::policy::Permit;
 
@@ -32,24 +32,33 @@ impl Job<'_> {
         let keyed = self.permit.operation().key().is_some();
         for (rule, lease) in &wanted {
             let known = rule.ownership().is_some_and(|own| own.lease_of(&lease.holder).is_some());
-            let more = usize::from(!known) + usize::from(keyed);
-            if rule.tags + more > TAGS_MOST {
+            let keys = Spent::tag_keys_of(&lease.holder);
+            let places = rule
+                .ownership()
+                .map_or(0, |own| own.spent.iter().filter(|spent| spent.tag().0.starts_with(&keys)).count());
+            let more = usize::from(!known) + usize::from(keyed && places < KEYS_MOST);
+            if more > 0 && rule.tags + more > TAGS_MOST {
                 return Err(Failure::HoldersFull(rule.id.clone().unwrap_or_default()));
             }
         }
         let mut result = Held::default();
-        for _ in 0..3 {
+        let patience = Instant::now() + self.certain() + GRACE;
+        loop {
             match self.write_leases(permit, &wanted).await {
                 Ok(()) => break,
                 // One that went meanwhile fails the call for all: those that are left are written again.
-                Err(Failure::Aws(error)) if error.is_gone() => {
+                Err(Failure::Aws(error)) if error.is_gone() && Instant::now() < patience => {
+                    tokio::time::sleep(self.pause()).await;
                     let standing = self.session.rules_after_change().await?;
                     let (left, gone) = wanted.into_iter().partition(|(rule, _)| stands(rule, &standing).is_some());
                     wanted = left;
                     result.gone.extend::<Vec<_>>(gone);
                 }
                 // The read back tells.
-                Err(Failure::Aws(error)) if error.may_have_acted() => break,
+                Err(Failure::Aws(error)) if error.may_have_acted() => {
+                    self.unsure();
+                    break;
+                }
                 Err(failure) => return Err(failure),
             }
         }
@@ -79,14 +88,23 @@ impl Job<'_> {
     ) -> Result<(), Failure> {
         // Whoever marked a rule acts on it within this time, or never.
         let dead = self.certain() + GRACE + ANSWER * 2;
-        let (mut marks, mut since) = (BTreeSet::new(), Instant::now());
+        let (mut marks, mut since, written) = (BTreeSet::new(), Instant::now(), Instant::now());
         while !wanted.is_empty() {
             let standing = self.session.rules_after_change().await?;
             let mut pending = Vec::new();
             for (rule, lease) in wanted {
                 let Some(now) = stands(&rule, &standing) else {
-                    if standing.iter().any(|other| other.id == rule.id) {
-                        // It was put on another address under the lease, which was never meant for that one.
+                    let elsewhere = standing.iter().find(|other| other.id == rule.id).and_then(Rule::ownership);
+                    let ours = elsewhere.is_some_and(|own| own.lease_of(&lease.holder) == Some(&lease));
+                    // A look may be older than the rule, or than its move: only one that shows this lease tells at once.
+                    if !ours && written.elapsed() <= self.broker.config.settle {
+                        pending.push((rule, lease));
+                        continue;
+                    }
+                    let mover =
+                        elsewhere.is_some_and(|own| own.live(self.now()).any(|other| !other.holder.is(&lease.holder)));
+                    if ours && mover {
+                        // Its holder put it on another address under the lease, which was never meant for that one.
                         let ended = lease.ended(self.now(), self.call()).tag();
                         self.session.tag(permit, self.recorded, &[&rule], &[ended]).await?;
                     }
@@ -94,7 +112,10 @@ impl Job<'_> {
                     continue;
                 };
                 let own = now.ownership();
-                let shown = own.and_then(|own| own.lease_of(&lease.holder)) == Some(&lease);
+                // Another call of the same holder may have written over it meanwhile: then that one counts.
+                let before = rule.ownership().and_then(|own| own.lease_of(&lease.holder));
+                let is = own.and_then(|own| own.lease_of(&lease.holder));
+                let shown = is == Some(&lease) || (is.is_some() && is != before);
                 for closing in own.into_iter().flat_map(|own| &own.closing) {
                     if marks.insert((now.id.clone(), closing.call.clone())) {
                         since = Instant::now();
@@ -102,10 +123,11 @@ impl Job<'_> {
                 }
                 let marked = own.is_none_or(|own| !own.closing.is_empty());
                 let late = since.elapsed() > dead;
+                let lost = written.elapsed() > self.certain() + GRACE;
                 match (shown, marked) {
                     (true, false) => result.held.push(now.clone()),
                     (true, true) if late => result.held.push(now.clone()),
-                    (false, _) if late => return Err(Failure::Unsettled),
+                    (false, _) if lost => return Err(Failure::Unsettled),
                     _ => pending.push((rule, lease)),
                 }
             }

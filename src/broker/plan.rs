@@ -8,7 +8,7 @@ use super::extend::Extension;
 use super::failure::Failure;
 use super::relocate::{Relocation, Way};
 use super::remove::Endings;
-use super::{Broker, holder};
+use super::{Broker, holder, replayed};
 use crate::aws::{GroupFacts, Session};
 use crate::digest::sha256_hex;
 use crate::operation::Kind;
@@ -50,6 +50,8 @@ impl Broker {
 
     fn would(&self, permit: &LookPermit, standing: &[Rule]) -> Result<Difference, Failure> {
         let (operation, holder, now) = (permit.operation(), holder(permit)?, self.now());
+        // A key that the change would be refused for.
+        replayed(operation, &holder, standing, now)?;
         let mut items = Vec::new();
         match operation.kind() {
             Kind::Add(add) => {

@@ -8,7 +8,7 @@
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::close::{Ending, GRACE};
+use super::close::{Ending, GRACE, no_room};
 use super::extend::all_or_nothing;
 use super::failure::Failure;
 use super::{Answer, Item, Job, Word};
@@ -183,11 +183,12 @@ impl Job<'_> {
         let lease = step.lease.until(step.lease.until, self.call());
         let rule = self.make(permit, step.to, &lease).await?;
         self.leave(permit, step, &rule).await?;
-        Ok(item(rule, lease.until))
+        let until = rule.ownership().and_then(|own| own.lease_of(&self.holder)).map_or(lease.until, |own| own.until);
+        Ok(item(rule, until))
     }
 
-    /// Makes the rule at the new address.
-    async fn make(&self, permit: &RulesPermit, to: Opening, lease: &Lease) -> Result<Rule, Failure> {
+    /// Makes the rule at the new address, or joins the one that somebody else was faster to make there.
+    pub(super) async fn make(&self, permit: &RulesPermit, to: Opening, lease: &Lease) -> Result<Rule, Failure> {
         let patience = Instant::now() + self.certain() * 2 + GRACE;
         while Instant::now() < patience {
             let ownership = Ownership::new(lease.clone(), self.spent(lease.until, None));
@@ -198,7 +199,10 @@ impl Job<'_> {
             // Somebody was faster: join them, as soon as AWS shows it.
             let standing = self.session.rules_after_change().await?;
             if let Some(there) = standing.into_iter().find(|rule| to.is(rule) && rule.ownership().is_some()) {
-                let held = self.hold(&permit.to_open(), vec![(there, lease.clone())]).await?;
+                // Never shorter than what the holder has there already.
+                let known = there.ownership().and_then(|own| own.lease_of(&self.holder)).map(|known| known.until);
+                let lease = lease.until(known.map_or(lease.until, |known| known.max(lease.until)), self.call());
+                let held = self.hold(&permit.to_open(), vec![(there, lease)]).await?;
                 if let Some(rule) = held.held.into_iter().next() {
                     return Ok(rule);
                 }
@@ -213,7 +217,8 @@ impl Job<'_> {
         if step.rule.id == now_on.id {
             return Ok(());
         }
-        self.end(permit, vec![Ending { rule: step.rule, leases: vec![step.lease] }]).await.map(drop)
+        let fates = self.end(permit, vec![Ending { rule: step.rule, leases: vec![step.lease] }]).await?;
+        no_room(&fates)
     }
 
     /// Changes the rule in place, if the caller still holds it alone once that is certain; none otherwise.
@@ -241,7 +246,7 @@ impl Job<'_> {
             Err(error) if error.may_have_acted() => {
                 let after = self.session.rule(now.id.as_deref().unwrap_or_default()).await?;
                 if !after.as_ref().is_some_and(|rule| step.to.is(rule)) {
-                    self.take_mark_off(permit, &now).await;
+                    // The mark stays: the change may still come.
                     return Err(error.into());
                 }
                 self.acted();
@@ -251,13 +256,24 @@ impl Job<'_> {
                 return Err(error.into());
             }
         }
+        // Somebody may have ended the lease meanwhile: it is not brought back.
+        let after = self.session.rule(now.id.as_deref().unwrap_or_default()).await?;
+        let ended = |rule: &Rule| {
+            let is = rule.ownership().and_then(|own| own.lease_of(&self.holder));
+            is.is_some_and(|is| is != mine && !is.is_live(self.now()))
+        };
+        if after.as_ref().is_some_and(ended) {
+            self.take_mark_off(permit, &now).await;
+            return Err(Failure::NothingHeld);
+        }
         let lease = mine.until(mine.until, self.call());
         let spent = self.spent(lease.until, Some(own));
         let tags: Vec<_> = std::iter::once(lease.tag()).chain(spent.map(|spent| spent.tag())).collect();
         match self.session.tag(permit, self.recorded, &[&now], &tags).await {
             // The look below tells.
-            Err(error) if !error.may_have_acted() => return Err(error.into()),
-            _ => {}
+            Err(error) if error.may_have_acted() => self.unsure(),
+            Err(error) => return Err(error.into()),
+            Ok(()) => {}
         }
         self.take_mark_off(permit, &now).await;
         // AWS may take a moment to show it.

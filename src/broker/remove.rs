@@ -1,6 +1,6 @@
 //! `whitelist_remove` and each part of `whitelist_revoke_holder`: end leases, and close what nobody holds any more.
 
-use super::close::{Ending, Fate};
+use super::close::{Ending, Fate, no_room};
 use super::failure::Failure;
 use super::{Answer, Item, Job, Word};
 use crate::operation::lease::{Holder, Lease};
@@ -89,9 +89,10 @@ impl Job<'_> {
         let permit = &endings.permit;
         let ending = |rule: &Rule| Ending { rule: rule.clone(), leases: endings.of(rule).to_vec() };
         let fates = self.end(permit, permit.rules().iter().map(ending).collect()).await?;
+        no_room(&fates)?;
         let item = |(rule, fate)| match fate {
             Fate::Closed | Fate::GoneAlready => Item { word: Word::Removed, rule, until: None },
-            Fate::Held => Item { word: Word::Left, rule, until: None },
+            Fate::Held | Fate::Stuck => Item { word: Word::Left, rule, until: None },
         };
         Ok(Answer::Changed { items: fates.into_iter().map(item).collect(), kept: endings.kept(), plan: None })
     }

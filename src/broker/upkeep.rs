@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::close::{ANSWER, Ending, Fate, GRACE};
 use super::failure::Failure;
-use super::{Answer, Broker, Item, Word, settle};
+use super::{Answer, Broker, Done, Item, Word, settle};
 use crate::error::{Chain, Error};
 use crate::identity::Caller;
 use crate::operation::ownership::{Closing, Made, Ownership, TAGS_MOST};
@@ -76,6 +76,8 @@ pub struct Round {
     pub closed: usize,
     /// How many that should be closed are not.
     pub overdue: usize,
+    /// How many another process is closing just now.
+    pub left_to_others: usize,
     /// How many carry tags that are damaged.
     pub damaged: usize,
     /// How many name this core's journal and are not in it.
@@ -129,7 +131,8 @@ impl Reconciler {
         let until = |end: Timestamp| Duration::try_from(end.duration_since(self.broker.now())).unwrap_or_default();
         let jitter = Duration::from_millis(100) + interval.mul_f64(crate::digest::chance() / 30.0);
         let next = round.next.map_or(interval, |end| until(end) + jitter);
-        let again = if round.overdue > 0 || round.missed > 0 { interval / 6 } else { interval };
+        let again =
+            if round.overdue > 0 || round.missed > 0 || round.left_to_others > 0 { interval / 6 } else { interval };
         spread.min(next).min(again).max(Duration::from_millis(50))
     }
 
@@ -142,6 +145,8 @@ impl Reconciler {
     /// One round in an account and Region: survey it, close what has ended, the oldest first, and report what is not as
     /// it should be.
     async fn round_of(&self, place: &Place) -> Round {
+        // What was opened since may be missing from what the survey shows.
+        let shown = Instant::now().checked_sub(self.broker.config.settle);
         let rules = match self.survey(place).await {
             Ok(rules) => rules,
             Err(error) => {
@@ -152,7 +157,8 @@ impl Reconciler {
         };
         let now = self.broker.now();
         let (mut round, mut due, mut untidy) = (Round::default(), Vec::new(), Vec::new());
-        self.compare(place, &rules, now, &mut round);
+        let made = shown.map(|shown| self.broker.take_made(place, shown)).unwrap_or_default();
+        self.compare(place, &rules, made, now, &mut round);
         let unrecorded = self.unrecorded(place, &rules).await;
         round.unrecorded = unrecorded.len();
         for (group, rule) in &rules {
@@ -200,7 +206,7 @@ impl Reconciler {
         // Another replica is at it: its mark is still young.
         let before = due.len();
         due.retain(|(_, _, rule)| !self.is_marked_lately(rule, now));
-        round.overdue += before - due.len();
+        round.left_to_others += before - due.len();
         due.sort_by_key(|(ends, ..)| *ends);
         let mut batches: Vec<(GroupId, Vec<Rule>)> = Vec::new();
         for (_, group, rule) in due {
@@ -223,7 +229,8 @@ impl Reconciler {
                     round.overdue += rules.len().saturating_sub(fates.len());
                     for (rule, fate) in fates {
                         round.closed += usize::from(fate == Fate::Closed);
-                        if fate != Fate::Held {
+                        round.overdue += usize::from(fate == Fate::Stuck);
+                        if matches!(fate, Fate::Closed | Fate::GoneAlready) {
                             self.forget(place, &rule);
                         }
                     }
@@ -262,7 +269,7 @@ impl Reconciler {
             Ok::<_, Failure>(Answer::Leases(Vec::new()))
         }
         .await;
-        settle(entry, result, false, false)?;
+        settle(entry, result, false, Done::default())?;
         Ok(rules)
     }
 
@@ -270,30 +277,38 @@ impl Reconciler {
     /// journal lost its past. They are reported and left alone.
     async fn unrecorded(&self, place: &Place, rules: &[(GroupId, Rule)]) -> Vec<Option<String>> {
         let mine = self.broker.audit.journal_id();
+        let ours = |rule: &Rule| {
+            let own = rule.ownership().filter(|own| own.journal.is_some() && own.journal.as_deref() == mine);
+            Some(((place.clone(), rule.id.clone()?), own?.call.clone()))
+        };
+        let new: Vec<_> = {
+            let state = self.lock();
+            rules
+                .iter()
+                .filter_map(|(_, rule)| ours(rule))
+                .filter(|(key, _)| !state.recorded.contains_key(key))
+                .collect()
+        };
+        if !new.is_empty() {
+            let (audit, calls) = (self.broker.audit.clone(), new.iter().map(|(_, call)| call.clone()).collect());
+            // A journal that cannot be read now says nothing either way: it is asked again.
+            if let Ok(Ok(known)) = tokio::task::spawn_blocking(move || audit.has_entries(calls)).await {
+                let judged = new.into_iter().map(|(key, call)| (key, known.contains(&call)));
+                self.lock().recorded.extend(judged);
+            }
+        }
         let mut unrecorded = Vec::new();
         for (group, rule) in rules {
-            let own = rule.ownership().filter(|own| own.journal.is_some() && own.journal.as_deref() == mine);
-            let (Some(own), Some(id)) = (own, &rule.id) else { continue };
-            let key = (place.clone(), id.clone());
-            let known = self.lock().recorded.get(&key).copied();
-            let recorded = match known {
-                Some(recorded) => recorded,
-                None => {
-                    let (audit, call) = (self.broker.audit.clone(), own.call.clone());
-                    let looked = tokio::task::spawn_blocking(move || audit.has_entry(&call)).await;
-                    // A journal that cannot be read now says nothing either way: it is asked again.
-                    let Ok(Ok(recorded)) = looked else { continue };
-                    if !recorded {
-                        tracing::warn!(%place, %group, rule = id, call = own.call, "a rule names this core's journal, which has no entry of it; it is left alone");
-                        self.broker.audit.observed("unrecorded", place, group, rule);
-                    }
-                    self.lock().recorded.insert(key, recorded);
-                    recorded
-                }
-            };
-            if !recorded {
-                unrecorded.push(rule.id.clone());
+            let Some((key, call)) = ours(rule) else { continue };
+            let mut state = self.lock();
+            if state.recorded.get(&key) != Some(&false) {
+                continue;
             }
+            if state.report.unrecorded.insert(key) {
+                tracing::warn!(%place, %group, rule = rule.id, call, "a rule names this core's journal, which has no entry of it; it is left alone");
+                self.broker.audit.observed("unrecorded", place, group, rule);
+            }
+            unrecorded.push(rule.id.clone());
         }
         unrecorded
     }
@@ -309,11 +324,15 @@ impl Reconciler {
             .map(crate::operation::lease::Lease::tag)
             .collect();
         stale.extend(own.spent.iter().filter(|spent| !spent.is_fresh(now)).map(|spent| spent.tag()));
-        // A mark that is older than anyone acts on it.
-        let dead = |closing: &&Closing| age(closing, now) > self.broker.config.settle * 2 + GRACE + ANSWER * 3;
-        stale.extend(own.closing.iter().filter(dead).map(Closing::tag));
+        stale.extend(self.dead_marks(own, now));
         stale.truncate(TIDIED_AT_ONCE);
         stale
+    }
+
+    /// The marks that are older than anyone acts on them.
+    fn dead_marks(&self, own: &Ownership, now: Timestamp) -> Vec<(String, String)> {
+        let dead = |closing: &&Closing| age(closing, now) > self.broker.config.settle * 2 + GRACE + ANSWER * 3;
+        own.closing.iter().filter(dead).map(Closing::tag).take(TIDIED_AT_ONCE).collect()
     }
 
     /// Whether somebody has marked the rule and may be about to take it away.
@@ -371,6 +390,7 @@ impl Round {
             standing: self.standing + other.standing,
             closed: self.closed + other.closed,
             overdue: self.overdue + other.overdue,
+            left_to_others: self.left_to_others + other.left_to_others,
             damaged: self.damaged + other.damaged,
             unrecorded: self.unrecorded + other.unrecorded,
             vanished: self.vanished + other.vanished,
@@ -390,7 +410,7 @@ impl Broker {
         let recorded = self.audit.begin_change(&permit, policy.sha256()).await;
         let recorded = recorded
             .map_err(|error| self.refuse_operation(permit.caller(), permit.operation(), error.into(), Vec::new()))?;
-        let (mut acted, mut fates) = (false, Vec::new());
+        let (mut done, mut fates) = (Done::default(), Vec::new());
         let result = async {
             let session = self.aws.assume(&permit, &policy, recorded.entry(), None).await?;
             let standing = session.rules_after_change().await?;
@@ -410,14 +430,14 @@ impl Broker {
             let job = self.job(&permit, &session, &recorded)?;
             let ending = |rule: &Rule| Ending { rule: rule.clone(), leases: Vec::new() };
             let closed = job.end(&leave, leave.rules().iter().map(ending).collect()).await;
-            acted = job.acted.load(std::sync::atomic::Ordering::Relaxed);
+            done = job.done();
             fates.extend(closed?);
             let items = fates.iter().filter(|(_, fate)| *fate == Fate::Closed);
             let items = items.map(|(rule, _)| Item { word: Word::Removed, rule: rule.clone(), until: None });
             Ok(Answer::Changed { items: items.collect(), kept: Vec::new(), plan: None })
         }
         .await;
-        settle(recorded.into_entry(), result, true, acted).map(|_| fates)
+        settle(recorded.into_entry(), result, true, done).map(|_| fates)
     }
 
     /// Takes tags off a rule, each only if it still has this value.
@@ -437,6 +457,6 @@ impl Broker {
             Ok(Answer::Changed { items: vec![item], kept: Vec::new(), plan: None })
         }
         .await;
-        settle(recorded.into_entry(), result, true, false).map(drop)
+        settle(recorded.into_entry(), result, true, Done::default()).map(drop)
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Shown {
     now: Timestamp,
     /// Rules of the group that went before their end.
     vanished: Vec<Rule>,
+    /// Rules of the group that were changed by hand, as they were opened.
+    changed: Vec<Rule>,
 }
 
 impl Shown {
@@ -68,6 +70,7 @@ impl Shown {
             caller: Arc::clone(caller),
             now: broker.now(),
             vanished,
+            changed: operation.scope().group().map(|group| reconciler.changed(group)).unwrap_or_default(),
         }
     }
 

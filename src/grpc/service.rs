@@ -241,7 +241,7 @@ async fn targets(entered: Entered<pb::ListTargetsRequest>) -> Result<pb::ListTar
         read.map_err(|error| broker.refuse(entered.tool, &entered.call, Some(&entered.caller), error))?;
     let missed = broker.discover(&places, FRESH).await;
     let groups = broker.groups(&entered.caller, &places, name.as_deref(), &broker.targets());
-    Ok(present::targets(&entered.call, groups, missed))
+    Ok(present::targets(&entered.call, name.as_deref(), groups, missed))
 }
 
 async fn revoke_holder(entered: Entered<pb::RevokeHolderRequest>) -> Result<pb::RevokeHolderResponse, Error> {

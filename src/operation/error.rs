@@ -30,6 +30,9 @@ pub enum OperationError {
         /// How many it may have.
         most: usize,
     },
+    /// An entry of a list that is empty.
+    #[error("an entry of `{0}` is empty")]
+    EmptyEntry(&'static str),
     /// One value and a list of them.
     #[error("give `{0}` or `{1}`, not both")]
     OneOrMany(&'static str, &'static str),
@@ -79,7 +82,7 @@ pub enum OperationError {
 impl From<OperationError> for Error {
     fn from(error: OperationError) -> Self {
         let (field, reason) = match &error {
-            OperationError::Missing(field) => (*field, "FIELD_MISSING"),
+            OperationError::Missing(field) | OperationError::EmptyEntry(field) => (*field, "FIELD_MISSING"),
             OperationError::TooLong { field, .. } => (*field, "FIELD_TOO_LONG"),
             OperationError::TooMany { field, .. } => (*field, "TOO_MANY"),
             OperationError::OneOrMany(field, _) => (*field, "ONE_OR_MANY"),

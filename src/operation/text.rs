@@ -47,7 +47,7 @@ pub(super) fn one_or_more<'a>(
     }
     let mut all: Vec<&str> = first.into_iter().collect();
     for value in more {
-        let value = given(list, value, longest)?.ok_or(OperationError::Missing(list))?;
+        let value = given(list, value, longest)?.ok_or(OperationError::EmptyEntry(list))?;
         if !all.contains(&value) {
             all.push(value);
         }

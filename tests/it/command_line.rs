@@ -214,7 +214,10 @@ async fn one_round_from_a_cron_job() {
     };
     let output = round().await.expect("no panic").expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("2 of ours stood, 1 closed, 0 overdue"), "{said}");
+    assert!(
+        output.status.success() && said.contains("2 of ours stood, 1 closed, 0 left to others, 0 overdue"),
+        "{said}"
+    );
     assert_eq!(aws.standing().len(), 1);
     // What cannot be closed is a failure that a scheduler notices.
     aws.clock_offset(7200);

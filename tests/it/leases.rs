@@ -427,6 +427,25 @@ async fn an_ending_that_aws_lost_is_written_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_holder_twice_at_once_waits_for_nobody() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    done_as(&stack, "bob", "whitelist_add", ssh("203.0.113.7")).await;
+    let started = std::time::Instant::now();
+    let (one, two) =
+        tokio::join!(stack.done("whitelist_add", ssh("203.0.113.7")), stack.done("whitelist_add", ssh("203.0.113.7")));
+    for answer in [one, two] {
+        assert!(["joined", "already_yours"].contains(&answer["outcome"].as_str().unwrap_or_default()), "{answer:#}");
+    }
+    let extend = |duration: &str| group(json!({"address": "203.0.113.7", "duration": duration}));
+    let (one, two) =
+        tokio::join!(stack.done("whitelist_extend", extend("2h")), stack.done("whitelist_extend", extend("3h")));
+    assert_eq!((one["outcome"].as_str(), two["outcome"].as_str()), (Some("extended"), Some("extended")));
+    assert!(started.elapsed() < Duration::from_secs(5), "nobody waits for what will never show");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_moves_at_once_lose_nothing() {
     let aws = AwsDouble::start().await;
     let stack = Stack::start(&aws).await;

@@ -8,7 +8,7 @@ use whitelistmcp::app;
 use whitelistmcp::broker::upkeep::Reconciler;
 use whitelistmcp::shutdown::Shutdown;
 
-use crate::support::aws_double::{AwsDouble, What};
+use crate::support::aws_double::{AwsDouble, Fault, What};
 use crate::support::temporary::Directory;
 use crate::support::{ACCOUNT, GROUP, Options, REGION, Stack, journal, parse, reconciler_config};
 
@@ -232,6 +232,31 @@ async fn what_was_taken_away_by_hand_is_reported_and_not_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_was_widened_by_hand_is_not_passed_off_as_its_holder_s() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::with(&aws.access(), Options { leases: Some(AWAKE), ..Options::default() }).await;
+    let rule = stack.done("whitelist_add", lease("203.0.113.7", "1h")).await["rule"]["rule_id"].clone();
+    // Before any round has seen it: the core itself knows how it opened it.
+    assert!(aws.hand_modify(rule.as_str().expect("an id"), "0.0.0.0/0"));
+    let entries = stack.journal_when(|entries| entries.iter().any(|entry| entry["type"] == "observed")).await;
+    let seen = entries.iter().find(|entry| entry["type"] == "observed").expect("it is in the audit trail");
+    assert_eq!((seen["what"].as_str(), seen["rule"]["source"].as_str()), (Some("changed"), Some("0.0.0.0/0")));
+    for (tool, arguments) in [
+        ("whitelist_list", json!({"security_group": "staging-db"})),
+        ("whitelist_check", json!({"security_group": "staging-db", "address": "8.8.8.8", "port": "22"})),
+    ] {
+        let answer = stack.done(tool, arguments).await;
+        assert!(
+            answer["notes"]
+                .to_string()
+                .contains("was changed by hand: it was opened for tcp port 22 (ssh) from 203.0.113.7/32"),
+            "{answer:#}"
+        );
+    }
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clocks_that_step_close_nothing_early_and_hold_nothing_open() {
     let aws = AwsDouble::start().await;
     let stack = Stack::start(&aws).await;
@@ -450,7 +475,7 @@ async fn a_rule_that_died_with_whoever_was_closing_it_is_closed_by_the_next() {
     assert!(aws.hand_tag(rule.as_str().expect("an id"), tag, &now.to_string()));
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let round = Rounds::over(&aws).await.reconciler.round().await;
-    assert_eq!((round.closed, round.overdue), (0, 1), "somebody may be at it: {round:?}");
+    assert_eq!((round.closed, round.left_to_others), (0, 1), "somebody may be at it: {round:?}");
     aws.clock_offset(20);
     let round = Rounds::over(&aws).await.reconciler.round().await;
     assert_eq!((round.closed, round.overdue, aws.standing().len()), (1, 0, 0), "{round:?}");
@@ -470,6 +495,46 @@ async fn a_rule_that_is_full_of_tags_is_closed_all_the_same() {
     tokio::time::sleep(Duration::from_millis(2100)).await;
     let round = Rounds::over(&aws).await.reconciler.round().await;
     assert_eq!((round.closed, aws.standing().len()), (1, 0), "{round:?}");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_cannot_be_marked_keeps_no_other_open() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    let full = stack.done("whitelist_add", lease("203.0.113.7", "2s")).await["rule"]["rule_id"].clone();
+    let full = full.as_str().expect("an id");
+    while aws.tags()[full].len() < 50 {
+        assert!(aws.hand_tag(full, &format!("cost-{}", aws.tags()[full].len()), "x"));
+    }
+    for n in 8..12 {
+        stack.done("whitelist_add", lease(&format!("203.0.113.{n}"), "1s")).await;
+    }
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let rounds = Rounds::over(&aws).await;
+    let round = rounds.reconciler.round().await;
+    assert_eq!((round.closed, round.overdue), (4, 1), "{round:?}");
+    assert_eq!(aws.standing().iter().map(|rule| rule.id.as_str()).collect::<Vec<_>>(), [full]);
+    assert!(aws.hand_untag(full, "cost-20"));
+    assert_eq!((rounds.reconciler.round().await.closed, aws.standing().len()), (1, 0));
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closing_that_fails_leaves_no_mark() {
+    let aws = AwsDouble::start().await;
+    let stack = Stack::start(&aws).await;
+    let rule = stack.done("whitelist_add", lease("203.0.113.7", "1s")).await["rule"]["rule_id"].clone();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let rounds = Rounds::over(&aws).await;
+    for _ in 0..3 {
+        aws.fail("RevokeSecurityGroupIngress", Fault::Refuse(403, "UnauthorizedOperation"));
+        let round = rounds.reconciler.round().await;
+        assert_eq!((round.closed, round.overdue), (0, 1), "{round:?}");
+        let tags = aws.tags()[rule.as_str().expect("an id")].len();
+        assert_eq!(tags, 4, "no mark is left: {:#?}", aws.tags());
+    }
+    assert_eq!((rounds.reconciler.round().await.closed, aws.standing().len()), (1, 0));
     stack.stop().await;
 }
 

@@ -87,6 +87,9 @@ fn session_policy(tool: Tool, arguments: &SessionPolicyArguments) -> Result<Sess
         rules_per_group: 60,
     };
     let accounts = Accounts::new(&Config { accounts: vec![account], ..Config::default() })?;
+    if tool.can_change() && arguments.group.is_none() {
+        return Err(format!("`{}` is about one security group: give it by --group", tool.name()).into());
+    }
     let place = Place::new(AccountId::parse(&arguments.account)?, Region::parse(&arguments.region)?);
     let account = accounts.find(place.account()).ok_or_else(|| TargetError::Account(arguments.account.clone()))?;
     let holder = arguments.holder.as_deref().map(|id| {

@@ -55,8 +55,14 @@ async fn round(config: &Config) -> (ExitCode, Option<Telemetry>) {
     let finished = shutdown.finished().await;
     let next = round.next.map_or_else(|| "no other end is known".to_owned(), |next| format!("the next ends at {next}"));
     say(&format!(
-        "{} of ours stood, {} closed, {} overdue, {} damaged, {} not in the journal; {} accounts and Regions could not be asked; {next}",
-        round.standing, round.closed, round.overdue, round.damaged, round.unrecorded, round.missed
+        "{} of ours stood, {} closed, {} left to others, {} overdue, {} damaged, {} not in the journal; {} accounts and Regions could not be asked; {next}",
+        round.standing,
+        round.closed,
+        round.left_to_others,
+        round.overdue,
+        round.damaged,
+        round.unrecorded,
+        round.missed
     ));
     let well = finished && round.overdue == 0 && round.missed == 0;
     (if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }, Some(telemetry))

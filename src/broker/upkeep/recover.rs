@@ -86,7 +86,7 @@ impl Broker {
             Ok::<_, Failure>(Answer::Leases(Vec::new()))
         }
         .await;
-        match settle(entry, result, false, false) {
+        match settle(entry, result, false, crate::broker::Done::default()) {
             Ok(_) => {}
             // A group that is gone cannot tell any more.
             Err(error) if error.reason() == "SECURITY_GROUP_NOT_FOUND" => {
@@ -131,7 +131,8 @@ fn judge(change: &Unfinished, standing: Vec<Rule>, now: Timestamp) -> (Found, Ve
         .map(|addresses| addresses.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
     let untouched = |rule: &&Rule| {
-        let meant = addresses.is_empty() || addresses.contains(&rule.source.to_string().as_str());
+        let address = addresses.is_empty() || addresses.contains(&rule.source.to_string().as_str());
+        let meant = address && (!any_named || rule.id.as_deref().is_some_and(|id| named.contains(&id)));
         let own = rule.ownership().is_some_and(|own| own.live(now).any(|lease| lease.holder.is_id(&change.who)));
         meant && own && !shows(rule)
     };
@@ -146,7 +147,7 @@ fn judge(change: &Unfinished, standing: Vec<Rule>, now: Timestamp) -> (Found, Ve
         },
         "whitelist_extend" | "whitelist_move" | "whitelist_remove" | "whitelist_revoke_holder" if !rules.is_empty() => {
             // Of several rules some may have been left.
-            if left == 0 || any_named { Found::Done } else { Found::Unknown }
+            if left == 0 { Found::Done } else { Found::Unknown }
         }
         "whitelist_extend" | "whitelist_move" => absent,
         // A rule that is gone is what was asked for.

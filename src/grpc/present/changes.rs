@@ -157,12 +157,21 @@ fn sentence(shown: &Shown, item: &Item) -> String {
             format!(" for {length:#}, which is the default,")
         }
         _ if shown.words.is_empty() => String::new(),
+        // The caller's own point in time, unless it is written like ours.
+        (_, Some(until)) if shown.words.eq_ignore_ascii_case(&format!("until {until}")) => String::new(),
+        _ if shown.words.starts_with("until ") => format!(" {}, that is", shown.words),
         _ => format!(" {},", shown.words),
     };
     match (item.word, shown.dry_run) {
         (Word::Opened, false) => format!("Opened {target}: {what} is let in{words} until {until}, by {rule}."),
         (Word::Opened, true) => {
             format!("Dry run: {target} would let in {what}{words} until {until}. Nothing was changed.")
+        }
+        (Word::Joined, _) if !held_by_others(shown, &item.rule) => {
+            let (start, end) = if shown.dry_run { ("Dry run: ", " Nothing was changed.") } else { ("", "") };
+            format!(
+                "{start}{target} lets in {what} still, though nobody held it any more; it is yours{words} until {until}, by {rule}.{end}"
+            )
         }
         (Word::Joined, false) => format!(
             "{target} lets in {what} for somebody else already; you hold it too now,{words} until {until}, by {rule}."
@@ -199,6 +208,12 @@ fn sentence(shown: &Shown, item: &Item) -> String {
             "Dry run: would end the lease on {rule} of {target} ({what}), which others hold too. Nothing was changed."
         ),
     }
+}
+
+/// Whether somebody else than the caller holds the rule.
+fn held_by_others(shown: &Shown, rule: &Rule) -> bool {
+    let other = |lease: &crate::operation::lease::Lease| !shown.caller.principal().is(&lease.holder.id());
+    rule.ownership().is_some_and(|own| own.live(shown.now).any(other))
 }
 
 fn rule_name(rule: &Rule) -> String {

@@ -28,6 +28,7 @@ pub(in crate::grpc) fn listed(parts: Vec<Part>) -> pb::ListRulesResponse {
         (_, 0) => format!("{target} has no inbound rule: nothing gets in."),
         (shown, total) if shown == total => format!("{target} has {}:", count(total)),
         (0, total) => format!("{target} has {}, of which none matches.", count(total)),
+        (1, total) => format!("{target} has {}, of which 1 matches:", count(total)),
         (shown, total) => format!("{target} has {}, of which {shown} match:", count(total)),
     };
     for rule in &rules {
@@ -40,11 +41,26 @@ pub(in crate::grpc) fn listed(parts: Vec<Part>) -> pb::ListRulesResponse {
             line(&rule, shown.now)
         ));
     }
+    shown.notes.extend(changed_by_hand(&shown, &rules));
     if rules.iter().any(|rule| matches!(rule.made, crate::operation::ownership::Made::Damaged(_))) {
         shown.notes.push("A rule carries damaged tags of this service: it is left alone, and does not close by itself until an operator mends or removes it.".to_owned());
     }
     let total = i32::try_from(total).unwrap_or(i32::MAX);
     pb::ListRulesResponse { summary, rules: shown.rules(&rules), total, notes: shown.notes, call_id: shown.call }
+}
+
+/// What to say of rules that somebody has changed by hand: their holders did not ask for what they let in now.
+fn changed_by_hand(shown: &super::Shown, rules: &[Rule]) -> Vec<String> {
+    let note = |was: &Rule| {
+        let is = rules.iter().find(|is| is.id == was.id)?;
+        let id = is.id.as_deref().unwrap_or_default();
+        Some(format!(
+            "Rule {id} was changed by hand: it was opened for {}, and lets in {} now. It closes at its end all the same.",
+            opening(was),
+            opening(is)
+        ))
+    };
+    shown.changed.iter().filter_map(note).collect()
 }
 
 pub(in crate::grpc) fn checked(parts: Vec<Part>) -> pb::CheckAccessResponse {
@@ -61,6 +77,7 @@ pub(in crate::grpc) fn checked(parts: Vec<Part>) -> pb::CheckAccessResponse {
         }
         Verdict::NotAllowed => format!("No: {target} does not let in {asked}."),
     };
+    shown.notes.extend(changed_by_hand(&shown, &allowed_by));
     if !might_allow.is_empty() {
         shown.notes.push(
             "Prefix lists and referenced groups are named, not looked into: who is in them is not known here."
@@ -91,12 +108,12 @@ pub(in crate::grpc) fn leases(
 ) -> pb::ListLeasesResponse {
     let whose = match request.holder.as_str() {
         "" => "You hold".to_owned(),
-        "everyone" => "There is held".to_owned(),
-        name => format!("{name} holds"),
+        "everyone" => "All together hold".to_owned(),
+        name => format!("`{name}` holds"),
     };
     let mut summary = match found.len() {
-        0 => format!("{whose} nothing open."),
-        rules => format!("{whose} open {}:", count(rules)),
+        0 => format!("{whose} nothing open, as far as you may see."),
+        rules => format!("{whose} {} open:", count(rules)),
     };
     for (target, rule) in &found {
         let leases = rule.ownership().into_iter().flat_map(|own| &own.leases);
@@ -116,10 +133,12 @@ pub(in crate::grpc) fn leases(
 
 pub(in crate::grpc) fn targets(
     call: &CallId,
+    name: Option<&str>,
     groups: Vec<GroupShown>,
     not_asked: Vec<Missed>,
 ) -> pb::ListTargetsResponse {
     let mut summary = match groups.len() {
+        0 if name.is_some() => "No security group that you may ask for has a name that holds this.".to_owned(),
         0 => "There is no security group that you may ask for; an owner opts one in by the tag `whitelistmcp:managed`, and an operator by the configuration.".to_owned(),
         1 => "There is 1 security group that you may ask for:".to_owned(),
         groups => format!("There are {groups} security groups that you may ask for:"),
