@@ -1,5 +1,6 @@
 //! Closing what has ended: on time, whatever happens, and nothing else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -312,14 +313,20 @@ async fn aws_that_was_away_is_caught_up_with_the_oldest_first() {
     let round = rounds.reconciler.round().await;
     assert_eq!((round.closed, aws.standing().len()), (20, 0), "{round:?}");
     assert_eq!(rounds.reconciler.lag(), Duration::ZERO);
-    let marked: Vec<_> = aws
-        .history()
-        .into_iter()
-        .filter(|change| change.what == What::Tagged && change.by.starts_with("reconciler"))
-        .map(|change| change.rule.source)
+    // The journal has what was begun in the order in which it was.
+    let young: Vec<String> = (0..4).map(|n| format!("203.0.113.{n}/32")).collect();
+    let sources: BTreeMap<_, _> =
+        aws.history().into_iter().map(|change| (change.rule.id, change.rule.source)).collect();
+    let begun: Vec<String> = rounds
+        .journal()
+        .await
+        .iter()
+        .filter(|entry| entry["type"] == "begin" && entry["tool"] == "close")
+        .flat_map(|entry| entry["arguments"]["rule_ids"].as_array().cloned().unwrap_or_default())
+        .map(|id| sources[id.as_str().expect("an id")].clone())
         .collect();
-    let young = (0..4).map(|n| format!("203.0.113.{n}/32")).collect::<Vec<_>>();
-    assert!(!marked[..10].iter().any(|source| young.contains(source)), "the oldest first: {marked:?}");
+    assert_eq!(begun.len(), 20);
+    assert!(!begun[..16].iter().any(|source| young.contains(source)), "the oldest first: {begun:?}");
     stack.stop().await;
 }
 
