@@ -15,7 +15,8 @@ use super::{AwsAccess, REGION};
 static LEASHES: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 pub(crate) fn checkout() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    // Asked for at run time: several checkouts may share one directory of build output.
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 pub(crate) fn demo(path: &str) -> PathBuf {
