@@ -101,8 +101,7 @@ impl Job<'_> {
     pub(super) async fn end(&self, permit: &impl Permit, endings: Vec<Ending>) -> Result<Vec<(Rule, Fate)>, Failure> {
         let now = self.now();
         let first = |ending: Ending| {
-            let stays = |lease: &Lease| !ending.leases.iter().any(|other| other.holder.is(&lease.holder));
-            let last = ending.rule.ownership().is_some_and(|own| !own.live(now).any(stays));
+            let last = ending.rule.ownership().is_some_and(|own| own.is_last(&ending.leases, now));
             let write = Some(if last { Write::Mark } else { Write::Endings });
             Open { ending, write, marked: None, mark: None, written: Instant::now(), sent: false, stuck: false }
         };

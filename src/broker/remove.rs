@@ -6,7 +6,7 @@ use super::{Answer, Item, Job, Word};
 use crate::operation::lease::{Holder, Lease};
 use crate::operation::ownership::Made;
 use crate::operation::rule::Rule;
-use crate::operation::{Remove, Tool, Whose};
+use crate::operation::{Remove, Whose};
 use crate::policy::{Change, Denial, LookPermit, Policy, RulesPermit};
 use jiff::Timestamp;
 
@@ -26,7 +26,6 @@ impl Endings {
         standing: &[Rule],
         now: Timestamp,
     ) -> Result<Self, Denial> {
-        let leaver = look.operation().tool() == Tool::RevokeHolder;
         let (mut changes, mut leases, mut strangers) = (Vec::new(), Vec::new(), Vec::new());
         for rule in standing.iter().filter(|rule| remove.selector.matches(rule)) {
             let ending = match &rule.made {
@@ -40,8 +39,7 @@ impl Endings {
                 }
                 Made::Elsewhere | Made::Damaged(_) => Vec::new(),
             };
-            let named = matches!(remove.whose, Whose::Named(_));
-            if ending.is_empty() && (named || leaver) {
+            if ending.is_empty() && matches!(remove.whose, Whose::Named(_)) {
                 continue;
             }
             // A rule whose leases have all ended is on its way out: who held it may hurry it.
@@ -70,9 +68,7 @@ impl Endings {
 
     /// Whether nobody would hold the rule any more.
     pub(super) fn is_last(&self, rule: &Rule, now: Timestamp) -> bool {
-        let ending = self.of(rule);
-        let stays = |lease: &Lease| !ending.iter().any(|other| other.holder.is(&lease.holder));
-        rule.ownership().is_some_and(|own| !own.live(now).any(stays))
+        rule.ownership().is_some_and(|own| own.is_last(self.of(rule), now))
     }
 
     /// The rules that are meant and stand untouched.

@@ -185,6 +185,11 @@ impl Ownership {
         self.closing.iter().any(|closing| closing.call == call)
     }
 
+    /// Whether nobody would hold the rule any more, were these leases to end.
+    pub fn is_last(&self, ending: &[Lease], now: Timestamp) -> bool {
+        !self.live(now).any(|lease| !ending.iter().any(|other| other.holder.is(&lease.holder)))
+    }
+
     /// The end of the last lease: when the rule is to go.
     pub fn ends(&self) -> Timestamp {
         self.leases.iter().map(|lease| lease.until).max().unwrap_or(Timestamp::MIN)

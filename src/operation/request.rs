@@ -68,6 +68,32 @@ struct Which<'a> {
     protocol: &'a str,
 }
 
+/// Where a request that may name several groups points. The messages share these fields and no type.
+macro_rules! places {
+    ($request:ident) => {
+        Where {
+            group: &$request.security_group,
+            groups: &$request.security_groups,
+            account: &$request.account,
+            region: &$request.region,
+        }
+    };
+}
+
+/// Which rules a request means that may mean several.
+macro_rules! which {
+    ($request:ident) => {
+        Which {
+            rule_id: &$request.rule_id,
+            address: &$request.address,
+            addresses: &$request.addresses,
+            port: &$request.port,
+            ports: &$request.ports,
+            protocol: &$request.protocol,
+        }
+    };
+}
+
 impl Operation {
     /// Reads a request to open.
     pub fn add(request: pb::AddRuleRequest, call: CallId, context: Context<'_>) -> Result<Vec<Self>, Error> {
@@ -111,64 +137,35 @@ impl Operation {
         }
         let manner = manner(request.dry_run, &request.plan_id, &request.idempotency_key)?;
         let add = Add { openings, reason, term, manner };
-        let place = Where {
-            group: &request.security_group,
-            groups: &request.security_groups,
-            account: &request.account,
-            region: &request.region,
-        };
+        let place = places!(request);
         context.operations(Tool::Add, &place, call, &Kind::Add(add), &notes)
     }
 
     /// Reads a request to close.
     pub fn remove(request: pb::RemoveRulesRequest, call: CallId, context: Context<'_>) -> Result<Vec<Self>, Error> {
         let mut notes = Vec::new();
-        let which = Which {
-            rule_id: &request.rule_id,
-            address: &request.address,
-            addresses: &request.addresses,
-            port: &request.port,
-            ports: &request.ports,
-            protocol: &request.protocol,
-        };
+        let which = which!(request);
         let remove = Remove {
             selector: context.selector(&which, &mut notes)?,
             whose: Whose::read(given("holder", &request.holder, 128)?),
             reason: text("reason", &request.reason)?.unwrap_or_default(),
             manner: manner(request.dry_run, &request.plan_id, "")?,
         };
-        let place = Where {
-            group: &request.security_group,
-            groups: &request.security_groups,
-            account: &request.account,
-            region: &request.region,
-        };
+        let place = places!(request);
         context.operations(Tool::Remove, &place, call, &Kind::Remove(remove), &notes)
     }
 
     /// Reads a request to move the end of leases.
     pub fn extend(request: pb::ExtendLeasesRequest, call: CallId, context: Context<'_>) -> Result<Vec<Self>, Error> {
         let mut notes = Vec::new();
-        let which = Which {
-            rule_id: &request.rule_id,
-            address: &request.address,
-            addresses: &request.addresses,
-            port: &request.port,
-            ports: &request.ports,
-            protocol: &request.protocol,
-        };
+        let which = which!(request);
         let extend = Extend {
             selector: context.selector(&which, &mut notes)?,
             term: term(&request.duration, &request.until, context.now)?,
             reason: text("reason", &request.reason)?,
             manner: manner(request.dry_run, &request.plan_id, &request.idempotency_key)?,
         };
-        let place = Where {
-            group: &request.security_group,
-            groups: &request.security_groups,
-            account: &request.account,
-            region: &request.region,
-        };
+        let place = places!(request);
         context.operations(Tool::Extend, &place, call, &Kind::Extend(extend), &notes)
     }
 
