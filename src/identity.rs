@@ -7,7 +7,7 @@ pub mod oidc;
 pub mod peer;
 pub mod scope;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -28,6 +28,22 @@ pub struct Principal {
     client: Option<String>,
     scopes: Scopes,
     expires: Option<Timestamp>,
+    said: Said,
+}
+
+/// What a token says of its holder beyond who they are: for policies and the audit trail. A certificate says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The authentication context class (`acr`, OpenID Connect Core 1.0, section 2).
+    pub acr: Option<String>,
+    /// The authentication methods (`amr`, RFC 8176).
+    pub amr: BTreeSet<String>,
+    /// When the holder last logged in (`auth_time`).
+    pub authenticated: Option<Timestamp>,
+    /// Who acts for the holder, the current actor first (`act`, RFC 8693, section 4.1).
+    pub actors: Vec<String>,
+    /// The claims that the configuration asks to be kept, as text.
+    pub claims: BTreeMap<String, String>,
 }
 
 /// What a principal is.
@@ -37,6 +53,8 @@ pub enum Kind {
     Person,
     /// A program with a client certificate of its own.
     Service,
+    /// A program with an API key.
+    ApiKey,
     /// This service, acting for itself.
     Own,
 }
@@ -66,6 +84,7 @@ impl Principal {
             client: None,
             scopes,
             expires: None,
+            said: Said::default(),
         }
     }
 
@@ -81,6 +100,7 @@ impl Principal {
             client: None,
             scopes: Scopes::default(),
             expires: None,
+            said: Said::default(),
         }
     }
 
@@ -136,6 +156,11 @@ impl Principal {
     /// Until when it is proven; none for certificates, whose end the connection holds.
     pub fn expires(&self) -> Option<Timestamp> {
         self.expires
+    }
+
+    /// What its token says besides.
+    pub fn said(&self) -> &Said {
+        &self.said
     }
 }
 

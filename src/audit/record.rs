@@ -188,6 +188,7 @@ impl Who {
             kind: match principal.kind() {
                 PrincipalKind::Person => "person",
                 PrincipalKind::Service => "service",
+                PrincipalKind::ApiKey => "api_key",
                 PrincipalKind::Own => "own",
             },
             issuer: principal.issuer().to_owned(),

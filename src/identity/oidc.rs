@@ -57,6 +57,9 @@ pub struct Config {
     /// The claim that lists a person's groups.
     #[serde(default = "default_groups_claim")]
     pub groups_claim: String,
+    /// Further claims that policies may speak of, by name.
+    #[serde(default)]
+    pub claims: Vec<String>,
 }
 
 fn default_algorithms() -> Vec<String> {

@@ -28,6 +28,7 @@ pub(super) type Standing = (&'static str, RestrictedExpression);
 
 struct Types {
     action: EntityTypeName,
+    api_key: EntityTypeName,
     group: EntityTypeName,
     own: EntityTypeName,
     person: EntityTypeName,
@@ -41,6 +42,7 @@ static TYPES: LazyLock<Types> = LazyLock::new(|| {
     let name = |name| EntityTypeName::from_str(name).expect("an entity type's name");
     Types {
         action: name("Action"),
+        api_key: name("ApiKey"),
         group: name("Group"),
         own: name("Own"),
         person: name("Person"),
@@ -72,6 +74,7 @@ impl Facts {
                 ],
             ),
             identity::Kind::Service => (uid(&TYPES.service, principal.subject()), Vec::new()),
+            identity::Kind::ApiKey => (uid(&TYPES.api_key, principal.subject()), Vec::new()),
             identity::Kind::Own => (uid(&TYPES.own, principal.subject()), Vec::new()),
         };
         attributes.push(("name", string(principal.name())));

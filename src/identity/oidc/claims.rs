@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::scope::Scopes;
-use super::super::{Kind, Principal, stable_id};
+use super::super::{Kind, Principal, Said, stable_id};
 use super::{CLOCK_LEEWAY, Config, ConfigError};
 
 /// What this resource server expects of every token.
@@ -20,6 +20,7 @@ pub(super) struct Expected {
     audience: String,
     algorithms: Vec<Algorithm>,
     groups_claim: String,
+    kept_claims: Vec<String>,
 }
 
 /// A token's header, before anything about it is known to be true.
@@ -109,6 +110,7 @@ impl Expected {
             audience: config.audience.clone(),
             algorithms,
             groups_claim: config.groups_claim.clone(),
+            kept_claims: config.claims.clone(),
         })
     }
 
@@ -189,7 +191,32 @@ impl Expected {
             client: Some(client),
             scopes: claims.scope.as_deref().map(Scopes::parse).unwrap_or_default(),
             expires: Some(expires),
+            said: said(&claims.rest, &self.kept_claims),
         })
+    }
+}
+
+/// The most actors that are kept of a chain of delegation.
+const ACTORS_MOST: usize = 10;
+
+/// What is said besides who somebody is. What is malformed here counts as not said: nothing is permitted by it.
+fn said(claims: &HashMap<String, Value>, kept: &[String]) -> Said {
+    let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| is_plain(text)).map(str::to_owned);
+    let methods = claims.get("amr").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let actors = std::iter::successors(claims.get("act"), |actor| actor.get("act"))
+        .take(ACTORS_MOST)
+        .map_while(|actor| actor.get("sub").and_then(Value::as_str).filter(|sub| is_plain(sub)).map(str::to_owned));
+    let as_text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        _ => None,
+    };
+    Said {
+        acr: text("acr"),
+        amr: methods.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        authenticated: claims.get("auth_time").and_then(Value::as_f64).and_then(seconds),
+        actors: actors.collect(),
+        claims: kept.iter().filter_map(|name| Some((name.clone(), as_text(claims.get(name)?)?))).collect(),
     }
 }
 
