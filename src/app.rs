@@ -28,6 +28,7 @@ use crate::listen::Listener;
 use crate::operation::target::{TargetError, Targets};
 use crate::pb::DESCRIPTOR_SET;
 use crate::policy::{self, Policy};
+use crate::shared::{self, Shared};
 use crate::shutdown::Shutdown;
 use crate::tls::{self, TlsError};
 
@@ -77,6 +78,9 @@ pub enum StartError {
     /// `[policy]`
     #[error("`[policy]`")]
     Policy(#[from] policy::LoadError),
+    /// `[redis]`
+    #[error(transparent)]
+    Redis(#[from] shared::ConfigError),
     /// `[audit]`
     #[error("`[audit]`")]
     Audit(#[from] audit::JournalError),
@@ -213,6 +217,11 @@ pub fn peers(config: &Config) -> Result<Peers, StartError> {
     let scopes: Vec<String> = annotations.scopes().scopes().map(str::to_owned).collect();
     let configs = config.core.as_ref().map(|core| core.peers.as_slice()).unwrap_or_default();
     Ok(Peers::new(configs, scopes.iter().map(String::as_str))?)
+}
+
+/// What replicas share, where the configuration says so.
+pub fn shared(config: &Config) -> Result<Option<Shared>, StartError> {
+    Ok(config.redis.as_ref().map(Shared::new).transpose()?)
 }
 
 async fn core_routes(

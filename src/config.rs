@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{audit, aws, broker, edge, grpc, identity, operation, policy, telemetry};
+use crate::{audit, aws, broker, edge, grpc, identity, operation, policy, shared, telemetry};
 
 pub use environment::PREFIX;
 
@@ -36,6 +36,8 @@ pub struct Config {
     /// `[audit]`
     #[serde(default)]
     pub audit: audit::Config,
+    /// `[redis]`
+    pub redis: Option<shared::Config>,
     /// `[telemetry]`
     #[serde(default)]
     pub telemetry: telemetry::Config,

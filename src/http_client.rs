@@ -3,7 +3,6 @@
 //! It speaks HTTPS, or HTTP to a loopback address; follows no redirect; and bounds time and size, since the answers
 //! come from outside.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -97,11 +96,15 @@ impl HttpClient {
 
 /// Whether a URL may carry what must not be read or forged on the way.
 pub fn is_https_or_loopback(url: &Url) -> bool {
-    let loopback = match url.host() {
-        Some(Host::Ipv4(address)) => IpAddr::from(address).is_loopback(),
-        Some(Host::Ipv6(address)) => IpAddr::from(address).is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
+    let loopback = url.host().is_some_and(|host| is_loopback(&host));
     url.scheme() == "https" || (url.scheme() == "http" && loopback)
+}
+
+/// Whether a host is this machine.
+pub fn is_loopback<S: AsRef<str>>(host: &Host<S>) -> bool {
+    match host {
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+        Host::Domain(name) => name.as_ref() == "localhost",
+    }
 }

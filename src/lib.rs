@@ -24,7 +24,8 @@
 //!
 //! One way only: the binary → [`app`] → [`edge`] → [`grpc::client`], [`mcp`]; [`app`] → `grpc::server` → [`broker`] →
 //! [`aws`] → [`audit`] → [`policy`] → [`identity`], [`operation`]. The edge imports nothing that could reach AWS. Only
-//! [`app`] and the binary import [`config`]. [`mcp`], [`policy`] and [`operation`] do no I/O.
+//! [`app`] and the binary import [`config`]. What replicas share ([`shared`], Redis) is a leaf, as are the error codes, TLS,
+//! telemetry and health. [`mcp`], [`policy`] and [`operation`] do no I/O.
 
 pub mod annotations;
 pub mod app;
@@ -46,6 +47,7 @@ pub mod mcp;
 pub mod operation;
 pub mod pb;
 pub mod policy;
+pub mod shared;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

@@ -180,6 +180,15 @@ pub fn record_round(standing: usize, damaged: usize, closed: usize, lag: Duratio
     CLOSED.add(count(closed), &[]);
 }
 
+/// Tells whether Redis, which replicas share, is in use.
+pub fn record_redis(up: bool) {
+    static UP: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+        let text = "Whether Redis answers: 1, or 0 while limits hold for each process by itself";
+        meter().u64_gauge("whitelistmcp.redis.up").with_description(text).build()
+    });
+    UP.record(u64::from(up), &[]);
+}
+
 /// Counts an MCP request of the edge and how long it took.
 pub fn record_mcp(method: &str, tool: &str, error: Option<&'static str>, took: Duration) {
     static REQUESTS: LazyLock<Histogram<f64>> =

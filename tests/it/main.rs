@@ -27,4 +27,5 @@ mod policies;
 mod properties;
 mod reconciler;
 mod sessions;
+mod shared;
 mod tokens;

@@ -4,6 +4,7 @@ pub(crate) mod aws_double;
 pub(crate) mod certificates;
 pub(crate) mod emulator;
 pub(crate) mod issuer;
+pub(crate) mod redis;
 pub(crate) mod temporary;
 
 use std::net::SocketAddr;
@@ -291,6 +292,17 @@ pub(crate) fn journal(directory: &Path) -> Vec<Value> {
         std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
     });
     lines.filter_map(|line| serde_json::from_str(&line).ok()).collect()
+}
+
+/// The value once there is one; what should be true and is not fails the test.
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..500 {
+        if let Some(value) = ask().await {
+            return value;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{what}: never within ten seconds");
 }
 
 pub(crate) fn parse(text: &str) -> Config {

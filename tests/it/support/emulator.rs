@@ -88,7 +88,7 @@ pub(crate) fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-fn leashed(words: &[PathBuf]) -> Command {
+pub(crate) fn leashed(words: &[PathBuf]) -> Command {
     let mut command = Command::new("python3");
     command.arg(demo("leash.py")).args(words).stdin(Stdio::piped()).stderr(Stdio::null());
     command
