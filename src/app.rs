@@ -9,6 +9,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::annotations::{self, Annotations};
+use crate::approval::{self, Approvals};
 use crate::audit::{self, Audit, Journal};
 use crate::aws::session_policy::Actions;
 use crate::aws::{self, Accounts, Aws};
@@ -81,6 +82,9 @@ pub enum StartError {
     /// `[redis]`
     #[error(transparent)]
     Redis(#[from] shared::ConfigError),
+    /// `[approvals]`
+    #[error("`[approvals]`")]
+    Approvals(#[from] approval::ConfigError),
     /// `[audit]`
     #[error("`[audit]`")]
     Audit(#[from] audit::JournalError),
@@ -260,8 +264,11 @@ async fn core_parts(config: &Config, shutdown: &Shutdown) -> Result<(Arc<Broker>
     }
     let audit = Audit::new(journal);
     let actions = Actions::embedded()?;
+    let shared = shared(config)?;
+    let approvals =
+        config.approvals.as_ref().map(|section| Approvals::new(section, shared, clock.clone())).transpose()?;
     let leases = config.leases.clone();
-    let broker = Broker::new(policy, audit.clone(), aws, actions, targets, leases, clock, shutdown.tasks());
+    let broker = Broker::new(policy, audit.clone(), aws, actions, approvals, targets, leases, clock, shutdown.tasks());
     let broker = Arc::new(broker);
     let reconciler = Arc::new(Reconciler::new(Arc::clone(&broker), shutdown.token()));
     Ok((broker, reconciler, audit))

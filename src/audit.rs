@@ -12,18 +12,19 @@ use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
+use crate::approval::Request;
 use crate::error::{Code, Error};
 use crate::identity::Caller;
 use crate::operation::rule::Rule;
 use crate::operation::target::{GroupId, Place};
 use crate::operation::{self, CallId, Operation, Tool};
-use crate::policy::LookPermit;
+use crate::policy::{LookPermit, Word};
 
 pub use journal::{Config, Journal, JournalError};
 pub use record::AwsCall;
 pub use unfinished::Unfinished;
 
-use record::{Begin, End, Refused, Who};
+use record::{Begin, End, Refused, Vouched, Who};
 
 /// The audit trail of one process. Clones share it.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ pub struct Entry {
     aws: Mutex<Vec<AwsCall>>,
     before: OnceLock<Vec<Rule>>,
     decided: OnceLock<Vec<String>>,
+    vouched: OnceLock<Vouched>,
     ended: bool,
 }
 
@@ -59,6 +61,8 @@ pub enum Outcome<'a> {
     },
     /// Policy refused it once AWS was read.
     Denied(&'a Error, Vec<String>),
+    /// It waits for somebody's word.
+    Waits(&'a Error, Vec<String>),
     /// It failed, and AWS is as it was.
     Failed(&'a Error),
     /// It failed, and some of it was done before.
@@ -148,6 +152,21 @@ impl Audit {
         }));
     }
 
+    /// Records a decision on a request for approval; returns once it is on disk. Only then may it count.
+    pub async fn decide(
+        &self,
+        call: &CallId,
+        who: &Caller,
+        request: &Request,
+        approved: bool,
+        note: &str,
+        policies: Vec<String>,
+    ) -> Result<(), AuditError> {
+        let journal = self.journal.as_ref().ok_or(AuditError::NoJournal)?;
+        let decision = record::Decision::of(call, who, request, approved, note, policies);
+        journal.write_durably(record::Body::Decision(decision)).await.map_err(AuditError::Journal)
+    }
+
     /// Whether changes can be recorded at all.
     pub fn keeps_a_journal(&self) -> bool {
         self.journal.is_some()
@@ -203,6 +222,7 @@ impl Audit {
             aws: Mutex::default(),
             before: OnceLock::new(),
             decided: OnceLock::new(),
+            vouched: OnceLock::new(),
             ended: false,
         }
     }
@@ -227,6 +247,11 @@ impl Entry {
         self.decided.get_or_init(|| policies.to_vec());
     }
 
+    /// Keeps whose word stood in for what policy demands, and the policies that demand it.
+    pub fn vouched(&self, word: &Word, demanded_by: Vec<String>) {
+        self.vouched.get_or_init(|| Vouched::of(word, demanded_by));
+    }
+
     /// Ends the operation. The answer to the caller does not wait for the disk.
     pub fn end(mut self, outcome: &Outcome<'_>) {
         self.finish(outcome);
@@ -242,6 +267,7 @@ impl Entry {
             aws,
             before,
             self.decided.take().unwrap_or_default(),
+            self.vouched.take(),
             self.begun.elapsed(),
         )));
     }

@@ -9,6 +9,7 @@
 
 mod add;
 mod answer;
+pub mod approvals;
 mod close;
 mod directory;
 mod extend;
@@ -20,6 +21,7 @@ mod relocate;
 mod remove;
 mod search;
 pub mod upkeep;
+mod word;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::approval::Approvals;
 use crate::audit::{Audit, DurableEntry, Entry, Outcome};
 use crate::aws::session_policy::{Actions, Power, SessionPolicy};
 use crate::aws::{Aws, AwsError, Session};
@@ -106,6 +109,7 @@ pub struct Broker {
     audit: Audit,
     aws: Aws,
     actions: Actions,
+    approvals: Option<Approvals>,
     directory: Directory,
     config: Config,
     clock: Clock,
@@ -138,6 +142,7 @@ impl Broker {
         audit: Audit,
         aws: Aws,
         actions: Actions,
+        approvals: Option<Approvals>,
         targets: Targets,
         config: Config,
         clock: Clock,
@@ -149,6 +154,7 @@ impl Broker {
             audit,
             aws,
             actions,
+            approvals,
             directory,
             config,
             clock,
@@ -444,7 +450,8 @@ fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, done: D
         Err(failure) => failure,
     };
     let policies = failure.policies();
-    let denied = matches!(failure, Failure::Denied(_));
+    let denied = matches!(failure, Failure::Denied(_) | Failure::Declined(_));
+    let waits = matches!(failure, Failure::Waits(..));
     let unknown = changing && (done.unsure || failure.may_have_acted());
     let mut error = Error::from(failure);
     if done.acted {
@@ -456,6 +463,7 @@ fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, done: D
         (true, ..) => Outcome::Unknown(&error),
         (_, true, _) => Outcome::Partly(&error),
         (_, _, true) => Outcome::Denied(&error, policies),
+        _ if waits => Outcome::Waits(&error, policies),
         _ => Outcome::Failed(&error),
     });
     Err(error)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{audit, aws, broker, edge, grpc, identity, operation, policy, shared, telemetry};
+use crate::{approval, audit, aws, broker, edge, grpc, identity, operation, policy, shared, telemetry};
 
 pub use environment::PREFIX;
 
@@ -30,6 +30,8 @@ pub struct Config {
     /// `[policy]`
     #[serde(default)]
     pub policy: policy::Config,
+    /// `[approvals]`
+    pub approvals: Option<approval::Config>,
     /// `[leases]`
     #[serde(default)]
     pub leases: broker::Config,

@@ -18,6 +18,14 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// What hexadecimal digits stand for; nothing if they are none.
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect::<Option<_>>()?;
+    let (pairs, rest) = digits.as_chunks::<2>();
+    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
 /// A number from 0 to 1 that differs each time, for spreading what would otherwise happen at once.
 pub fn chance() -> f64 {
     let random = uuid::Uuid::new_v4().as_u128() >> 96;

@@ -1,5 +1,6 @@
 //! gRPC: the core's service, who may call it, and the client that the edge calls it with.
 
+mod approvals;
 pub mod authn;
 pub mod client;
 mod present;

@@ -29,6 +29,7 @@
 
 pub mod annotations;
 pub mod app;
+pub mod approval;
 pub mod audit;
 pub mod aws;
 pub mod broker;
@@ -47,6 +48,7 @@ pub mod mcp;
 pub mod operation;
 pub mod pb;
 pub mod policy;
+pub mod seal;
 pub mod shared;
 pub mod shutdown;
 pub mod telemetry;

@@ -153,6 +153,8 @@ pub struct Manner {
     pub plan: Option<String>,
     /// Not a second time under this key.
     pub key: Option<String>,
+    /// At once, where policy wants somebody's word first.
+    pub break_glass: bool,
 }
 
 /// Which rules are meant: those that match everything that is given.

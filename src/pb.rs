@@ -2,10 +2,17 @@
 //!
 //! Nothing here is written by hand but the shape; read the `.proto` files instead.
 
-/// The annotations that make an RPC an MCP tool.
+/// What the edge asks of any service: the annotations that make an RPC an MCP tool, and approvals.
 pub mod mcp {
     /// Version 1.
     pub mod v1 {
+        #![expect(
+            missing_docs,
+            unused_qualifications,
+            clippy::allow_attributes_without_reason,
+            clippy::doc_markdown,
+            reason = "generated; the proto file is the documentation"
+        )]
         tonic::include_proto!("mcp.v1");
     }
 }

@@ -13,6 +13,7 @@
 mod facts;
 mod load;
 mod permit;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use cedar_policy::{Authorizer, Context, Decision, EntityUid, PolicyId, PolicySet, Request, Schema};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::approval::WhoseWord;
 use crate::error::{Chain, Code, Error};
 use crate::identity::{self, Caller};
 use crate::operation::lease::Lease;
@@ -31,6 +33,9 @@ use crate::operation::{Kind, Opening, Operation, Scope};
 
 pub use load::{Config, LoadError};
 pub use permit::{AddPermit, LookPermit, Permit, RulesPermit};
+pub use waiting::{Demand, Glass, Pending, Word};
+
+use waiting::Allowed;
 
 /// The policies in force.
 #[derive(Debug)]
@@ -51,6 +56,10 @@ struct Rulebook {
     reasons: HashMap<PolicyId, Reason>,
     /// The default term that a policy sets.
     terms: HashMap<PolicyId, SignedDuration>,
+    /// The policies that forbid only without somebody's word, and whose.
+    demands: HashMap<PolicyId, WhoseWord>,
+    /// The policies without those.
+    without_demands: PolicySet,
 }
 
 /// A rule on which a lease is to be changed: what policy is asked about.
@@ -178,7 +187,7 @@ impl Policy {
         let facts = facts::Facts::new(caller, operation.scope(), &self.schema)?;
         let action = operation.tool().name();
         if caller.principal().kind() == identity::Kind::Own {
-            return Ok((self.ask(&self.own, &facts, action, facts.bare()?)?, None));
+            return Ok((self.ask(&self.own, &facts, action, facts.bare()?)?.firm()?, None));
         }
         if operation.scope().group().is_some() {
             self.see(&facts, operation.asked())?;
@@ -194,22 +203,27 @@ impl Policy {
                 };
                 let term = default.map_or_else(|| add.term.clone(), |default| add.term.clone().or(default));
                 let length = term.length(operation.received()).unwrap_or(SignedDuration::MAX);
-                let policies = self.openings(&facts, operation, &add.openings, length, None)?;
-                Ok((policies, default))
+                // What is demanded besides is asked about again once AWS was read.
+                let allowed = self.openings(&facts, operation, &add.openings, length, None)?;
+                Ok((allowed.policies, default))
             }
             // What these reach is known only once AWS was read: then each rule is decided by itself.
             Kind::Extend(_) | Kind::Move(_) => Ok((Vec::new(), None)),
             Kind::Leases(leases) => {
                 let own = leases.whose == crate::operation::Whose::Own;
-                let context = facts.leases(operation, own)?;
-                Ok((self.ask(&self.callers, &facts, action, context)?, None))
+                let allowed = self.ask(&self.callers, &facts, action, facts.leases(operation, own)?)?;
+                // The search for what is to end is decided again for each rule.
+                let ends = operation.tool().can_change();
+                Ok((if ends { allowed.policies } else { allowed.firm()? }, None))
             }
-            _ => Ok((self.ask(&self.callers, &facts, action, facts.request(operation)?)?, None)),
+            Kind::Remove(_) => Ok((self.ask(&self.callers, &facts, action, facts.request(operation)?)?.policies, None)),
+            _ => Ok((self.ask(&self.callers, &facts, action, facts.request(operation)?)?.firm()?, None)),
         }
     }
 
     fn see(&self, facts: &facts::Facts, asked: &str) -> Result<(), Denial> {
-        let Err(denial) = self.ask(&self.callers, facts, "see", facts.bare()?) else { return Ok(()) };
+        let seen = self.ask(&self.callers, facts, "see", facts.bare()?).and_then(Allowed::firm);
+        let Err(denial) = seen else { return Ok(()) };
         if let Denial::Broken(error) = &denial {
             tracing::error!(error = %Chain(error.as_ref()), "a policy could not be evaluated");
         }
@@ -220,7 +234,7 @@ impl Policy {
     pub fn shows(&self, caller: &Caller, target: &Target) -> bool {
         let Ok(facts) = facts::Facts::new(caller, &Scope::Group(target.clone()), &self.schema) else { return false };
         let targets = crate::operation::Tool::Targets.name();
-        let listed = facts.bare().and_then(|context| self.ask(&self.callers, &facts, targets, context));
+        let listed = facts.bare().and_then(|context| self.ask(&self.callers, &facts, targets, context)?.firm());
         self.see(&facts, "").is_ok() && listed.is_ok()
     }
 
@@ -234,13 +248,15 @@ impl Policy {
         let asked = facts
             .leases(&look.operation, false)
             .and_then(|context| self.ask(&self.callers, &facts, look.operation.tool().name(), context));
-        self.see(&facts, "").is_ok() && asked.is_ok()
+        // What is to end is decided again, with what is demanded for it.
+        let ends = look.operation.tool().can_change();
+        self.see(&facts, "").is_ok() && asked.is_ok_and(|allowed| ends || allowed.demand.is_none())
     }
 
     /// How long a lease lasts where the caller does not say: the shortest of the defaults that apply.
     fn default_term(&self, facts: &facts::Facts, opening: Opening) -> Result<SignedDuration, Denial> {
         let context = facts.default_term(opening)?;
-        let response = self.response(&self.callers, facts, "default_duration", context)?;
+        let response = self.response(&self.callers.policies, facts, "default_duration", context)?;
         let terms = response.diagnostics().reason().filter_map(|id| self.callers.terms.get(id));
         terms.min().copied().ok_or(Denial::Unsaid(TermError::Unsaid))
     }
@@ -257,42 +273,50 @@ impl Policy {
         openings: &[Opening],
         length: SignedDuration,
         standing: Option<&facts::Standing>,
-    ) -> Result<Vec<String>, Denial> {
-        let (mut policies, mut refused) = (Vec::new(), Vec::new());
+    ) -> Result<Allowed, Denial> {
+        let (mut policies, mut demands, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for &opening in openings {
             let context = facts.opening(operation, opening, length, standing.cloned())?;
             match self.ask(&self.callers, facts, operation.tool().name(), context) {
-                Ok(permitted) => policies.extend(permitted),
+                Ok(allowed) => {
+                    policies.extend(allowed.policies);
+                    demands.extend(allowed.demand);
+                }
                 Err(denial) => refused.push((opening.to_string(), denial)),
             }
         }
         policies.sort();
         policies.dedup();
         match refused.len() {
-            0 => Ok(policies),
+            0 => Ok(Allowed { policies, demand: Demand::all(demands) }),
             _ if openings.len() == 1 => Err(refused.swap_remove(0).1),
             _ => Err(Denial::Several(refused)),
         }
     }
 
     /// May the rules be made, given what stands?
-    pub fn add(&self, look: &LookPermit, rules: &[Rule]) -> Result<AddPermit, Denial> {
+    pub fn add(&self, look: &LookPermit, rules: &[Rule]) -> Result<Pending<AddPermit>, Denial> {
         let operation = &look.operation;
         let Kind::Add(add) = operation.kind() else { return Err(Denial::NotPermitted) };
         let facts = facts::Facts::new(&look.caller, operation.scope(), &self.schema)?;
         let standing = facts::standing(rules)?;
         let length = add.term.length(operation.received()).unwrap_or(SignedDuration::MAX);
-        let policies = self.openings(&facts, operation, &add.openings, length, Some(&standing))?;
-        Ok(AddPermit { openings: add.openings.clone(), policies })
+        let Allowed { policies, demand } = self.openings(&facts, operation, &add.openings, length, Some(&standing))?;
+        Ok(Pending::new(AddPermit { openings: add.openings.clone(), policies }, demand))
     }
 
     /// Which of these rules may be changed? If none of several may, the first refusal is the answer.
     ///
     /// Whatever a policy says, a rule that this service did not make is not touched, nor one whose tags are damaged.
-    pub fn change(&self, look: &LookPermit, changes: Vec<Change>, rules: &[Rule]) -> Result<RulesPermit, Denial> {
+    pub fn change(
+        &self,
+        look: &LookPermit,
+        changes: Vec<Change>,
+        rules: &[Rule],
+    ) -> Result<Pending<RulesPermit>, Denial> {
         let operation = &look.operation;
         let facts = facts::Facts::new(&look.caller, operation.scope(), &self.schema)?;
-        let mut permit = RulesPermit::default();
+        let (mut permit, mut demands) = (RulesPermit::default(), Vec::new());
         for change in changes {
             let denial = match &change.rule.made {
                 Made::Elsewhere => Some(Denial::NotOurs),
@@ -306,8 +330,9 @@ impl Policy {
                         }
                     };
                     match self.ask(&self.callers, &facts, operation.tool().name(), context) {
-                        Ok(policies) => {
-                            permit.policies.extend(policies);
+                        Ok(allowed) => {
+                            permit.policies.extend(allowed.policies);
+                            demands.extend(allowed.demand);
                             None
                         }
                         Err(denial) => Some(denial),
@@ -327,7 +352,22 @@ impl Policy {
         if permit.rules.is_empty() && !permit.kept.is_empty() {
             return Err(permit.kept.swap_remove(0).1);
         }
-        Ok(permit)
+        Ok(Pending::new(permit, Demand::all(demands)))
+    }
+
+    /// May the caller go ahead with what they asked for, though policy wants somebody's word first?
+    pub fn break_glass(&self, look: &LookPermit) -> Result<Glass, Denial> {
+        let facts = facts::Facts::new(&look.caller, look.operation.scope(), &self.schema)?;
+        let context = facts.about(look.operation.tool().name(), None)?;
+        Ok(Glass { policies: self.ask(&self.callers, &facts, "break_glass", context)?.firm()? })
+    }
+
+    /// May somebody decide on a request for approval, of this tool on this group? One who may not even see the group is
+    /// told nothing of it.
+    pub fn approve(&self, caller: &Caller, tool: &str, target: &Target, own: bool) -> Result<Vec<String>, Denial> {
+        let facts = facts::Facts::new(caller, &Scope::Group(target.clone()), &self.schema)?;
+        self.see(&facts, "")?;
+        self.ask(&self.callers, &facts, "approve", facts.about(tool, Some(own))?)?.firm()
     }
 
     /// Which of these rules may the service itself close or tidy, as they stand `now`? The others are those that
@@ -348,7 +388,7 @@ impl Policy {
                 Made::Here(ownership) => ownership,
             };
             let context = facts.upkeep(ownership.live(now).next().is_none())?;
-            match self.ask(&self.own, &facts, operation.tool().name(), context) {
+            match self.ask(&self.own, &facts, operation.tool().name(), context).and_then(Allowed::firm) {
                 Ok(policies) => {
                     permit.policies = policies;
                     permit.rules.push(rule);
@@ -362,7 +402,7 @@ impl Policy {
 
     fn response(
         &self,
-        book: &Rulebook,
+        policies: &PolicySet,
         facts: &facts::Facts,
         action: &str,
         context: Context,
@@ -371,29 +411,49 @@ impl Policy {
         let request =
             Request::new(facts.principal.clone(), action, facts.resource.clone(), context, Some(&self.schema))
                 .map_err(broken)?;
-        let response = self.authorizer.is_authorized(&request, &book.policies, &facts.entities);
+        let response = self.authorizer.is_authorized(&request, policies, &facts.entities);
         // A policy that failed may have been a forbid: without its word there is no yes.
         let failed = response.diagnostics().errors().next().cloned();
         failed.map_or(Ok(response), |error| Err(broken(error)))
     }
 
-    fn ask(
-        &self,
-        book: &Rulebook,
-        facts: &facts::Facts,
-        action: &str,
-        context: Context,
-    ) -> Result<Vec<String>, Denial> {
-        let response = self.response(book, facts, action, context)?;
-        let reasons = response.diagnostics().reason().filter_map(|id| book.reasons.get(id));
-        match response.decision() {
-            Decision::Allow => Ok(reasons.map(|reason| reason.policy.clone()).collect()),
-            Decision::Deny => {
-                let mut reasons: Vec<Reason> = reasons.cloned().collect();
-                reasons.sort_by(|a, b| a.policy.cmp(&b.policy));
-                if reasons.is_empty() { Err(Denial::NotPermitted) } else { Err(Denial::Forbidden(reasons)) }
-            }
+    fn ask(&self, book: &Rulebook, facts: &facts::Facts, action: &str, context: Context) -> Result<Allowed, Denial> {
+        let response = self.response(&book.policies, facts, action, context.clone())?;
+        if response.decision() == Decision::Allow {
+            return Ok(Allowed { policies: book.names(&response), demand: None });
         }
+        let demand = book.demand(&response);
+        if let Some(demand) = demand {
+            // Without those that want somebody's word: is it permitted then?
+            let response = self.response(&book.without_demands, facts, action, context)?;
+            if response.decision() == Decision::Allow {
+                return Ok(Allowed { policies: book.names(&response), demand: Some(demand) });
+            }
+            return Err(book.refusal(&response));
+        }
+        Err(book.refusal(&response))
+    }
+}
+
+impl Rulebook {
+    /// The policies that an answer rests on.
+    fn names(&self, response: &cedar_policy::Response) -> Vec<String> {
+        let reasons = response.diagnostics().reason().filter_map(|id| self.reasons.get(id));
+        reasons.map(|reason| reason.policy.clone()).collect()
+    }
+
+    /// What is demanded, where a refusal rests on nothing but that.
+    fn demand(&self, response: &cedar_policy::Response) -> Option<Demand> {
+        let demanded = |id| Some(Demand { from: *self.demands.get(id)?, reasons: vec![self.reasons.get(id)?.clone()] });
+        let demands: Option<Vec<Demand>> = response.diagnostics().reason().map(demanded).collect();
+        demands.and_then(Demand::all)
+    }
+
+    fn refusal(&self, response: &cedar_policy::Response) -> Denial {
+        let mut reasons: Vec<Reason> =
+            response.diagnostics().reason().filter_map(|id| self.reasons.get(id)).cloned().collect();
+        reasons.sort_by(|a, b| a.policy.cmp(&b.policy));
+        if reasons.is_empty() { Denial::NotPermitted } else { Denial::Forbidden(reasons) }
     }
 }
 

@@ -161,6 +161,15 @@ pub fn record_call(tool: &'static str, outcome: &'static str, took: Duration) {
     CALLS.record(took.as_secs_f64(), &[KeyValue::new("tool", tool), KeyValue::new("outcome", outcome)]);
 }
 
+/// Counts that somebody went ahead without the word that policy asks for.
+pub fn record_break_glass(tool: &'static str) {
+    static BROKEN: LazyLock<Counter<u64>> = LazyLock::new(|| {
+        let text = "Changes that were made at once although policy asks for somebody's word first";
+        meter().u64_counter("whitelistmcp.break_glass").with_description(text).build()
+    });
+    BROKEN.add(1, &[KeyValue::new("tool", tool)]);
+}
+
 /// Tells how a round of the reconciler went.
 pub fn record_round(standing: usize, damaged: usize, closed: usize, lag: Duration) {
     static LAG: LazyLock<Gauge<f64>> = LazyLock::new(|| {

@@ -6,10 +6,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Found, Outcome};
+use crate::approval::{Person, Request};
 use crate::error::{Chain, Error};
 use crate::identity::{Caller, Kind as PrincipalKind};
 use crate::operation::target::{GroupId, Place};
 use crate::operation::{self, CallId, Scope};
+use crate::policy::Word;
 
 /// One line: the chain's fields, and what happened.
 #[derive(Serialize)]
@@ -40,6 +42,8 @@ pub(super) enum Body {
     Refused(Refused),
     /// Something was seen in AWS that is nobody's call.
     Observed(Observed),
+    /// Somebody decides on a request for approval.
+    Decision(Decision),
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -97,6 +101,8 @@ pub(super) struct End {
     error: Option<Failure>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     policies: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval: Option<Vouched>,
     aws: Vec<AwsCall>,
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<Vec<Rule>>,
@@ -106,6 +112,51 @@ pub(super) struct End {
     #[serde(skip_serializing_if = "Option::is_none")]
     recovered_by: Option<String>,
     ms: u64,
+}
+
+/// Whose word stood in for what policy demands.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Vouched {
+    /// `approved`, or `break_glass`.
+    how: &'static str,
+    /// The policies that demand it.
+    demanded_by: Vec<String>,
+    /// The request that was approved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
+    /// Who approved it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<Person>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
+    /// The policies that let the caller go ahead without.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    policies: Vec<String>,
+    /// Somebody must ask why.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    review: bool,
+}
+
+/// A decision on a request for approval.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Decision {
+    pub(super) call: String,
+    /// Who decided.
+    pub(super) who: Who,
+    pub(super) request: String,
+    pub(super) approved: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) note: String,
+    /// Who had asked.
+    pub(super) requester: Person,
+    /// The call that asked.
+    pub(super) asked_by: String,
+    pub(super) tool: String,
+    pub(super) target: Target,
+    /// The policies that let this person decide.
+    pub(super) policies: Vec<String>,
 }
 
 /// One request that AWS answered, or did not.
@@ -202,6 +253,63 @@ impl Who {
     }
 }
 
+impl Vouched {
+    pub(super) fn of(word: &Word, demanded_by: Vec<String>) -> Self {
+        match word {
+            Word::Granted(granted) => Self {
+                how: "approved",
+                demanded_by,
+                request: Some(granted.request().to_owned()),
+                by: Some(granted.by().clone()),
+                at: Some(granted.at().to_string()),
+                note: granted.note().to_owned(),
+                policies: Vec::new(),
+                review: false,
+            },
+            Word::Glass(glass) => Self {
+                how: "break_glass",
+                demanded_by,
+                request: None,
+                by: None,
+                at: None,
+                note: String::new(),
+                policies: glass.policies().to_vec(),
+                review: true,
+            },
+        }
+    }
+}
+
+impl Decision {
+    pub(super) fn of(
+        call: &CallId,
+        who: &Caller,
+        request: &Request,
+        approved: bool,
+        note: &str,
+        policies: Vec<String>,
+    ) -> Self {
+        let target = request.target();
+        Self {
+            call: call.as_str().to_owned(),
+            who: Who::of(who),
+            request: request.id().to_owned(),
+            approved,
+            note: note.to_owned(),
+            requester: request.requester().clone(),
+            asked_by: request.call().to_owned(),
+            tool: request.tool().to_owned(),
+            target: Target {
+                account: target.account.clone(),
+                region: target.region.clone(),
+                group: Some(target.group.clone()),
+                name: None,
+            },
+            policies,
+        }
+    }
+}
+
 impl Target {
     pub(super) fn of(scope: &Scope) -> Self {
         let (place, group) = (scope.place(), scope.group());
@@ -272,6 +380,7 @@ impl End {
             changed,
             error: None,
             policies: Vec::new(),
+            approval: None,
             aws: Vec::new(),
             before: None,
             rules: rules.iter().map(Rule::of).collect(),
@@ -286,12 +395,16 @@ impl End {
         aws: Vec<AwsCall>,
         before: Option<Vec<Rule>>,
         decided: Vec<String>,
+        approval: Option<Vouched>,
         took: Duration,
     ) -> Self {
         let (word, changed, error, policies, rules) = match outcome {
             Outcome::Done { changed, rules } => ("done", Some(*changed), None, decided, *rules),
             Outcome::Denied(error, policies) => {
                 ("denied", Some(false), Some(Failure::of(error)), policies.clone(), [].as_slice())
+            }
+            Outcome::Waits(error, policies) => {
+                ("waiting", Some(false), Some(Failure::of(error)), policies.clone(), [].as_slice())
             }
             Outcome::Failed(error) => ("failed", Some(false), Some(Failure::of(error)), Vec::new(), [].as_slice()),
             Outcome::Partly(error) => ("partly", Some(true), Some(Failure::of(error)), decided, [].as_slice()),
@@ -303,6 +416,7 @@ impl End {
             changed,
             error,
             policies,
+            approval,
             aws,
             before,
             rules: rules.iter().map(Rule::of).collect(),

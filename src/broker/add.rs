@@ -28,6 +28,7 @@ impl Job<'_> {
     pub(super) async fn add(&self, add: &Add, mut standing: Vec<Rule>) -> Result<Answer, Failure> {
         let allowed = self.broker.policy.add(self.permit, &standing)?;
         self.recorded.entry().decided(allowed.policies());
+        let allowed = self.released(allowed, &standing).await?;
         let lease = new_lease(self.permit.operation(), &self.holder, add)?;
         let first = |(rule, spent): (&Rule, &Spent)| {
             let word = if rule.ownership()?.call == spent.call { Word::Opened } else { Word::Joined };

@@ -7,11 +7,11 @@ use super::{Answer, Item, Job, Word};
 use crate::operation::lease::{Holder, Lease};
 use crate::operation::rule::Rule;
 use crate::operation::{Extend, Opening};
-use crate::policy::{Change, Denial, LookPermit, Policy, RulesPermit};
+use crate::policy::{Change, Denial, LookPermit, Pending, Policy, RulesPermit};
 
 /// The leases that an extension is about, each as it is to be.
 pub(super) struct Extension {
-    pub(super) permit: RulesPermit,
+    pub(super) permit: Pending<RulesPermit>,
     pub(super) leases: Vec<(Rule, Lease)>,
 }
 
@@ -52,7 +52,7 @@ impl Extension {
 }
 
 /// One that is refused refuses all: nothing is half done in one group.
-pub(super) fn all_or_nothing(permit: RulesPermit) -> Result<RulesPermit, Denial> {
+pub(super) fn all_or_nothing(permit: Pending<RulesPermit>) -> Result<Pending<RulesPermit>, Denial> {
     if permit.kept().is_empty() {
         return Ok(permit);
     }
@@ -72,12 +72,13 @@ impl Job<'_> {
         let policy = &self.broker.policy;
         let extension = Extension::decide(policy, self.permit, &self.holder, extend, &standing, &done, self.now())?;
         self.recorded.entry().decided(extension.permit.policies());
-        let held = self.hold(&extension.permit, extension.leases).await?;
+        let permit = self.released(extension.permit, &standing).await?;
+        let held = self.hold(&permit, extension.leases).await?;
         items.extend(held.held.into_iter().map(|rule| self.extended(rule)));
         // A rule that went while its lease was extended is made anew: its holder was told that it stays.
         for (rule, lease) in held.gone {
             let Some(opening) = Opening::of(&rule) else { continue };
-            items.push(self.extended(self.make(&extension.permit, opening, &lease).await?));
+            items.push(self.extended(self.make(&permit, opening, &lease).await?));
         }
         Ok(Answer::Changed { items, kept: Vec::new(), plan: None })
     }

@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
+use super::word::waits_for;
+use crate::approval::Request;
 use crate::aws::AwsError;
 use crate::error::{Code, Error};
-use crate::policy::Denial;
+use crate::policy::{Denial, Reason};
 
 /// Why an operation that was begun was not done.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// Policy refused it once AWS was read.
     Denied(Denial),
+    /// It waits for somebody's word; the policies want it.
+    Waits(Box<Request>, Vec<Reason>),
+    /// Somebody has said no.
+    Declined(Box<Request>),
     /// AWS did not do it.
     Aws(AwsError),
     /// AWS contradicts itself, as it may for a moment after a change.
@@ -41,6 +47,7 @@ impl Failure {
     pub(super) fn policies(&self) -> Vec<String> {
         match self {
             Self::Denied(denial) => denial.policies(),
+            Self::Waits(request, _) | Self::Declined(request) => request.policies().to_vec(),
             _ => Vec::new(),
         }
     }
@@ -71,6 +78,28 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Denied(denial) => denial.into(),
+            Failure::Waits(request, reasons) => {
+                let why: Vec<String> =
+                    reasons.iter().map(|reason| format!("{} (policy `{}`)", reason.message, reason.policy)).collect();
+                let (id, whose, ends) = (request.id(), waits_for(&request), request.expires());
+                let text = format!(
+                    "this waits for {whose}, as request {id}, until {ends}: {} Nothing was changed. Once it is approved, ask for the very same again and it is done",
+                    why.join(" ")
+                );
+                Self::new(Code::FailedPrecondition, "APPROVAL_NEEDED", text)
+                    .fact("approval", id)
+                    .fact("approval_from", request.from().as_str())
+                    .fact("approval_expires", ends.to_string())
+                    .fact("policies", request.policies().join(","))
+            }
+            Failure::Declined(request) => {
+                let decision = request.decision();
+                let by = decision.map(|decision| decision.by().name.as_str()).unwrap_or_default();
+                let note = decision.map(crate::approval::Decision::note).filter(|note| !note.is_empty());
+                let note = note.map(|note| format!(", saying: {note}")).unwrap_or_default();
+                let text = format!("{by} has declined this{note}; nothing was changed");
+                Self::new(Code::PermissionDenied, "APPROVAL_DECLINED", text).fact("approval", request.id())
+            }
             Failure::Aws(error) => error.into(),
             Failure::Unsettled => Self::new(
                 Code::Unavailable,

@@ -9,16 +9,17 @@ use super::failure::Failure;
 use super::relocate::{Relocation, Way};
 use super::remove::Endings;
 use super::{Broker, holder, replayed};
+use crate::approval::WhoseWord;
 use crate::aws::{GroupFacts, Session};
 use crate::digest::sha256_hex;
 use crate::operation::Kind;
 use crate::operation::lease::Lease;
 use crate::operation::ownership::{Made, Ownership, short};
 use crate::operation::rule::{Rule, Source};
-use crate::policy::LookPermit;
+use crate::policy::{Demand, LookPermit};
 
 /// What a change would do, and the rules that are meant and would stand untouched, each with the reason.
-type Difference = (Vec<Item>, Vec<(Rule, String)>);
+pub(super) type Difference = (Vec<Item>, Vec<(Rule, String)>);
 
 impl Broker {
     /// What a change would do.
@@ -29,7 +30,7 @@ impl Broker {
         standing: Vec<Rule>,
     ) -> Result<Answer, Failure> {
         self.check_clock()?;
-        let (items, kept) = self.would(permit, &standing)?;
+        let ((items, kept), demand) = self.would(permit, &standing)?;
         let mut plan = Plan {
             id: format!("plan-{}", plan_id(permit, &standing, self.now())),
             ipv4_left: 0,
@@ -40,6 +41,7 @@ impl Broker {
         let limit = i32::from(limit.map_or(60, |account| account.rules_per_group()));
         let (ipv4, ipv6) = self.counted(session, &standing, &items).await?;
         (plan.ipv4_left, plan.ipv6_left) = (limit - ipv4, limit - ipv6);
+        plan.warnings.extend(demand.map(|demand| awaited(&demand)));
         if plan.ipv4_left < 0 || plan.ipv6_left < 0 {
             plan.warnings.push(format!(
                 "AWS will refuse this: the group may have {limit} rules of each family, and would have more."
@@ -48,14 +50,19 @@ impl Broker {
         Ok(Answer::Changed { items, kept, plan: Some(plan) })
     }
 
-    fn would(&self, permit: &LookPermit, standing: &[Rule]) -> Result<Difference, Failure> {
+    /// What a change would do, and what policy wants before it is done.
+    pub(super) fn would(
+        &self,
+        permit: &LookPermit,
+        standing: &[Rule],
+    ) -> Result<(Difference, Option<Demand>), Failure> {
         let (operation, holder, now) = (permit.operation(), holder(permit)?, self.now());
         // A key that the change would be refused for.
         replayed(operation, &holder, standing, now)?;
-        let mut items = Vec::new();
+        let (mut items, mut demand) = (Vec::new(), None);
         match operation.kind() {
             Kind::Add(add) => {
-                self.policy.add(permit, standing)?;
+                demand = self.policy.add(permit, standing)?.demand().cloned();
                 let lease = new_lease(operation, &holder, add)?;
                 let until = Some(lease.until);
                 for &opening in &add.openings {
@@ -75,10 +82,11 @@ impl Broker {
                     let word = if endings.is_last(rule, now) { Word::Removed } else { Word::Left };
                     items.push(Item { word, rule: rule.clone(), until: None });
                 }
-                return Ok((items, endings.kept()));
+                return Ok(((items, endings.kept()), endings.permit.demand().cloned()));
             }
             Kind::Extend(extend) => {
                 let extension = Extension::decide(&self.policy, permit, &holder, extend, standing, &[], now)?;
+                demand = extension.permit.demand().cloned();
                 for (rule, lease) in extension.leases {
                     let until = Some(lease.until);
                     items.push(Item { word: Word::Extended, rule: with(rule, lease), until });
@@ -86,6 +94,7 @@ impl Broker {
             }
             Kind::Move(relocate) => {
                 let relocation = Relocation::decide(&self.policy, permit, &holder, relocate, standing, now)?;
+                demand = relocation.permit.demand().cloned();
                 for step in relocation.moves {
                     let until = Some(step.lease.until);
                     items.push(match step.way(standing, now)? {
@@ -106,7 +115,7 @@ impl Broker {
             }
             _ => {}
         }
-        Ok((items, Vec::new()))
+        Ok(((items, Vec::new()), demand))
     }
 
     /// How many rules of each family the group would count after the change.
@@ -167,6 +176,17 @@ fn plan_id(permit: &LookPermit, standing: &[Rule], now: Timestamp) -> String {
     rules.sort();
     let who = permit.caller().principal().id();
     short(&sha256_hex(format!("{who}\n{}\n{}", permit.operation().fingerprint(), rules.join("\n"))))
+}
+
+/// What a change would wait for.
+fn awaited(demand: &Demand) -> String {
+    let whose = match demand.from {
+        WhoseWord::Another => "another person's word",
+        WhoseWord::Requester => "your own word in a browser",
+    };
+    let why: Vec<String> =
+        demand.reasons.iter().map(|reason| format!("{} (policy `{}`)", reason.message, reason.policy)).collect();
+    format!("It would wait for {whose}: {}", why.join(" "))
 }
 
 /// A rule as it would stand with this lease on it.

@@ -16,11 +16,11 @@ use crate::operation::lease::{Holder, Lease};
 use crate::operation::ownership::{Made, Ownership};
 use crate::operation::rule::Rule;
 use crate::operation::{Move, Opening};
-use crate::policy::{Change, Denial, LookPermit, Policy, RulesPermit};
+use crate::policy::{Change, Denial, LookPermit, Pending, Policy, RulesPermit};
 
 /// The leases that a move is about.
 pub(super) struct Relocation {
-    pub(super) permit: RulesPermit,
+    pub(super) permit: Pending<RulesPermit>,
     pub(super) moves: Vec<Step>,
 }
 
@@ -128,6 +128,7 @@ impl Job<'_> {
             decided => decided?,
         };
         self.recorded.entry().decided(permit.policies());
+        let permit = self.released(permit, &standing).await?;
         // Side by side: each waits for AWS to settle.
         let moves = moves.into_iter().map(|step| self.relocate_one(&permit, step, &standing));
         for item in futures_util::future::join_all(moves).await {

@@ -7,12 +7,12 @@ use crate::operation::lease::{Holder, Lease};
 use crate::operation::ownership::Made;
 use crate::operation::rule::Rule;
 use crate::operation::{Remove, Whose};
-use crate::policy::{Change, Denial, LookPermit, Policy, RulesPermit};
+use crate::policy::{Change, Denial, LookPermit, Pending, Policy, RulesPermit};
 use jiff::Timestamp;
 
 /// The rules that a removal is about, and the leases that it ends on each.
 pub(super) struct Endings {
-    pub(super) permit: RulesPermit,
+    pub(super) permit: Pending<RulesPermit>,
     leases: Vec<(Option<String>, Vec<Lease>)>,
 }
 
@@ -82,14 +82,16 @@ impl Job<'_> {
         let now = self.now();
         let endings = Endings::decide(&self.broker.policy, self.permit, &self.holder, remove, &standing, now)?;
         self.recorded.entry().decided(endings.permit.policies());
-        let permit = &endings.permit;
+        let kept = endings.kept();
         let ending = |rule: &Rule| Ending { rule: rule.clone(), leases: endings.of(rule).to_vec() };
-        let fates = self.end(permit, permit.rules().iter().map(ending).collect()).await?;
+        let ending: Vec<Ending> = endings.permit.rules().iter().map(ending).collect();
+        let permit = self.released(endings.permit, &standing).await?;
+        let fates = self.end(&permit, ending).await?;
         no_room(&fates)?;
         let item = |(rule, fate)| match fate {
             Fate::Closed | Fate::GoneAlready => Item { word: Word::Removed, rule, until: None },
             Fate::Held | Fate::Stuck => Item { word: Word::Left, rule, until: None },
         };
-        Ok(Answer::Changed { items: fates.into_iter().map(item).collect(), kept: endings.kept(), plan: None })
+        Ok(Answer::Changed { items: fates.into_iter().map(item).collect(), kept, plan: None })
     }
 }

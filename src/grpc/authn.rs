@@ -7,7 +7,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::annotations::Annotations;
 use crate::error::{Code, Error};
-use crate::identity::oidc::{Bearer, Verifier};
+use crate::identity::oidc::{Bearer, Login, Verifier};
 use crate::identity::peer::{Peers, Role};
 use crate::identity::{Caller, Principal};
 use crate::listen::Connection;
@@ -106,6 +106,12 @@ impl Authenticator {
                 Ok(Caller::new(Principal::clone(&principal), peer.clone(), address))
             }
         }
+    }
+
+    /// A login that a person has just made, by its ID token, which must be meant for that OAuth client.
+    pub async fn login(&self, caller: &Caller, id_token: &str, client: &str) -> Result<Login, Error> {
+        let verifier = self.verifier.as_ref().ok_or(AuthnError::NoIssuer)?;
+        Ok(verifier.login(caller.principal().issuer(), id_token, client).await?)
     }
 
     /// Fails unless the caller holds the tool's scope.

@@ -21,6 +21,9 @@ use crate::pb::whitelistmcp::v1 as pb;
 pub(super) use changes::{added, extended, holder_revoked, moved, removed};
 pub(super) use lookups::{checked, leases, listed, targets};
 
+/// Said to who went ahead at once.
+const BROKEN_GLASS: &str = "Where policy wants somebody's word for this, it was done without: an alert was raised, and it is marked for review.";
+
 /// What became of one operation of a request.
 pub(super) struct Part {
     pub(super) shown: Shown,
@@ -59,13 +62,15 @@ impl Shown {
             }
             _ => (String::new(), Vec::new()),
         };
+        let at_once = operation.manner().is_some_and(|manner| manner.break_glass && !manner.dry_run);
+        let glass = at_once.then_some(BROKEN_GLASS);
         Self {
             call: operation.call().as_str().to_owned(),
             scope: operation.scope().clone(),
             asked,
             words: operation.term().map(|term| term.words().to_owned()).unwrap_or_default(),
             unsaid_from: operation.term().filter(|term| term.is_unsaid()).map(|_| operation.received()),
-            notes: operation.notes().to_vec(),
+            notes: operation.notes().iter().cloned().chain(glass.map(str::to_owned)).collect(),
             dry_run: operation.manner().is_some_and(|manner| manner.dry_run),
             caller: Arc::clone(caller),
             now: broker.now(),

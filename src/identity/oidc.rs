@@ -6,6 +6,7 @@
 
 mod claims;
 mod keys;
+mod login;
 mod provider;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use keys::Keys;
 
 pub use claims::ClaimsError;
 pub use keys::KeyError;
+pub use login::Login;
 pub use provider::ProviderError;
 
 /// How far a provider's clock may be from ours, either way. Every check of time in a token uses it and nothing else.
@@ -187,6 +189,20 @@ impl Verifier {
     /// The issuer whose tokens are accepted.
     pub fn issuer(&self) -> &str {
         self.expected.issuer()
+    }
+
+    /// The login that an ID token of that issuer, meant for that OAuth client, tells of.
+    pub async fn login(&self, issuer: &str, id_token: &str, client: &str) -> Result<Login, TokenError> {
+        if issuer != self.issuer() {
+            return Err(ClaimsError::Issuer.into());
+        }
+        if id_token.len() > TOKEN_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let header = claims::UnverifiedHeader::read(id_token).ok_or(TokenError::Malformed)?;
+        let algorithm = self.expected.check_login_header(&header)?;
+        let key = self.keys.find(header.key_id(), algorithm).await?;
+        Ok(Login::verify(&self.expected, id_token, &header, &key, client)?)
     }
 
     /// Whose token this is.

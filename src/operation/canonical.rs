@@ -13,6 +13,9 @@ pub fn arguments(operation: &Operation) -> Value {
     let end = operation.term().and_then(|term| term.end(operation.received()));
     if let (Some(fields), Some(manner)) = (arguments.as_object_mut(), operation.manner()) {
         fields.insert("dry_run".to_owned(), manner.dry_run.into());
+        if manner.break_glass {
+            fields.insert("break_glass".to_owned(), true.into());
+        }
         let given = [("plan_id", &manner.plan), ("idempotency_key", &manner.key)];
         fields.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?.into()))));
         fields.extend(end.map(|end| ("until".to_owned(), end.to_string().into())));

@@ -135,7 +135,7 @@ impl Operation {
         if ownership::is_altered(&reason) {
             notes.push("AWS tags do not take every character of the reason: on the rule the others read `_`; the audit trail has it whole.".to_owned());
         }
-        let manner = manner(request.dry_run, &request.plan_id, &request.idempotency_key)?;
+        let manner = manner(request.dry_run, &request.plan_id, &request.idempotency_key, request.break_glass)?;
         let add = Add { openings, reason, term, manner };
         let place = places!(request);
         context.operations(Tool::Add, &place, call, &Kind::Add(add), &notes)
@@ -149,7 +149,7 @@ impl Operation {
             selector: context.selector(&which, &mut notes)?,
             whose: Whose::read(given("holder", &request.holder, 128)?),
             reason: text("reason", &request.reason)?.unwrap_or_default(),
-            manner: manner(request.dry_run, &request.plan_id, "")?,
+            manner: manner(request.dry_run, &request.plan_id, "", request.break_glass)?,
         };
         let place = places!(request);
         context.operations(Tool::Remove, &place, call, &Kind::Remove(remove), &notes)
@@ -163,7 +163,7 @@ impl Operation {
             selector: context.selector(&which, &mut notes)?,
             term: term(&request.duration, &request.until, context.now)?,
             reason: text("reason", &request.reason)?,
-            manner: manner(request.dry_run, &request.plan_id, &request.idempotency_key)?,
+            manner: manner(request.dry_run, &request.plan_id, &request.idempotency_key, request.break_glass)?,
         };
         let place = places!(request);
         context.operations(Tool::Extend, &place, call, &Kind::Extend(extend), &notes)
@@ -182,7 +182,7 @@ impl Operation {
             ports: ports.into_iter().collect(),
             protocol,
         };
-        let manner = manner(request.dry_run, &request.plan_id, &request.idempotency_key)?;
+        let manner = manner(request.dry_run, &request.plan_id, &request.idempotency_key, request.break_glass)?;
         let relocate = Move { selector, to, manner };
         let place =
             Where { group: &request.security_group, groups: &[], account: &request.account, region: &request.region };
@@ -369,7 +369,7 @@ fn plans(kind: &Kind, groups: usize) -> Result<Vec<Option<String>>, OperationErr
     }
 }
 
-fn manner(dry_run: bool, plan: &str, key: &str) -> Result<Manner, OperationError> {
+fn manner(dry_run: bool, plan: &str, key: &str, break_glass: bool) -> Result<Manner, OperationError> {
     let plan = given("plan_id", plan, 400)?.map(str::to_owned);
     if let Some(plan) = &plan {
         let sound = plan.strip_prefix("plan-").is_some_and(|parts| {
@@ -383,7 +383,7 @@ fn manner(dry_run: bool, plan: &str, key: &str) -> Result<Manner, OperationError
         }
     }
     let key = given("idempotency_key", key, 64)?.map(str::to_owned);
-    Ok(Manner { dry_run, plan, key })
+    Ok(Manner { dry_run, plan, key, break_glass })
 }
 
 fn term(duration: &str, until: &str, now: Timestamp) -> Result<Term, Error> {

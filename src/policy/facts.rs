@@ -192,6 +192,13 @@ impl Facts {
         context(vec![("call", self.call.clone()), ("dry_run", RestrictedExpression::new_bool(dry_run)), rule])
     }
 
+    /// The context of a question about a change as such: by which tool, and whether it is the caller's own.
+    pub(super) fn about(&self, tool: &str, own: Option<bool>) -> Result<Context, Denial> {
+        let mut pairs = vec![("call", self.call.clone()), ("tool", string(tool))];
+        pairs.extend(own.map(|own| ("callers_own", RestrictedExpression::new_bool(own))));
+        context(pairs)
+    }
+
     /// The context of what the service does to a rule for itself.
     pub(super) fn upkeep(&self, ended: bool) -> Result<Context, Denial> {
         context(vec![("call", self.call.clone()), ("ended", RestrictedExpression::new_bool(ended))])

@@ -7,6 +7,7 @@ use cedar_policy::{Authorizer, PolicySet, Schema, ValidationMode, Validator};
 use serde::Deserialize;
 
 use super::{Policy, Reason, Rulebook};
+use crate::approval::WhoseWord;
 use crate::operation::term;
 
 const SCHEMA: &str = include_str!("schema.cedarschema");
@@ -51,6 +52,9 @@ pub enum LoadError {
     /// A `@duration` that is none, or where it says nothing.
     #[error("the `@duration` of policy `{0}` must be a duration such as `2h`, on a permit")]
     Term(String),
+    /// An `@approval` that is none, or where it says nothing.
+    #[error("the `@approval` of policy `{0}` must be `another` or `requester`, on a forbid")]
+    Approval(String),
     /// The shipped schema is broken.
     #[error("the shipped schema is broken: {0}")]
     Schema(String),
@@ -89,6 +93,7 @@ impl Rulebook {
         }
         let mut seen = std::collections::BTreeSet::new();
         let mut terms = std::collections::HashMap::new();
+        let mut demands = std::collections::HashMap::new();
         for policy in policies.policies() {
             let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
                 return Err(LoadError::Unnamed(format!("one has none: {policy}")));
@@ -100,6 +105,10 @@ impl Rulebook {
             if forbids && policy.annotation("message").is_none_or(str::is_empty) {
                 return Err(LoadError::Silent(id.to_owned()));
             }
+            if let Some(written) = policy.annotation("approval") {
+                let whose = WhoseWord::parse(written).filter(|_| forbids);
+                demands.insert(policy.id().clone(), whose.ok_or_else(|| LoadError::Approval(id.to_owned()))?);
+            }
             if let Some(written) = policy.annotation("duration") {
                 let length = term::length(written).filter(|length| length.is_positive() && !forbids);
                 terms.insert(policy.id().clone(), length.ok_or_else(|| LoadError::Term(id.to_owned()))?);
@@ -110,7 +119,11 @@ impl Rulebook {
             return Err(LoadError::Invalid(all(result.validation_errors())));
         }
         let reasons = policies.policies().map(|policy| (policy.id().clone(), reason(policy))).collect();
-        Ok(Self { policies, reasons, terms })
+        let mut without_demands = policies.clone();
+        for demand in demands.keys() {
+            without_demands.remove_static(demand.clone()).map_err(|error| LoadError::Parse(error.to_string()))?;
+        }
+        Ok(Self { policies, without_demands, reasons, terms, demands })
     }
 }
 

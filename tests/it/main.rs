@@ -11,6 +11,7 @@
 
 mod support;
 
+mod approvals;
 mod arguments;
 mod audit;
 mod aws_double;

@@ -91,6 +91,11 @@ impl UnverifiedHeader {
         jsonwebtoken::decode_header(token).ok().map(|unverified| Self { unverified })
     }
 
+    /// The algorithm that the token says it was signed by.
+    pub(super) fn algorithm(&self) -> Algorithm {
+        self.unverified.alg
+    }
+
     /// The key that the token says it was signed with.
     pub(super) fn key_id(&self) -> Option<&str> {
         self.unverified.kid.as_deref()
@@ -124,6 +129,20 @@ impl Expected {
         if !typ.eq_ignore_ascii_case("at+jwt") && !typ.eq_ignore_ascii_case("application/at+jwt") {
             return Err(ClaimsError::Type);
         }
+        self.check_signature_header(header)
+    }
+
+    /// The same of an ID token, which is of another type: an access token is no login.
+    pub(super) fn check_login_header(&self, header: &UnverifiedHeader) -> Result<Algorithm, ClaimsError> {
+        match header.unverified.typ.as_deref() {
+            None => {}
+            Some(typ) if typ.eq_ignore_ascii_case("jwt") => {}
+            Some(_) => return Err(ClaimsError::Type),
+        }
+        self.check_signature_header(header)
+    }
+
+    fn check_signature_header(&self, header: &UnverifiedHeader) -> Result<Algorithm, ClaimsError> {
         if header.unverified.crit.is_some() {
             return Err(ClaimsError::Critical);
         }
@@ -226,7 +245,7 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// NumericDate may be fractional (RFC 7519, section 2).
-fn seconds(date: f64) -> Option<Timestamp> {
+pub(super) fn seconds(date: f64) -> Option<Timestamp> {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the range is checked first, and a fraction of a second is dropped on purpose"
@@ -242,7 +261,7 @@ fn algorithm(name: &str) -> Result<Algorithm, ConfigError> {
     }
 }
 
-fn from_library(error: &jsonwebtoken::errors::Error) -> ClaimsError {
+pub(super) fn from_library(error: &jsonwebtoken::errors::Error) -> ClaimsError {
     use jsonwebtoken::errors::ErrorKind;
     match error.kind() {
         ErrorKind::InvalidIssuer => ClaimsError::Issuer,
