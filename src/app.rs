@@ -22,7 +22,8 @@ use crate::grpc::client::{Link, LinkError};
 use crate::grpc::server;
 use crate::health::Health;
 use crate::http_client::HttpClient;
-use crate::identity::oidc::{self, Verifier};
+use crate::identity::bearer::Verifier;
+use crate::identity::oidc::{self, Issuers};
 use crate::identity::peer::{self, Peers};
 use crate::listen::Listener;
 use crate::operation::target::{TargetError, Targets};
@@ -62,7 +63,7 @@ pub enum StartError {
     /// `[edge]`
     #[error(transparent)]
     Edge(#[from] edge::ConfigError),
-    /// `[oidc]`
+    /// `[oidc.NAME]`
     #[error("`[oidc]`")]
     Oidc(#[from] oidc::ConfigError),
     /// `[[core.peers]]`
@@ -109,7 +110,7 @@ pub enum StartError {
 /// The core alone.
 pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
     let section = config.core.as_ref().ok_or(StartError::Missing("core"))?;
-    let verifier = config.oidc.as_ref().map(verifier).transpose()?;
+    let verifier = if config.oidc.is_empty() { None } else { Some(verifier(config)?) };
     let tls = tls::mutual_server(&section.tls, &section.client_ca)?;
     let listener = bind(section.listen, Some(tls)).await?;
     let (routes, upkeep) = core_routes(config, verifier, peers(config)?, shutdown).await?;
@@ -120,7 +121,7 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
 pub async fn edge(config: &Config) -> Result<Bound, StartError> {
     let section = config.edge.as_ref().ok_or(StartError::Missing("edge"))?;
     let backend = section.backend.as_ref().ok_or(StartError::Missing("edge.backend"))?;
-    let verifier = verifier(config.oidc.as_ref().ok_or(StartError::Missing("oidc"))?)?;
+    let verifier = verifier(config)?;
     section.check()?;
     let listener = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
     let router = edge_router(section, verifier, Link::remote(backend)?, Health::default())?;
@@ -131,7 +132,7 @@ pub async fn edge(config: &Config) -> Result<Bound, StartError> {
 /// peers by mTLS as well.
 pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
     let section = config.edge.as_ref().ok_or(StartError::Missing("edge"))?;
-    let verifier = verifier(config.oidc.as_ref().ok_or(StartError::Missing("oidc"))?)?;
+    let verifier = verifier(config)?;
     let peers = peers(config)?.with_in_process_edge();
     section.check()?;
     let edge = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
@@ -268,9 +269,15 @@ fn edge_router(
     Ok(edge::router::router(Arc::new(Edge::new(section.clone(), verifier, link, annotations, health))))
 }
 
-fn verifier(config: &oidc::Config) -> Result<Arc<Verifier>, StartError> {
-    let http = HttpClient::new(tls::public_client(config.ca.as_deref())?);
-    Ok(Arc::new(Verifier::new(config, http, Clock::system())?))
+fn verifier(config: &Config) -> Result<Arc<Verifier>, StartError> {
+    if config.oidc.is_empty() {
+        return Err(StartError::Missing("oidc.NAME"));
+    }
+    let client = |(name, issuer): (&String, &oidc::Config)| {
+        Ok::<_, TlsError>((name.clone(), HttpClient::new(tls::public_client(issuer.ca.as_deref())?)))
+    };
+    let clients = config.oidc.iter().map(client).collect::<Result<_, _>>()?;
+    Ok(Arc::new(Verifier::new(Issuers::new(&config.oidc, &clients)?, Clock::system())))
 }
 
 async fn bind(address: SocketAddr, tls: Option<rustls::ServerConfig>) -> Result<Listener, StartError> {

@@ -28,7 +28,7 @@ use crate::annotations::Annotations;
 use crate::grpc::DEADLINE_MAX;
 use crate::grpc::client::{self, Link};
 use crate::health::Health;
-use crate::identity::oidc::Verifier;
+use crate::identity::bearer::Verifier;
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
 use crate::tls;

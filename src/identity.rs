@@ -3,6 +3,7 @@
 //! A [`Principal`] can only be made here and below, from something that was verified; the rest of the program may only
 //! ask it questions.
 
+pub mod bearer;
 pub mod oidc;
 pub mod peer;
 pub mod scope;

@@ -8,7 +8,7 @@ use ::http::header::AUTHORIZATION;
 use super::Edge;
 use crate::error::Error;
 use crate::identity::Principal;
-use crate::identity::oidc::Bearer;
+use crate::identity::bearer::Bearer;
 
 /// Whether a token was sent, and whose it is.
 pub(super) enum Presented {

@@ -25,7 +25,7 @@ pub(super) enum Challenge<'a> {
 pub(super) async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
     let body = json!({
         "resource": resource(&edge),
-        "authorization_servers": [edge.verifier.issuer()],
+        "authorization_servers": edge.verifier.issuers().urls().collect::<Vec<_>>(),
         "scopes_supported": edge.annotations.scopes().scopes().collect::<Vec<_>>(),
         "bearer_methods_supported": ["header"],
         "resource_name": edge.server.title,

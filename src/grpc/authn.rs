@@ -7,7 +7,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::annotations::Annotations;
 use crate::error::{Code, Error};
-use crate::identity::oidc::{Bearer, Verifier};
+use crate::identity::bearer::{Bearer, Verifier};
 use crate::identity::peer::{Peers, Role};
 use crate::identity::{Caller, Principal};
 use crate::listen::Connection;

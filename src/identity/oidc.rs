@@ -1,28 +1,31 @@
-//! OAuth access tokens of an OpenID Connect provider, verified offline by the provider's published keys.
+//! OAuth access tokens of OpenID Connect providers, verified by the providers' published keys.
 //!
-//! The edge and the core each hold a [`Verifier`] of their own: a broken edge cannot invent people. Both are one
-//! resource server with one audience. Only RFC 9068 tokens are accepted, so an ID token, or an access token for
-//! something else, is refused by its type before its claims are read.
+//! The edge and the core each hold [`Issuers`] of their own: a broken edge cannot invent people. Both are one resource
+//! server with one audience. Only RFC 9068 tokens are accepted, so an ID token, or an access token for something else,
+//! is refused by its type before its claims are read.
+//!
+//! What a token says of its issuer, unverified, chooses the one [`Issuer`] that checks it, and nothing else: that
+//! issuer's keys, algorithms and audience then decide, so no issuer can speak for another (RFC 9700, section 4.4).
 
 mod claims;
 mod keys;
 mod provider;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use quick_cache::sync::Cache;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::Principal;
-use crate::clock::Clock;
+use super::bearer::Bearer;
 use crate::error::{Code, Error};
 use crate::http_client::HttpClient;
 
 use keys::Keys;
+use provider::Provider;
 
 pub use claims::ClaimsError;
 pub use keys::KeyError;
@@ -31,21 +34,15 @@ pub use provider::ProviderError;
 /// How far a provider's clock may be from ours, either way. Every check of time in a token uses it and nothing else.
 pub const CLOCK_LEEWAY: Duration = Duration::from_secs(30);
 
-/// For how long a token that was verified need not be verified again; its own end counts if it is sooner. It bounds
-/// how long a token outlives the key that signed it.
-const VERIFIED_FOR: Duration = Duration::from_secs(60);
+/// The issuers by their names: `[oidc.NAME]` in the configuration.
+pub type Configs = BTreeMap<String, Config>;
 
-/// How many verified tokens are remembered.
-const VERIFIED_MOST: usize = 10_000;
-
-/// The most bytes of a token; anything longer is no token of ours.
-const TOKEN_MAX: usize = 16 * 1024;
-
-/// `[oidc]` in the configuration.
+/// `[oidc.NAME]` in the configuration: one issuer.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an issuer's own section, named as you like: `[oidc.company]`")]
 pub struct Config {
-    /// The issuer, exactly as tokens carry it in `iss`. Its metadata is at `/.well-known/openid-configuration` below.
+    /// The issuer, exactly as tokens carry it in `iss`; it may have a path. Its metadata is looked for where OpenID
+    /// Connect Discovery 1.0 puts it, and then where RFC 8414 does.
     pub issuer: String,
     /// What tokens must carry in `aud`: this service's own resource identifier.
     pub audience: String,
@@ -54,6 +51,9 @@ pub struct Config {
     pub algorithms: Vec<String>,
     /// A file of CA certificates (PEM) to trust for the issuer, in place of the system's.
     pub ca: Option<std::path::PathBuf>,
+    /// Origins besides the issuer's own where its metadata may say that its keys are.
+    #[serde(default)]
+    pub origins: Vec<String>,
     /// The claim that lists a person's groups.
     #[serde(default = "default_groups_claim")]
     pub groups_claim: String,
@@ -70,17 +70,15 @@ fn default_groups_claim() -> String {
     "groups".to_owned()
 }
 
-/// What a caller sent as a bearer token. Nothing about it is known to be true.
-#[derive(Clone)]
-pub struct Bearer(Arc<str>);
-
-/// Verifies bearer tokens of one issuer for one audience.
+/// Every issuer whose tokens are accepted. No two share a URL.
 #[derive(Debug)]
-pub struct Verifier {
+pub struct Issuers(Vec<Issuer>);
+
+/// One issuer: whose tokens it checks, and against what.
+#[derive(Debug)]
+pub struct Issuer {
     expected: claims::Expected,
     keys: Keys,
-    verified: Cache<[u8; 32], (Arc<Principal>, Timestamp)>,
-    clock: Clock,
 }
 
 /// Why a token was refused.
@@ -100,6 +98,26 @@ pub enum TokenError {
 /// Why `[oidc]` is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// A name that environment variables could not spell.
+    #[error("`{0}` cannot name an issuer: a name is of lower-case letters and digits, such as `[oidc.company]`")]
+    Name(String),
+    /// Two issuers with one URL: which of them checks a token would be chance.
+    #[error("`[oidc.{0}]` and `[oidc.{1}]` have the same issuer")]
+    Twice(String, String),
+    /// One issuer's section.
+    #[error("`[oidc.{name}]`")]
+    Issuer {
+        /// The issuer's name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: IssuerError,
+    },
+}
+
+/// Why `[oidc.NAME]` is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuerError {
     /// The issuer is not a URL that is safe to ask for keys.
     #[error("issuer `{0}` must be an https URL (http to a loopback address is allowed), without query or fragment")]
     Issuer(String),
@@ -109,6 +127,9 @@ pub enum ConfigError {
     /// An algorithm that is unknown, or that is not asymmetric.
     #[error("algorithm `{0}` is not accepted; use RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA")]
     Algorithm(String),
+    /// Not an origin.
+    #[error("origins must list origins like https://keys.example.com; `{0}` is not one")]
+    Origin(String),
 }
 
 impl From<TokenError> for Error {
@@ -131,84 +152,128 @@ impl From<TokenError> for Error {
     }
 }
 
+/// Checks everything that can be checked without asking an issuer.
+pub fn check(configs: &Configs) -> Result<(), ConfigError> {
+    let mut known = BTreeMap::new();
+    for (name, config) in configs {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Err(ConfigError::Name(name.clone()));
+        }
+        let url = config.check().map_err(|source| ConfigError::Issuer { name: name.clone(), source })?;
+        if let Some(other) = known.insert(url.as_str().trim_end_matches('/').to_owned(), name) {
+            return Err(ConfigError::Twice(other.clone(), name.clone()));
+        }
+    }
+    Ok(())
+}
+
 // === impl Config ===
 
 impl Config {
-    /// Checks everything that can be checked without asking the issuer.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let url = Url::parse(&self.issuer).map_err(|_| ConfigError::Issuer(self.issuer.clone()))?;
+    /// Checks one issuer's section; its URL.
+    fn check(&self) -> Result<Url, IssuerError> {
+        let wrong = || IssuerError::Issuer(self.issuer.clone());
+        let url = Url::parse(&self.issuer).map_err(|_| wrong())?;
         let sound = crate::http_client::is_https_or_loopback(&url) && url.query().is_none() && url.fragment().is_none();
         if !sound {
-            return Err(ConfigError::Issuer(self.issuer.clone()));
+            return Err(wrong());
         }
         if self.audience.trim().is_empty() {
-            return Err(ConfigError::Audience);
+            return Err(IssuerError::Audience);
         }
-        claims::Expected::new(self).map(|_| ())
+        let is_origin = |origin: &&String| {
+            Url::parse(origin).is_ok_and(|url| {
+                crate::http_client::is_https_or_loopback(&url) && url.origin().ascii_serialization() == **origin
+            })
+        };
+        if let Some(wrong) = self.origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(IssuerError::Origin(wrong.clone()));
+        }
+        claims::Expected::new(self)?;
+        Ok(url)
     }
 }
 
-// === impl Bearer ===
+// === impl Issuers ===
 
-impl Bearer {
-    /// Takes the token out of an `Authorization` header's value. The scheme's name has no case (RFC 9110, 11.1).
-    pub fn from_authorization(value: &str) -> Option<Self> {
-        let (scheme, token) = value.split_once(' ')?;
-        let token = token.trim_matches(' ');
-        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Self(token.into()))
+impl Issuers {
+    /// The issuers that are configured, each with a client that trusts what its section says. Nobody is asked before
+    /// the first token comes.
+    pub fn new(configs: &Configs, clients: &BTreeMap<String, HttpClient>) -> Result<Self, ConfigError> {
+        check(configs)?;
+        let issuers = configs.iter().filter_map(|(name, config)| {
+            let http = clients.get(name)?.clone();
+            Some(Issuer::new(config, http).map_err(|source| ConfigError::Issuer { name: name.clone(), source }))
+        });
+        Ok(Self(issuers.collect::<Result<_, _>>()?))
     }
 
-    /// The token itself, to send it on to the core. It must go nowhere else.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Bearer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Bearer(…)")
-    }
-}
-
-// === impl Verifier ===
-
-impl Verifier {
-    /// A verifier that asks the issuer for its keys when the first token comes.
-    pub fn new(config: &Config, http: HttpClient, clock: Clock) -> Result<Self, ConfigError> {
-        config.check()?;
-        Ok(Self {
-            expected: claims::Expected::new(config)?,
-            keys: Keys::new(config.issuer.clone(), http),
-            verified: Cache::new(VERIFIED_MOST),
-            clock,
-        })
-    }
-
-    /// The issuer whose tokens are accepted.
-    pub fn issuer(&self) -> &str {
-        self.expected.issuer()
+    /// Their URLs.
+    pub fn urls(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|issuer| issuer.expected.issuer())
     }
 
     /// Whose token this is.
-    pub async fn verify(&self, bearer: &Bearer) -> Result<Arc<Principal>, TokenError> {
-        let token = bearer.expose();
-        if token.len() > TOKEN_MAX {
-            return Err(TokenError::Malformed);
+    pub(super) async fn verify(&self, bearer: &Bearer, now: Timestamp) -> Result<Principal, TokenError> {
+        let token = claims::UnverifiedToken::read(bearer.expose()).ok_or(TokenError::Malformed)?;
+        let named = token.issuer().ok_or(ClaimsError::Claim("iss"))?;
+        let issuer = self.0.iter().find(|issuer| issuer.expected.issuer() == named).ok_or(ClaimsError::Issuer)?;
+        issuer.verify(bearer, &token, now).await
+    }
+}
+
+// === impl Issuer ===
+
+impl Issuer {
+    fn new(config: &Config, http: HttpClient) -> Result<Self, IssuerError> {
+        Ok(Self { expected: claims::Expected::new(config)?, keys: Keys::new(Arc::new(Provider::new(config, http))) })
+    }
+
+    async fn verify(
+        &self,
+        bearer: &Bearer,
+        token: &claims::UnverifiedToken,
+        now: Timestamp,
+    ) -> Result<Principal, TokenError> {
+        let algorithm = self.expected.check_header(token)?;
+        let key = self.keys.find(token.key_id(), algorithm).await?;
+        Ok(self.expected.verify(bearer.expose(), &key, algorithm, now)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: &str) -> String {
+        let configs: Configs = toml::from_str(text).expect("TOML");
+        check(&configs).map_or_else(|error| crate::error::Chain(&error).to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn issuers_are_checked_by_name() {
+        let issuer = |name: &str, url: &str, more: &str| {
+            format!("[{name}]\nissuer = \"{url}\"\naudience = \"https://x/mcp\"\n{more}\n")
+        };
+        let a = issuer("a", "https://login.example/realms/a", "");
+        assert_eq!(problem(&(a.clone() + &issuer("b", "https://login.example/realms/b", ""))), "");
+        for (text, part) in [
+            (a.clone() + &issuer("b", "https://login.example/realms/a/", ""), "`[oidc.a]` and `[oidc.b]`"),
+            (a.clone() + &issuer("b", "HTTPS://LOGIN.example:443/realms/a", ""), "same issuer"),
+            (issuer("a_b", "https://login.example", ""), "`a_b`"),
+            (issuer("a", "http://login.example", ""), "`[oidc.a]`: issuer `http://login.example` must be"),
+            (issuer("a", "https://login.example/?x", ""), "without query"),
+            (issuer("a", "https://login.example/#x", ""), "without query"),
+            (issuer("a", "https://login.example", "algorithms = []"), "algorithm"),
+            (issuer("a", "https://login.example", "algorithms = [\"HS256\"]"), "`HS256`"),
+            (issuer("a", "https://login.example", "algorithms = [\"none\"]"), "`none`"),
+            (issuer("a", "https://login.example", "origins = [\"https://keys.example/x\"]"), "origins"),
+            (issuer("a", "https://login.example", "origins = [\"http://keys.example\"]"), "origins"),
+            ("[a]\nissuer = \"https://login.example\"\naudience = \" \"\n".to_owned(), "audience"),
+        ] {
+            let problem = problem(&text);
+            assert!(problem.contains(part), "{text}: {problem}");
         }
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        let now = self.clock.now();
-        if let Some((principal, until)) = self.verified.get(&digest) {
-            if now < until {
-                return Ok(principal);
-            }
-            self.verified.remove(&digest);
-        }
-        let header = claims::UnverifiedHeader::read(token).ok_or(TokenError::Malformed)?;
-        let algorithm = self.expected.check_header(&header)?;
-        let key = self.keys.find(header.key_id(), algorithm).await?;
-        let principal = Arc::new(self.expected.verify(token, &key, algorithm, now)?);
-        let until = now.saturating_add(VERIFIED_FOR).unwrap_or(now).min(principal.expires().unwrap_or(now));
-        self.verified.insert(digest, (Arc::clone(&principal), until));
-        Ok(principal)
     }
 }

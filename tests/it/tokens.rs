@@ -165,7 +165,8 @@ async fn an_issuer_that_is_away_is_no_verdict_on_the_token() {
     let aws = AwsDouble::start().await;
     let options = Options { issuer_url: Some("http://127.0.0.1:9".to_owned()), ..Options::default() };
     let stack = Stack::with(&aws.access(), options).await;
-    let answer = stack.rpc(&stack.token(), "ping", json!({})).await;
+    let token = stack.issuer.token_with("alice", "whitelist:read", json!({"iss": "http://127.0.0.1:9"}));
+    let answer = stack.rpc(&token, "ping", json!({})).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(!answer.header("retry-after").is_empty());
     stack.stop().await;

@@ -10,7 +10,6 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::provider::{Provider, ProviderError};
-use crate::http_client::HttpClient;
 
 /// The age at which keys are fetched anew, behind the calls that still use them.
 const REFRESH_AFTER: Duration = Duration::from_secs(600);
@@ -30,7 +29,7 @@ pub(super) struct Keys(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    provider: Provider,
+    provider: Arc<Provider>,
     current: ArcSwapOption<KeySet>,
     last_asked: Mutex<Option<Instant>>,
 }
@@ -63,8 +62,7 @@ impl std::fmt::Debug for KeySet {
 }
 
 impl Keys {
-    pub(super) fn new(issuer: String, http: HttpClient) -> Self {
-        let provider = Provider::new(issuer, http);
+    pub(super) fn new(provider: Arc<Provider>) -> Self {
         Self(Arc::new(Inner { provider, current: ArcSwapOption::empty(), last_asked: Mutex::new(None) }))
     }
 
