@@ -14,7 +14,7 @@ use crate::clock::Clock;
 
 /// For how long a token that was verified need not be verified again; its own end counts if it is sooner. It bounds
 /// how long a token outlives the key that signed it.
-const VERIFIED_FOR: Duration = Duration::from_secs(60);
+pub(super) const VERIFIED_FOR: Duration = Duration::from_secs(60);
 
 /// How many verified tokens are remembered.
 const VERIFIED_MOST: usize = 10_000;
@@ -44,6 +44,11 @@ impl Bearer {
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Self(token.into()))
     }
 
+    /// The token's SHA-256, under which what is known of it is kept.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.expose()).into()
+    }
+
     /// The token itself, to send it on to the core. It must go nowhere else.
     pub fn expose(&self) -> &str {
         &self.0
@@ -71,11 +76,10 @@ impl Verifier {
 
     /// Whose token this is.
     pub async fn verify(&self, bearer: &Bearer) -> Result<Arc<Principal>, TokenError> {
-        let token = bearer.expose();
-        if token.len() > TOKEN_MAX {
+        if bearer.expose().len() > TOKEN_MAX {
             return Err(TokenError::Malformed);
         }
-        let digest: [u8; 32] = Sha256::digest(token).into();
+        let digest = bearer.digest();
         let now = self.clock.now();
         if let Some((principal, until)) = self.verified.get(&digest) {
             if now < until {
@@ -83,8 +87,7 @@ impl Verifier {
             }
             self.verified.remove(&digest);
         }
-        let principal = Arc::new(self.issuers.verify(bearer, now).await?);
-        let until = now.saturating_add(VERIFIED_FOR).unwrap_or(now).min(principal.expires().unwrap_or(now));
+        let (principal, until) = self.issuers.verify(bearer, now).await?;
         self.verified.insert(digest, (Arc::clone(&principal), until));
         Ok(principal)
     }

@@ -1,13 +1,14 @@
 //! OAuth access tokens of OpenID Connect providers, verified by the providers' published keys.
 //!
 //! The edge and the core each hold [`Issuers`] of their own: a broken edge cannot invent people. Both are one resource
-//! server with one audience. Only RFC 9068 tokens are accepted, so an ID token, or an access token for something else,
+//! server with one audience. Of JWTs, only RFC 9068 tokens are accepted, so an ID token, or an access token for something else,
 //! is refused by its type before its claims are read.
 //!
 //! What a token says of its issuer, unverified, chooses the one [`Issuer`] that checks it, and nothing else: that
 //! issuer's keys, algorithms and audience then decide, so no issuer can speak for another (RFC 9700, section 4.4).
 
 mod claims;
+pub mod introspection;
 mod keys;
 mod provider;
 
@@ -20,10 +21,12 @@ use serde::Deserialize;
 use url::Url;
 
 use super::Principal;
-use super::bearer::Bearer;
+use super::bearer::{Bearer, VERIFIED_FOR};
+use crate::clock::Monotonic;
 use crate::error::{Code, Error};
 use crate::http_client::HttpClient;
 
+use introspection::{Introspection, IntrospectionError};
 use keys::Keys;
 use provider::Provider;
 
@@ -49,9 +52,14 @@ pub struct Config {
     /// The signature algorithms that are accepted. Asymmetric ones only.
     #[serde(default = "default_algorithms")]
     pub algorithms: Vec<String>,
+    /// Which tokens this issuer's are, and so how they are checked.
+    #[serde(default)]
+    pub tokens: Tokens,
+    /// This process's client for asking the issuer about tokens.
+    pub introspection: Option<introspection::Config>,
     /// A file of CA certificates (PEM) to trust for the issuer, in place of the system's.
     pub ca: Option<std::path::PathBuf>,
-    /// Origins besides the issuer's own where its metadata may say that its keys are.
+    /// Origins besides the issuer's own where its metadata may say that its keys and its introspection are.
     #[serde(default)]
     pub origins: Vec<String>,
     /// The claim that lists a person's groups.
@@ -60,6 +68,19 @@ pub struct Config {
     /// Further claims that policies may speak of, by name.
     #[serde(default)]
     pub claims: Vec<String>,
+}
+
+/// The form of an issuer's access tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tokens {
+    /// JWTs (RFC 9068), checked by the issuer's keys.
+    #[default]
+    Jwt,
+    /// Opaque: whatever they look like, the issuer is asked (RFC 7662).
+    Opaque,
+    /// JWTs are checked by keys, and the issuer is asked about all else.
+    Either,
 }
 
 fn default_algorithms() -> Vec<String> {
@@ -79,6 +100,8 @@ pub struct Issuers(Vec<Issuer>);
 pub struct Issuer {
     expected: claims::Expected,
     keys: Keys,
+    tokens: Tokens,
+    introspection: Option<Introspection>,
 }
 
 /// Why a token was refused.
@@ -93,6 +116,9 @@ pub enum TokenError {
     /// The key cannot be had.
     #[error("the access token's signature cannot be checked")]
     Keys(#[from] KeyError),
+    /// The issuer was asked about it, in vain.
+    #[error("the access token was not confirmed")]
+    Introspection(#[from] IntrospectionError),
 }
 
 /// Why `[oidc]` is wrong.
@@ -130,6 +156,18 @@ pub enum IssuerError {
     /// Not an origin.
     #[error("origins must list origins like https://keys.example.com; `{0}` is not one")]
     Origin(String),
+    /// Opaque tokens without a way to ask, or a way to ask without opaque tokens.
+    #[error("`tokens = \"opaque\"` and `\"either\"` need `introspection`, and `\"jwt\"` (the default) forbids it")]
+    Introspection,
+    /// An endpoint that is no place for a secret.
+    #[error("introspection.endpoint `{0}` must be an https URL (http to a loopback address is allowed)")]
+    Endpoint(String),
+    /// A rate of nothing.
+    #[error("introspection.rate must be more than 0")]
+    Rate,
+    /// The client's secret.
+    #[error("introspection.client_secret_file")]
+    Secret(#[source] introspection::AskError),
 }
 
 impl From<TokenError> for Error {
@@ -140,6 +178,19 @@ impl From<TokenError> for Error {
                 Self::new(Code::Unavailable, "ISSUER_UNAVAILABLE", text)
                     .retry_after(Duration::from_secs(10))
                     .caused_by(error)
+            }
+            TokenError::Introspection(IntrospectionError::Unavailable(_)) => {
+                let text = "the identity provider cannot be asked about tokens at the moment";
+                Self::new(Code::Unavailable, "ISSUER_UNAVAILABLE", text)
+                    .retry_after(Duration::from_secs(2))
+                    .caused_by(error)
+            }
+            TokenError::Introspection(IntrospectionError::Busy) => {
+                let text = "the identity provider is asked about too many tokens at once";
+                Self::new(Code::Unavailable, "ISSUER_BUSY", text).retry_after(Duration::from_secs(2))
+            }
+            TokenError::Introspection(wrong) => {
+                Self::new(Code::Unauthenticated, "TOKEN_INVALID", format!("the access token was refused: {wrong}"))
             }
             TokenError::Claims(wrong) => {
                 Self::new(Code::Unauthenticated, "TOKEN_INVALID", format!("the access token was refused: {wrong}"))
@@ -191,6 +242,11 @@ impl Config {
             return Err(IssuerError::Origin(wrong.clone()));
         }
         claims::Expected::new(self)?;
+        match (&self.introspection, self.tokens) {
+            (None, Tokens::Jwt) => {}
+            (Some(introspection), Tokens::Opaque | Tokens::Either) => introspection.check()?,
+            (None, _) | (Some(_), Tokens::Jwt) => return Err(IssuerError::Introspection),
+        }
         Ok(url)
     }
 }
@@ -214,12 +270,46 @@ impl Issuers {
         self.0.iter().map(|issuer| issuer.expected.issuer())
     }
 
-    /// Whose token this is.
-    pub(super) async fn verify(&self, bearer: &Bearer, now: Timestamp) -> Result<Principal, TokenError> {
+    /// Whose token this is, and until when that need not be looked into again.
+    pub(super) async fn verify(
+        &self,
+        bearer: &Bearer,
+        now: Timestamp,
+    ) -> Result<(Arc<Principal>, Timestamp), TokenError> {
+        if !claims::looks_like_jwt(bearer.expose()) {
+            return self.ask(bearer, now).await;
+        }
         let token = claims::UnverifiedToken::read(bearer.expose()).ok_or(TokenError::Malformed)?;
         let named = token.issuer().ok_or(ClaimsError::Claim("iss"))?;
         let issuer = self.0.iter().find(|issuer| issuer.expected.issuer() == named).ok_or(ClaimsError::Issuer)?;
-        issuer.verify(bearer, &token, now).await
+        match &issuer.introspection {
+            Some(introspection) if issuer.tokens == Tokens::Opaque => {
+                Ok(introspection.ask(&issuer.expected, bearer, now).await?)
+            }
+            _ => issuer.verify(bearer, &token, now).await,
+        }
+    }
+
+    /// Asks each issuer that can be asked, once, until one knows the token.
+    async fn ask(&self, bearer: &Bearer, now: Timestamp) -> Result<(Arc<Principal>, Timestamp), TokenError> {
+        let mut outcome = TokenError::Malformed;
+        for issuer in &self.0 {
+            let Some(introspection) = &issuer.introspection else { continue };
+            match introspection.ask(&issuer.expected, bearer, now).await {
+                Ok(known) => return Ok(known),
+                // While one issuer cannot say, nobody can say that the token is nobody's.
+                Err(unknown @ IntrospectionError::Inactive) if matches!(outcome, TokenError::Malformed) => {
+                    outcome = unknown.into();
+                }
+                Err(IntrospectionError::Inactive) => {}
+                Err(silent @ (IntrospectionError::Unavailable(_) | IntrospectionError::Busy)) => {
+                    outcome = silent.into();
+                }
+                // It is this issuer's, and not good.
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+        Err(outcome)
     }
 }
 
@@ -227,7 +317,11 @@ impl Issuers {
 
 impl Issuer {
     fn new(config: &Config, http: HttpClient) -> Result<Self, IssuerError> {
-        Ok(Self { expected: claims::Expected::new(config)?, keys: Keys::new(Arc::new(Provider::new(config, http))) })
+        let provider = Arc::new(Provider::new(config, http));
+        let introspection =
+            config.introspection.clone().map(|config| Introspection::new(config, Arc::clone(&provider)));
+        let expected = claims::Expected::new(config)?;
+        Ok(Self { expected, keys: Keys::new(provider, Monotonic::system()), tokens: config.tokens, introspection })
     }
 
     async fn verify(
@@ -235,10 +329,12 @@ impl Issuer {
         bearer: &Bearer,
         token: &claims::UnverifiedToken,
         now: Timestamp,
-    ) -> Result<Principal, TokenError> {
+    ) -> Result<(Arc<Principal>, Timestamp), TokenError> {
         let algorithm = self.expected.check_header(token)?;
         let key = self.keys.find(token.key_id(), algorithm).await?;
-        Ok(self.expected.verify(bearer.expose(), &key, algorithm, now)?)
+        let principal = self.expected.verify(bearer.expose(), &key, algorithm, now)?;
+        let until = now.saturating_add(VERIFIED_FOR).unwrap_or(now).min(principal.expires().unwrap_or(now));
+        Ok((Arc::new(principal), until))
     }
 }
 

@@ -39,7 +39,7 @@ struct UnverifiedIssuer {
 }
 
 /// What is wrong with a token. The texts go to the caller: they name the check that failed, and nothing of the token.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ClaimsError {
     /// The header's `typ`.
     #[error("its type is not `at+jwt`, so it is not an access token (RFC 9068)")]
@@ -77,22 +77,25 @@ pub enum ClaimsError {
 /// library: there is one clock and one leeway for them.
 #[derive(Deserialize)]
 pub(super) struct Claims {
-    iss: Option<Value>,
-    aud: Option<Value>,
-    sub: Option<String>,
-    client_id: Option<String>,
-    jti: Option<String>,
-    iat: Option<f64>,
-    nbf: Option<f64>,
-    exp: Option<f64>,
-    scope: Option<String>,
-    cnf: Option<Value>,
-    email: Option<String>,
-    email_verified: Option<Value>,
-    preferred_username: Option<String>,
-    name: Option<String>,
+    pub(super) iss: Option<Value>,
+    pub(super) aud: Option<Value>,
+    pub(super) sub: Option<String>,
+    pub(super) client_id: Option<String>,
+    pub(super) jti: Option<String>,
+    pub(super) iat: Option<f64>,
+    pub(super) nbf: Option<f64>,
+    pub(super) exp: Option<f64>,
+    pub(super) scope: Option<String>,
+    /// Every other one.
     #[serde(flatten)]
-    rest: HashMap<String, Value>,
+    pub(super) rest: HashMap<String, Value>,
+}
+
+/// Whether a token is built like a signed or an encrypted JWT: three or five parts, the first of them a JSON object.
+pub(super) fn looks_like_jwt(token: &str) -> bool {
+    let parts = token.split('.').count();
+    let header = token.split('.').next().and_then(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok());
+    (parts == 3 || parts == 5) && header.is_some_and(|header| header.first() == Some(&b'{'))
 }
 
 // === impl UnverifiedToken ===
@@ -188,7 +191,7 @@ impl Expected {
             Some(audience) if own(audience) => {}
             Some(_) => return Err(ClaimsError::Audience),
         }
-        if claims.cnf.is_some() {
+        if claims.rest.contains_key("cnf") {
             return Err(ClaimsError::Confirmation);
         }
         let early = now.saturating_sub(CLOCK_LEEWAY).unwrap_or(now);
@@ -213,14 +216,16 @@ impl Expected {
         };
         // With some providers anybody can enter anybody's address: only a verified one is a name, and no other claim
         // may look like one. A name is for people to read; who somebody is, issuer and subject say.
-        let verified = matches!(claims.email_verified, Some(Value::Bool(true)));
-        let email = claims.email.filter(|_| verified);
-        let unverified = [claims.preferred_username, claims.name].map(|name| name.filter(|name| !name.contains('@')));
+        let text = |name: &str| claims.rest.get(name).and_then(Value::as_str);
+        let verified = claims.rest.get("email_verified") == Some(&Value::Bool(true));
+        let email = text("email").filter(|_| verified);
+        let unverified = ["preferred_username", "name"].map(|name| text(name).filter(|name| !name.contains('@')));
         let name = email
             .into_iter()
             .chain(unverified.into_iter().flatten())
             .find(|name| is_plain(name))
-            .unwrap_or_else(|| subject.clone());
+            .unwrap_or(&subject)
+            .to_owned();
         Ok(Principal {
             kind: Kind::Person,
             id: stable_id(&name, &self.issuer, &subject),

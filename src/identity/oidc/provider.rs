@@ -33,6 +33,7 @@ pub(super) struct Provider {
 struct Metadata {
     issuer: String,
     jwks_uri: Option<String>,
+    introspection_endpoint: Option<String>,
 }
 
 /// A key set (RFC 7517, section 5), its keys not yet understood.
@@ -115,6 +116,18 @@ impl Provider {
                 Err(error)
             }
         }
+    }
+
+    /// Where the provider is asked about opaque tokens (RFC 8414, section 2).
+    pub(super) async fn introspection_endpoint(&self) -> Result<Url, ProviderError> {
+        let metadata = self.metadata().await?;
+        let endpoint = metadata.introspection_endpoint.as_deref();
+        self.own_url(endpoint.ok_or(ProviderError::Missing("introspection_endpoint"))?)
+    }
+
+    /// The client that this provider is asked with.
+    pub(super) fn http(&self) -> &HttpClient {
+        &self.http
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {
