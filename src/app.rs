@@ -14,7 +14,7 @@ use crate::aws::session_policy::Actions;
 use crate::aws::{self, Accounts, Aws};
 use crate::broker::Broker;
 use crate::broker::upkeep::{self, Reconciler, recover};
-use crate::clock::Clock;
+use crate::clock::{Clock, Monotonic};
 use crate::config::Config;
 use crate::edge::{self, Edge};
 use crate::grpc::authn::Authenticator;
@@ -22,6 +22,7 @@ use crate::grpc::client::{Link, LinkError};
 use crate::grpc::server;
 use crate::health::Health;
 use crate::http_client::HttpClient;
+use crate::identity::api_key::{self, ApiKeys};
 use crate::identity::bearer::Verifier;
 use crate::identity::oidc::{self, Issuers};
 use crate::identity::peer::{self, Peers};
@@ -66,6 +67,9 @@ pub enum StartError {
     /// `[oidc.NAME]`
     #[error("`[oidc]`")]
     Oidc(#[from] oidc::ConfigError),
+    /// `[api_keys]`
+    #[error("`[api_keys]`")]
+    ApiKeys(#[from] api_key::FileError),
     /// `[[core.peers]]`
     #[error("`[[core.peers]]`")]
     Peers(#[from] peer::ConfigError),
@@ -110,7 +114,7 @@ pub enum StartError {
 /// The core alone.
 pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
     let section = config.core.as_ref().ok_or(StartError::Missing("core"))?;
-    let verifier = if config.oidc.is_empty() { None } else { Some(verifier(config)?) };
+    let verifier = if knows_bearers(config) { Some(verifier(config)?) } else { None };
     let tls = tls::mutual_server(&section.tls, &section.client_ca)?;
     let listener = bind(section.listen, Some(tls)).await?;
     let (routes, upkeep) = core_routes(config, verifier, peers(config)?, shutdown).await?;
@@ -216,6 +220,14 @@ pub fn peers(config: &Config) -> Result<Peers, StartError> {
     Ok(Peers::new(configs, scopes.iter().map(String::as_str))?)
 }
 
+/// The API keys of the file that the configuration names, if it does.
+pub fn api_keys(config: &Config) -> Result<Option<ApiKeys>, StartError> {
+    let Some(section) = &config.api_keys else { return Ok(None) };
+    let annotations = Annotations::read(DESCRIPTOR_SET)?;
+    let scopes = annotations.scopes().scopes().map(str::to_owned).collect();
+    Ok(Some(ApiKeys::open(section, scopes, Monotonic::system())?))
+}
+
 async fn core_routes(
     config: &Config,
     verifier: Option<Arc<Verifier>>,
@@ -269,15 +281,20 @@ fn edge_router(
     Ok(edge::router::router(Arc::new(Edge::new(section.clone(), verifier, link, annotations, health))))
 }
 
+fn knows_bearers(config: &Config) -> bool {
+    !config.oidc.is_empty() || config.api_keys.is_some()
+}
+
 fn verifier(config: &Config) -> Result<Arc<Verifier>, StartError> {
-    if config.oidc.is_empty() {
+    if !knows_bearers(config) {
         return Err(StartError::Missing("oidc.NAME"));
     }
     let client = |(name, issuer): (&String, &oidc::Config)| {
         Ok::<_, TlsError>((name.clone(), HttpClient::new(tls::public_client(issuer.ca.as_deref())?)))
     };
     let clients = config.oidc.iter().map(client).collect::<Result<_, _>>()?;
-    Ok(Arc::new(Verifier::new(Issuers::new(&config.oidc, &clients)?, Clock::system())))
+    let issuers = Issuers::new(&config.oidc, &clients)?;
+    Ok(Arc::new(Verifier::new(issuers, api_keys(config)?, Clock::system())))
 }
 
 async fn bind(address: SocketAddr, tls: Option<rustls::ServerConfig>) -> Result<Listener, StartError> {

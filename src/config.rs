@@ -22,6 +22,8 @@ pub struct Config {
     /// `[oidc.NAME]`
     #[serde(default)]
     pub oidc: identity::oidc::Configs,
+    /// `[api_keys]`
+    pub api_keys: Option<identity::api_key::Config>,
     /// `[targets]`
     #[serde(default)]
     pub targets: operation::target::Config,

@@ -78,11 +78,20 @@ async fn a_token_counts_in_the_authorization_header_alone() {
     let token = stack.token();
     let bearer = format!("Bearer {token}");
     for headers in [
-        vec![],
-        vec![("authorization", "Basic YTpi")],
         vec![("authorization", "Bearer ")],
+        vec![("authorization", "Bearer")],
+        vec![("authorization", "")],
+        vec![("authorization", "Bearer a b")],
+        vec![("authorization", "Bearer a,b")],
         vec![("authorization", bearer.as_str()), ("authorization", &bearer)],
+        vec![("authorization", bearer.as_str()), ("authorization", "Basic YTpi")],
     ] {
+        let answer = stack.post(None, &headers, list.clone()).await;
+        let challenge = answer.header("www-authenticate");
+        assert_eq!((answer.status, challenge.contains(r#"error="invalid_request""#)), (400, true), "{headers:?}");
+        assert_eq!(answer.json()["jsonrpc"], "2.0");
+    }
+    for headers in [vec![], vec![("authorization", "Basic YTpi")], vec![("authorization", "DPoP abc")]] {
         let answer = stack.post(None, &headers, list.clone()).await;
         assert_eq!(answer.status, 401, "{headers:?}");
         let challenge = answer.header("www-authenticate");

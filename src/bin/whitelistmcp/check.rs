@@ -78,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     edge(&config, &mut table);
     core(&config, &mut table);
     oidc(&config, &mut table);
+    api_keys(&config, &mut table);
     aws(&config, &mut table);
     table.add(
         "policy",
@@ -123,7 +124,7 @@ fn edge(config: &Config, table: &mut Table) {
             window(table, "edge.backend", &backend.identity.certificate);
         }
     }
-    if config.oidc.is_empty() {
+    if config.oidc.is_empty() && config.api_keys.is_none() {
         table.wrong(
             "oidc",
             "the edge needs an issuer, such as `[oidc.company]`: without an issuer nobody's token can be checked",
@@ -164,6 +165,17 @@ fn oidc(config: &Config, table: &mut Table) {
                 ),
             );
         }
+    }
+}
+
+fn api_keys(config: &Config, table: &mut Table) {
+    let Some(section) = &config.api_keys else { return };
+    match app::api_keys(config) {
+        Ok(keys) => {
+            let known = keys.map_or(0, |keys| keys.count());
+            table.good("api_keys", format!("{}: {known} keys", section.file.display()));
+        }
+        Err(error) => table.wrong("api_keys", chain(&error)),
     }
 }
 
