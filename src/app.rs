@@ -15,7 +15,7 @@ use crate::aws::session_policy::Actions;
 use crate::aws::{self, Accounts, Aws};
 use crate::broker::Broker;
 use crate::broker::upkeep::{self, Reconciler, recover};
-use crate::clock::Clock;
+use crate::clock::{Clock, Monotonic};
 use crate::config::Config;
 use crate::edge::{self, Edge};
 use crate::grpc::authn::Authenticator;
@@ -23,7 +23,9 @@ use crate::grpc::client::{Link, LinkError};
 use crate::grpc::server;
 use crate::health::Health;
 use crate::http_client::HttpClient;
-use crate::identity::oidc::{self, Verifier};
+use crate::identity::api_key::{self, ApiKeys};
+use crate::identity::bearer::Verifier;
+use crate::identity::oidc::{self, Issuers};
 use crate::identity::peer::{self, Peers};
 use crate::listen::Listener;
 use crate::operation::target::{TargetError, Targets};
@@ -64,9 +66,12 @@ pub enum StartError {
     /// `[edge]`
     #[error(transparent)]
     Edge(#[from] edge::ConfigError),
-    /// `[oidc]`
+    /// `[oidc.NAME]`
     #[error("`[oidc]`")]
     Oidc(#[from] oidc::ConfigError),
+    /// `[api_keys]`
+    #[error("`[api_keys]`")]
+    ApiKeys(#[from] api_key::FileError),
     /// `[[core.peers]]`
     #[error("`[[core.peers]]`")]
     Peers(#[from] peer::ConfigError),
@@ -117,7 +122,7 @@ pub enum StartError {
 /// The core alone.
 pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
     let section = config.core.as_ref().ok_or(StartError::Missing("core"))?;
-    let verifier = config.oidc.as_ref().map(verifier).transpose()?;
+    let verifier = if knows_bearers(config) { Some(verifier(config)?) } else { None };
     let tls = tls::mutual_server(&section.tls, &section.client_ca)?;
     let listener = bind(section.listen, Some(tls)).await?;
     let (routes, upkeep) = core_routes(config, verifier, peers(config)?, shutdown).await?;
@@ -128,7 +133,7 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
 pub async fn edge(config: &Config) -> Result<Bound, StartError> {
     let section = config.edge.as_ref().ok_or(StartError::Missing("edge"))?;
     let backend = section.backend.as_ref().ok_or(StartError::Missing("edge.backend"))?;
-    let verifier = verifier(config.oidc.as_ref().ok_or(StartError::Missing("oidc"))?)?;
+    let verifier = verifier(config)?;
     section.check()?;
     let listener = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
     let router = edge_router(section, verifier, Link::remote(backend)?, Health::default())?;
@@ -139,7 +144,7 @@ pub async fn edge(config: &Config) -> Result<Bound, StartError> {
 /// peers by mTLS as well.
 pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
     let section = config.edge.as_ref().ok_or(StartError::Missing("edge"))?;
-    let verifier = verifier(config.oidc.as_ref().ok_or(StartError::Missing("oidc"))?)?;
+    let verifier = verifier(config)?;
     let peers = peers(config)?.with_in_process_edge();
     section.check()?;
     let edge = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
@@ -228,6 +233,14 @@ pub fn shared(config: &Config) -> Result<Option<Shared>, StartError> {
     Ok(config.redis.as_ref().map(Shared::new).transpose()?)
 }
 
+/// The API keys of the file that the configuration names, if it does.
+pub fn api_keys(config: &Config) -> Result<Option<ApiKeys>, StartError> {
+    let Some(section) = &config.api_keys else { return Ok(None) };
+    let annotations = Annotations::read(DESCRIPTOR_SET)?;
+    let scopes = annotations.scopes().scopes().map(str::to_owned).collect();
+    Ok(Some(ApiKeys::open(section, scopes, Monotonic::system())?))
+}
+
 async fn core_routes(
     config: &Config,
     verifier: Option<Arc<Verifier>>,
@@ -284,9 +297,20 @@ fn edge_router(
     Ok(edge::router::router(Arc::new(Edge::new(section.clone(), verifier, link, annotations, health))))
 }
 
-fn verifier(config: &oidc::Config) -> Result<Arc<Verifier>, StartError> {
-    let http = HttpClient::new(tls::public_client(config.ca.as_deref())?);
-    Ok(Arc::new(Verifier::new(config, http, Clock::system())?))
+fn knows_bearers(config: &Config) -> bool {
+    !config.oidc.is_empty() || config.api_keys.is_some()
+}
+
+fn verifier(config: &Config) -> Result<Arc<Verifier>, StartError> {
+    if !knows_bearers(config) {
+        return Err(StartError::Missing("oidc.NAME"));
+    }
+    let client = |(name, issuer): (&String, &oidc::Config)| {
+        Ok::<_, TlsError>((name.clone(), HttpClient::new(tls::public_client(issuer.ca.as_deref())?)))
+    };
+    let clients = config.oidc.iter().map(client).collect::<Result<_, _>>()?;
+    let issuers = Issuers::new(&config.oidc, &clients)?;
+    Ok(Arc::new(Verifier::new(issuers, api_keys(config)?, Clock::system())))
 }
 
 async fn bind(address: SocketAddr, tls: Option<rustls::ServerConfig>) -> Result<Listener, StartError> {

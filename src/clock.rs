@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -24,6 +25,38 @@ impl Clock {
     /// The time now.
     pub fn now(&self) -> Timestamp {
         (self.0)()
+    }
+}
+
+/// Tells how much time passes, whatever becomes of the machine's clock meanwhile.
+#[derive(Clone)]
+pub struct Monotonic(Arc<dyn Fn() -> Instant + Send + Sync>);
+
+impl Monotonic {
+    /// The machine's.
+    pub fn system() -> Self {
+        Self(Arc::new(Instant::now))
+    }
+
+    /// One that answers what `now` answers.
+    pub fn from_fn(now: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// The moment.
+    pub fn now(&self) -> Instant {
+        (self.0)()
+    }
+
+    /// How long ago a moment was.
+    pub fn since(&self, moment: Instant) -> Duration {
+        self.now().saturating_duration_since(moment)
+    }
+}
+
+impl fmt::Debug for Monotonic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Monotonic")
     }
 }
 

@@ -19,8 +19,11 @@ pub struct Config {
     pub edge: Option<edge::Config>,
     /// `[core]`
     pub core: Option<grpc::server::Config>,
-    /// `[oidc]`
-    pub oidc: Option<identity::oidc::Config>,
+    /// `[oidc.NAME]`
+    #[serde(default)]
+    pub oidc: identity::oidc::Configs,
+    /// `[api_keys]`
+    pub api_keys: Option<identity::api_key::Config>,
     /// `[targets]`
     #[serde(default)]
     pub targets: operation::target::Config,
@@ -127,6 +130,7 @@ mod tests {
             ("[[aws.accounts]]\nid = \"1\"\nrole_arn = \"x\"\nregions = []\nkey = 1\n", "unknown field `key`"),
             ("[edge]\npublic_url = \"https://x/mcp\"\nlisten = \"here\"\n", "edge.listen"),
             ("[edge\n", "not TOML"),
+            ("[oidc]\nissuer = \"https://x\"\naudience = \"x\"\n", "[oidc.company]"),
         ] {
             let error = parse(text, &[]).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
@@ -149,6 +153,13 @@ mod tests {
                 .expect_err("unknown")
                 .contains("WHITELISTMCP_AUDIT__DIRECTROY")
         );
+        let issuer = [
+            ("WHITELISTMCP_OIDC__COMPANY__ISSUER", "https://login.example"),
+            ("WHITELISTMCP_OIDC__COMPANY__AUDIENCE", "https://x/mcp"),
+        ];
+        let config = parse("", &issuer).expect("sound");
+        assert_eq!(config.oidc.get("company").map(|issuer| issuer.issuer.as_str()), Some("https://login.example"));
+        assert!(parse("", &issuer[..1]).expect_err("half of it").contains("audience"));
         assert!(parse("", &[("WHITELISTMCP_AUDIT", "b")]).expect_err("no key").contains("WHITELISTMCP_AUDIT"));
     }
 }

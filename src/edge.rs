@@ -28,7 +28,7 @@ use crate::annotations::Annotations;
 use crate::grpc::DEADLINE_MAX;
 use crate::grpc::client::{self, Link};
 use crate::health::Health;
-use crate::identity::oidc::Verifier;
+use crate::identity::bearer::Verifier;
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
 use crate::tls;
@@ -53,6 +53,10 @@ pub struct Config {
     /// The header in which those proxies say whom they speak for: `x-forwarded-for` or `forwarded`.
     #[serde(default)]
     pub forwarded_by: ForwardedBy,
+    /// The networks that clients may call from; everybody's, if none is given. With some given, a caller whose address
+    /// is not known is refused as well.
+    #[serde(default, deserialize_with = "networks")]
+    pub allowed_clients: Vec<IpNet>,
     /// Host names that clients may use besides the one in `public_url`.
     #[serde(default)]
     pub allowed_hosts: Vec<String>,

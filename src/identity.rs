@@ -3,6 +3,8 @@
 //! A [`Principal`] can only be made here and below, from something that was verified; the rest of the program may only
 //! ask it questions.
 
+pub mod api_key;
+pub mod bearer;
 pub mod oidc;
 pub mod peer;
 pub mod scope;
@@ -109,12 +111,12 @@ impl Principal {
         self.kind
     }
 
-    /// Who vouches for it: the OpenID Connect issuer, or `x509`.
+    /// Who vouches for it: the OpenID Connect issuer, `x509`, or `api-key`.
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
 
-    /// Its identifier with that issuer (`sub`), or its certificate's name.
+    /// Its identifier with that issuer (`sub`), its certificate's name, or its key's id.
     pub fn subject(&self) -> &str {
         &self.subject
     }

@@ -5,7 +5,7 @@
 //!
 //! 1. [`listen`] accepts a connection: TLS, bounds, and whose certificate is on the other end.
 //! 2. [`edge`] reads an HTTP request: [`edge::router`] has every route and layer. The token is verified
-//!    ([`identity::oidc`]), the message read ([`mcp::envelope`], [`mcp::era`]), a tool call turned into one RPC by the
+//!    ([`identity::bearer`]), the message read ([`mcp::envelope`], [`mcp::era`]), a tool call turned into one RPC by the
 //!    proto's annotations ([`annotations`]).
 //! 3. [`grpc::client`] carries it to the core, with the person's own token. [`grpc::authn`] establishes who calls, once
 //!    more and from nothing that the edge says. A service comes straight here, by its certificate.

@@ -132,7 +132,7 @@ pub(crate) fn core_config(
         role = "service"
         scopes = ["whitelist:write"]
 
-        [oidc]
+        [oidc.company]
         issuer = "{issuer}"
         audience = "{AUDIENCE}"
 
@@ -177,7 +177,7 @@ pub(crate) fn edge_config(certificates: &Certificates, port: u16, issuer: &str, 
         key = "{key}"
         ca = "{ca}"
 
-        [oidc]
+        [oidc.company]
         issuer = "{issuer}"
         audience = "{AUDIENCE}"
         "#,

@@ -204,7 +204,7 @@ ca = "{self.certs}/ca.pem"
 {self.oidc_config()}"""
 
     def oidc_config(self) -> str:
-        return f'[oidc]\nissuer = "{self.issuer}"\naudience = "{self.url}"\n'
+        return f'[oidc.company]\nissuer = "{self.issuer}"\naudience = "{self.url}"\n'
 
     def otel(self) -> dict[str, str]:
         return {

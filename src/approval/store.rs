@@ -60,13 +60,7 @@ impl Store {
     }
 }
 
-fn write(
-    entries: &Mutex<Entries>,
-    key: &str,
-    value: &[u8],
-    ttl: Duration,
-    over: bool,
-) -> Result<bool, ApprovalError> {
+fn write(entries: &Mutex<Entries>, key: &str, value: &[u8], ttl: Duration, over: bool) -> Result<bool, ApprovalError> {
     let now = Instant::now();
     let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
     let stands = entries.get(key).is_some_and(|(_, until)| now < *until);

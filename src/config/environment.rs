@@ -47,7 +47,9 @@ pub(super) fn overlay(
             // Not what TOML would make of it: a name that looks like a number, for instance.
             set(table, &path, as_string);
         }
+        // What is missing may be in the next variable; the whole is checked at the end.
         if let Err((wrong, why)) = known(table)
+            && !why.contains("missing field")
             && (wrong.starts_with(&at) || at.starts_with(&wrong) || why.contains(&format!("unknown field `{key}`")))
         {
             return Err(problem(why));

@@ -15,6 +15,8 @@ use super::{Edge, error};
 pub(super) enum Challenge<'a> {
     /// There was none.
     Missing,
+    /// The header cannot be read.
+    Malformed,
     /// There was a bad one; the text says what is wrong with it.
     Invalid(&'a str),
     /// There was a good one that lacks scopes: all that the operation needs.
@@ -25,7 +27,7 @@ pub(super) enum Challenge<'a> {
 pub(super) async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
     let body = json!({
         "resource": resource(&edge),
-        "authorization_servers": [edge.verifier.issuer()],
+        "authorization_servers": edge.verifier.issuers().urls().collect::<Vec<_>>(),
         "scopes_supported": edge.annotations.scopes().scopes().collect::<Vec<_>>(),
         "bearer_methods_supported": ["header"],
         "resource_name": edge.server.title,
@@ -58,6 +60,11 @@ pub(super) fn refuse(edge: &Edge, challenge: &Challenge<'_>) -> Response {
             StatusCode::UNAUTHORIZED,
             format!(r#"Bearer resource_metadata="{url}", scope="{all}""#),
             "an access token is needed: send `Authorization: Bearer …`".to_owned(),
+        ),
+        Challenge::Malformed => (
+            StatusCode::BAD_REQUEST,
+            format!(r#"Bearer error="invalid_request", resource_metadata="{url}", scope="{all}""#),
+            "the `Authorization` header must be there once and hold one token: `Bearer …`".to_owned(),
         ),
         Challenge::Invalid(why) => (
             StatusCode::UNAUTHORIZED,

@@ -17,7 +17,7 @@ use crate::annotations::ToolSpec;
 use crate::grpc::CLIENT_ADDRESS;
 use crate::grpc::status::Refusal;
 use crate::identity::Principal;
-use crate::identity::oidc::Bearer;
+use crate::identity::bearer::Bearer;
 use crate::mcp::code;
 use crate::mcp::envelope::Request;
 use crate::mcp::era::{self, Era};

@@ -1,5 +1,6 @@
 //! `POST /mcp`: from HTTP to one message, and from its answer back to HTTP.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,11 +42,17 @@ pub(super) async fn guard(State(edge): State<Arc<Edge>>, request: Request<Body>,
 }
 
 fn refuse_stranger(edge: &Edge, request: &Request<Body>) -> Option<&'static str> {
-    let remote = request.extensions().get::<Connection>().and_then(Connection::remote);
+    let connection = request.extensions().get::<Connection>();
+    let remote = connection.and_then(Connection::remote);
     // Plain HTTP is for loopback and for declared proxies; whoever else gets here would send a token in the clear.
     let in_the_clear = edge.config.plaintext && !edge.config.listen.ip().is_loopback();
     if in_the_clear && !remote.is_some_and(|remote| is_proxy(remote.ip(), &edge.config.trusted_proxies)) {
         return Some("plain HTTP is served to declared proxies only; call over HTTPS");
+    }
+    let allowed = &edge.config.allowed_clients;
+    let within = |address: IpAddr| allowed.iter().any(|network| network.contains(&address));
+    if !allowed.is_empty() && !address(edge, connection, request.headers()).is_some_and(within) {
+        return Some("calls are not taken from this address");
     }
     if !host_allowed(edge, request.uri(), request.headers()) {
         return Some("this host name is not served here; it must be the one in public_url, or one of allowed_hosts");
@@ -56,6 +63,12 @@ fn refuse_stranger(edge: &Edge, request: &Request<Body>) -> Option<&'static str>
         return Some("this origin is not allowed to call; it must be one of allowed_origins");
     }
     None
+}
+
+/// The address that a request comes from, past the declared proxies.
+fn address(edge: &Edge, connection: Option<&Connection>, headers: &HeaderMap) -> Option<IpAddr> {
+    let remote = connection.and_then(Connection::remote);
+    client_address(remote, headers, &edge.config.trusted_proxies, edge.config.forwarded_by)
 }
 
 fn host_allowed(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> bool {
@@ -79,7 +92,8 @@ fn host_allowed(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> bool {
 /// `POST /mcp`
 pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();
-    let (bearer, principal) = match bearer::present(&edge, &parts.headers).await {
+    let address = address(&edge, parts.extensions.get::<Connection>(), &parts.headers);
+    let (bearer, principal) = match bearer::present(&edge, &parts.headers, address).await {
         Presented::Token(bearer, principal) => (bearer, principal),
         refused => return after(body, not_presented(&edge, refused)).await,
     };
@@ -92,13 +106,6 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
     };
     // Only a whole request takes a place: a slow body holds nothing but its own connection.
     let Ok(_place) = Arc::clone(&edge.in_flight).try_acquire_owned() else { return error::busy() };
-    let connection = parts.extensions.get::<Connection>();
-    let address = client_address(
-        connection.and_then(Connection::remote),
-        &parts.headers,
-        &edge.config.trusted_proxies,
-        edge.config.forwarded_by,
-    );
     let request = match envelope::parse(&body) {
         Ok(Message::Request(request)) => request,
         // None of the notifications that exist asks anything of a server that keeps no state.
@@ -132,6 +139,7 @@ fn not_presented(edge: &Edge, presented: Presented) -> Response {
             tracing::info!(reason = refused.reason(), why = refused.message(), "a token was refused");
             challenge::refuse(edge, &Challenge::Invalid(refused.message()))
         }
+        Presented::Malformed => challenge::refuse(edge, &Challenge::Malformed),
         Presented::Nothing | Presented::Token(..) => challenge::refuse(edge, &Challenge::Missing),
     }
 }

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use crate::annotations::Annotations;
 use crate::error::{Code, Error};
-use crate::identity::oidc::{Bearer, Login, Verifier};
-use crate::identity::peer::{Peers, Role};
+use crate::identity::bearer::{Bearer, Verifier};
+use crate::identity::oidc::Login;
+use crate::identity::peer::{PeerId, Peers, Role};
 use crate::identity::{Caller, Principal};
 use crate::listen::Connection;
 use crate::operation::Tool;
@@ -32,13 +33,15 @@ enum AuthnError {
     NoCertificate,
     #[error("an edge speaks for people: send the person's own access token in `authorization`")]
     NoBearer,
+    #[error("a client is nobody by itself: send an API key in `authorization`, as `Bearer wlk_…`")]
+    NoKey,
     #[error("the `authorization` metadata must hold one bearer token")]
     BadAuthorization,
-    #[error("no identity provider is configured, so nobody's token can be checked")]
+    #[error("neither an identity provider nor API keys are configured, so nobody's token can be checked")]
     NoIssuer,
     #[error("a service acts as itself by its certificate; a bearer token on its call is refused")]
     UnexpectedBearer,
-    #[error("a service calls from its own address; `{CLIENT_ADDRESS}` is believed from an edge only")]
+    #[error("only an edge says which address a person calls from; `{CLIENT_ADDRESS}` is believed from nobody else")]
     UnexpectedAddress,
     #[error("the metadata `{CLIENT_ADDRESS}` is not an IP address")]
     BadAddress,
@@ -49,6 +52,7 @@ impl From<AuthnError> for Error {
         let (code, reason) = match error {
             AuthnError::NoConnection => (Code::Internal, "INTERNAL"),
             AuthnError::NoCertificate => (Code::Unauthenticated, "CERTIFICATE_MISSING"),
+            AuthnError::NoKey => (Code::Unauthenticated, "API_KEY_MISSING"),
             AuthnError::NoBearer => (Code::Unauthenticated, "TOKEN_MISSING"),
             AuthnError::BadAuthorization => (Code::Unauthenticated, "TOKEN_INVALID"),
             AuthnError::NoIssuer => (Code::FailedPrecondition, "ISSUER_NOT_CONFIGURED"),
@@ -81,29 +85,26 @@ impl Authenticator {
             (Some(_), Some(_)) => return Err(AuthnError::BadAddress.into()),
             (only, _) => only,
         };
+        let remote = connection.remote().map(|remote| remote.ip());
         match role {
             Role::Service(_) if authorization.is_some() => Err(AuthnError::UnexpectedBearer.into()),
-            Role::Service(_) if claimed_address.is_some() => Err(AuthnError::UnexpectedAddress.into()),
-            Role::Service(scopes) => Ok(Caller::new(
-                Principal::service(peer, scopes.clone()),
-                peer.clone(),
-                connection.remote().map(|remote| remote.ip()),
-            )),
+            Role::Service(_) | Role::Client if claimed_address.is_some() => Err(AuthnError::UnexpectedAddress.into()),
+            Role::Service(scopes) => Ok(Caller::new(Principal::service(peer, scopes.clone()), peer.clone(), remote)),
+            Role::Client => {
+                let bearer = bearer(authorization.ok_or(AuthnError::NoKey)?)?;
+                if !bearer.is_api_key() {
+                    return Err(AuthnError::NoKey.into());
+                }
+                self.bearer_caller(&bearer, peer, remote).await
+            }
             Role::Edge => {
-                let verifier = self.verifier.as_ref().ok_or(AuthnError::NoIssuer)?;
-                let authorization = authorization.ok_or(AuthnError::NoBearer)?;
-                let bearer = authorization
-                    .to_str()
-                    .ok()
-                    .and_then(Bearer::from_authorization)
-                    .ok_or(AuthnError::BadAuthorization)?;
-                let principal = verifier.verify(&bearer).await?;
+                let bearer = bearer(authorization.ok_or(AuthnError::NoBearer)?)?;
                 let address = claimed_address
                     .map(|address| {
                         address.to_str().ok().and_then(|text| text.parse::<IpAddr>().ok()).ok_or(AuthnError::BadAddress)
                     })
                     .transpose()?;
-                Ok(Caller::new(Principal::clone(&principal), peer.clone(), address))
+                self.bearer_caller(&bearer, peer, address).await
             }
         }
     }
@@ -112,6 +113,12 @@ impl Authenticator {
     pub async fn login(&self, caller: &Caller, id_token: &str, client: &str) -> Result<Login, Error> {
         let verifier = self.verifier.as_ref().ok_or(AuthnError::NoIssuer)?;
         Ok(verifier.login(caller.principal().issuer(), id_token, client).await?)
+    }
+
+    async fn bearer_caller(&self, bearer: &Bearer, peer: &PeerId, address: Option<IpAddr>) -> Result<Caller, Error> {
+        let verifier = self.verifier.as_ref().ok_or(AuthnError::NoIssuer)?;
+        let principal = verifier.verify(bearer, address).await.map_err(Error::from)?;
+        Ok(Caller::new(Principal::clone(&principal), peer.clone(), address))
     }
 
     /// Fails unless the caller holds the tool's scope.
@@ -123,4 +130,8 @@ impl Authenticator {
         let text = format!("this needs the scope `{wanted}`, which you do not hold");
         Err(Error::new(Code::PermissionDenied, "SCOPE_MISSING", text).fact("scope", wanted))
     }
+}
+
+fn bearer(authorization: &MetadataValue<Ascii>) -> Result<Bearer, AuthnError> {
+    authorization.to_str().ok().and_then(Bearer::from_authorization).ok_or(AuthnError::BadAuthorization)
 }

@@ -35,7 +35,7 @@ pub struct Config {
     pub san: String,
     /// What the peer is.
     pub role: RoleName,
-    /// The scopes of a service; an edge has none of its own.
+    /// The scopes of a service; an edge and a client have none of their own.
     #[serde(default)]
     pub scopes: Vec<String>,
 }
@@ -48,6 +48,8 @@ pub enum RoleName {
     Edge,
     /// Speaks for itself.
     Service,
+    /// Lets programs with API keys connect; it is nobody by itself.
+    Client,
 }
 
 /// What a known peer is.
@@ -57,6 +59,9 @@ pub enum Role {
     Edge,
     /// Speaks for itself, with these scopes.
     Service(Scopes),
+    /// Lets a program connect that then says who it is by an API key. It says nothing else: not which address it calls
+    /// from, and nothing of people.
+    Client,
 }
 
 /// The peers that are known.
@@ -83,9 +88,9 @@ pub enum ConfigError {
     /// The same name twice.
     #[error("peer `{0}` is given twice")]
     Twice(String),
-    /// An edge with scopes.
-    #[error("peer `{0}` is an edge: it acts with people's own scopes and has none; take `scopes` out")]
-    EdgeWithScopes(String),
+    /// An edge or a client with scopes.
+    #[error("peer `{0}` is nobody by itself: the token or key that it sends along has scopes; take `scopes` out")]
+    NobodyWithScopes(String),
     /// A service without scopes.
     #[error("peer `{0}` is a service without `scopes`; it could do nothing")]
     ServiceWithoutScopes(String),
@@ -164,7 +169,10 @@ impl Peers {
             let role = match (config.role, config.scopes.is_empty()) {
                 (RoleName::Edge, true) => Role::Edge,
                 (RoleName::Service, false) => Role::Service(config.scopes.iter().cloned().collect()),
-                (RoleName::Edge, false) => return Err(ConfigError::EdgeWithScopes(config.san.clone())),
+                (RoleName::Client, true) => Role::Client,
+                (RoleName::Edge | RoleName::Client, false) => {
+                    return Err(ConfigError::NobodyWithScopes(config.san.clone()));
+                }
                 (RoleName::Service, true) => return Err(ConfigError::ServiceWithoutScopes(config.san.clone())),
             };
             if peers.insert(PeerId(config.san.clone()), role).is_some() {
@@ -244,7 +252,8 @@ mod tests {
 
     #[test]
     fn roles_and_scopes_fit_together() {
-        assert!(matches!(peers(&[config("a", RoleName::Edge, &["r"])]), Err(ConfigError::EdgeWithScopes(_))));
+        assert!(matches!(peers(&[config("a", RoleName::Edge, &["r"])]), Err(ConfigError::NobodyWithScopes(_))));
+        assert!(matches!(peers(&[config("a", RoleName::Client, &["r"])]), Err(ConfigError::NobodyWithScopes(_))));
         assert!(matches!(peers(&[config("a", RoleName::Service, &[])]), Err(ConfigError::ServiceWithoutScopes(_))));
         assert!(matches!(peers(&[config("a", RoleName::Service, &["x"])]), Err(ConfigError::UnknownScope(..))));
         let twice = [config("a", RoleName::Edge, &[]), config("a", RoleName::Service, &["r"])];

@@ -102,7 +102,7 @@ impl Stack {
         let issuer = Issuer::start().await;
         let issuer_url = options.issuer_url.clone().unwrap_or_else(|| issuer.url.clone());
         let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
-        let shared = format!("[oidc]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n");
+        let shared = format!("[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n");
         let core_config = core_config(&directory, aws, &options) + &shared;
 
         let core_shutdown = Shutdown::new();

@@ -78,11 +78,20 @@ async fn a_token_counts_in_the_authorization_header_alone() {
     let token = stack.token();
     let bearer = format!("Bearer {token}");
     for headers in [
-        vec![],
-        vec![("authorization", "Basic YTpi")],
         vec![("authorization", "Bearer ")],
+        vec![("authorization", "Bearer")],
+        vec![("authorization", "")],
+        vec![("authorization", "Bearer a b")],
+        vec![("authorization", "Bearer a,b")],
         vec![("authorization", bearer.as_str()), ("authorization", &bearer)],
+        vec![("authorization", bearer.as_str()), ("authorization", "Basic YTpi")],
     ] {
+        let answer = stack.post(None, &headers, list.clone()).await;
+        let challenge = answer.header("www-authenticate");
+        assert_eq!((answer.status, challenge.contains(r#"error="invalid_request""#)), (400, true), "{headers:?}");
+        assert_eq!(answer.json()["jsonrpc"], "2.0");
+    }
+    for headers in [vec![], vec![("authorization", "Basic YTpi")], vec![("authorization", "DPoP abc")]] {
         let answer = stack.post(None, &headers, list.clone()).await;
         assert_eq!(answer.status, 401, "{headers:?}");
         let challenge = answer.header("www-authenticate");
@@ -165,7 +174,8 @@ async fn an_issuer_that_is_away_is_no_verdict_on_the_token() {
     let aws = AwsDouble::start().await;
     let options = Options { issuer_url: Some("http://127.0.0.1:9".to_owned()), ..Options::default() };
     let stack = Stack::with(&aws.access(), options).await;
-    let answer = stack.rpc(&stack.token(), "ping", json!({})).await;
+    let token = stack.issuer.token_with("alice", "whitelist:read", json!({"iss": "http://127.0.0.1:9"}));
+    let answer = stack.rpc(&token, "ping", json!({})).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(!answer.header("retry-after").is_empty());
     stack.stop().await;

@@ -11,6 +11,7 @@ use whitelistmcp::aws::{Accounts, Aws, checked_endpoint, refuse_endpoint_variabl
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
 use whitelistmcp::grpc::client::Link;
+use whitelistmcp::identity::oidc;
 use whitelistmcp::pb::DESCRIPTOR_SET;
 use whitelistmcp::policy::Policy;
 use whitelistmcp::tls::{self, validity};
@@ -77,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     edge(&config, &mut table);
     core(&config, &mut table);
     oidc(&config, &mut table);
+    api_keys(&config, &mut table);
     aws(&config, &mut table);
     table.add(
         "policy",
@@ -122,8 +124,11 @@ fn edge(config: &Config, table: &mut Table) {
             window(table, "edge.backend", &backend.identity.certificate);
         }
     }
-    if config.oidc.is_none() {
-        table.wrong("oidc", "the edge needs `[oidc]`: without an issuer nobody's token can be checked");
+    if config.oidc.is_empty() && config.api_keys.is_none() {
+        table.wrong(
+            "oidc",
+            "the edge needs an issuer, such as `[oidc.company]`: without an issuer nobody's token can be checked",
+        );
     }
 }
 
@@ -141,23 +146,36 @@ fn core(config: &Config, table: &mut Table) {
 }
 
 fn oidc(config: &Config, table: &mut Table) {
-    let Some(oidc) = &config.oidc else { return };
-    table.add("oidc", format!("{} for {}", oidc.issuer, oidc.audience), oidc.check());
-    table.add(
-        "oidc.ca",
-        oidc.ca.as_ref().map_or("the system's CAs".to_owned(), |ca| ca.display().to_string()),
-        tls::public_client(oidc.ca.as_deref()).map(drop),
-    );
-    if let Some(edge) = &config.edge
-        && edge.public_url.as_str().trim_end_matches('/') != oidc.audience.trim_end_matches('/')
-    {
-        table.note(
-            "oidc",
-            format!(
-                "clients ask for a token for {}, and only tokens for {} are accepted",
-                edge.public_url, oidc.audience
-            ),
-        );
+    if config.oidc.is_empty() {
+        return;
+    }
+    table.add("oidc", format!("{} issuers", config.oidc.len()), oidc::check(&config.oidc));
+    for (name, issuer) in &config.oidc {
+        let trust = issuer.ca.as_ref().map_or("the system's CAs".to_owned(), |ca| ca.display().to_string());
+        let found = tls::public_client(issuer.ca.as_deref()).map(drop);
+        table.add("oidc", format!("{name}: {} for {}, by {trust}", issuer.issuer, issuer.audience), found);
+        if let Some(edge) = &config.edge
+            && edge.public_url.as_str().trim_end_matches('/') != issuer.audience.trim_end_matches('/')
+        {
+            table.note(
+                "oidc",
+                format!(
+                    "{name}: clients ask for a token for {}, and only tokens for {} are accepted",
+                    edge.public_url, issuer.audience
+                ),
+            );
+        }
+    }
+}
+
+fn api_keys(config: &Config, table: &mut Table) {
+    let Some(section) = &config.api_keys else { return };
+    match app::api_keys(config) {
+        Ok(keys) => {
+            let known = keys.map_or(0, |keys| keys.count());
+            table.good("api_keys", format!("{}: {known} keys", section.file.display()));
+        }
+        Err(error) => table.wrong("api_keys", chain(&error)),
     }
 }
 

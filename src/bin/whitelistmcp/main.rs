@@ -3,6 +3,7 @@
 mod certs;
 mod check;
 mod iam;
+mod key;
 mod reconcile;
 mod run;
 
@@ -33,6 +34,9 @@ enum Command {
     Check(check::Arguments),
     /// Makes a CA and certificates to try the service out.
     Certs(certs::Arguments),
+    /// Makes API keys.
+    #[command(subcommand)]
+    Key(key::Command),
     /// Prints what AWS is asked for.
     #[command(subcommand)]
     Iam(iam::Command),
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Command::Reconcile(arguments) => reconcile::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),
+        Command::Key(command) => key::run(&command),
         Command::Iam(command) => iam::run(&command),
     }
 }

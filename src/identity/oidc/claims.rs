@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
@@ -11,7 +13,7 @@ use serde_json::Value;
 
 use super::super::scope::Scopes;
 use super::super::{Kind, Principal, Said, stable_id};
-use super::{CLOCK_LEEWAY, Config, ConfigError};
+use super::{CLOCK_LEEWAY, Config, IssuerError};
 
 /// What this resource server expects of every token.
 #[derive(Debug)]
@@ -23,14 +25,21 @@ pub(super) struct Expected {
     kept_claims: Vec<String>,
 }
 
-/// A token's header, before anything about it is known to be true.
+/// A signed token, taken apart before anything about it is known to be true.
 #[derive(Debug)]
-pub(super) struct UnverifiedHeader {
+pub(super) struct UnverifiedToken {
     unverified: jsonwebtoken::Header,
+    unverified_issuer: Option<String>,
+}
+
+/// The one claim that is read before the signature is checked: it chooses who checks it.
+#[derive(Deserialize)]
+struct UnverifiedIssuer {
+    iss: Option<Value>,
 }
 
 /// What is wrong with a token. The texts go to the caller: they name the check that failed, and nothing of the token.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ClaimsError {
     /// The header's `typ`.
     #[error("its type is not `at+jwt`, so it is not an access token (RFC 9068)")]
@@ -64,51 +73,61 @@ pub enum ClaimsError {
     Confirmation,
 }
 
-/// The claims of RFC 9068, section 2.2, and those that name people.
+/// The claims of RFC 9068, section 2.2, and those that name people. Times and audience are checked below and not by the
+/// library: there is one clock and one leeway for them.
 #[derive(Deserialize)]
-struct Claims {
-    sub: Option<String>,
-    client_id: Option<String>,
-    jti: Option<String>,
-    iat: Option<f64>,
-    exp: Option<f64>,
-    #[serde(default)]
-    scope: Option<String>,
-    cnf: Option<Value>,
-    iss: String,
-    email: Option<String>,
-    email_verified: Option<Value>,
-    preferred_username: Option<String>,
-    name: Option<String>,
+pub(super) struct Claims {
+    pub(super) iss: Option<Value>,
+    pub(super) aud: Option<Value>,
+    pub(super) sub: Option<String>,
+    pub(super) client_id: Option<String>,
+    pub(super) jti: Option<String>,
+    pub(super) iat: Option<f64>,
+    pub(super) nbf: Option<f64>,
+    pub(super) exp: Option<f64>,
+    pub(super) scope: Option<String>,
+    /// Every other one.
     #[serde(flatten)]
-    rest: HashMap<String, Value>,
+    pub(super) rest: HashMap<String, Value>,
 }
 
-// === impl UnverifiedHeader ===
+/// Whether a token is built like a signed or an encrypted JWT: three or five parts, the first of them a JSON object.
+pub(super) fn looks_like_jwt(token: &str) -> bool {
+    let parts = token.split('.').count();
+    let header = token.split('.').next().and_then(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok());
+    (parts == 3 || parts == 5) && header.is_some_and(|header| header.first() == Some(&b'{'))
+}
 
-impl UnverifiedHeader {
+// === impl UnverifiedToken ===
+
+impl UnverifiedToken {
+    /// Takes a token apart; none if it is no signed JWT.
     pub(super) fn read(token: &str) -> Option<Self> {
-        jsonwebtoken::decode_header(token).ok().map(|unverified| Self { unverified })
-    }
-
-    /// The algorithm that the token says it was signed by.
-    pub(super) fn algorithm(&self) -> Algorithm {
-        self.unverified.alg
+        let unverified = jsonwebtoken::decode_header(token).ok()?;
+        let payload = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+        let claims: UnverifiedIssuer = serde_json::from_slice(&payload).ok()?;
+        let unverified_issuer = claims.iss.as_ref().and_then(Value::as_str).map(str::to_owned);
+        Some(Self { unverified, unverified_issuer })
     }
 
     /// The key that the token says it was signed with.
     pub(super) fn key_id(&self) -> Option<&str> {
         self.unverified.kid.as_deref()
     }
+
+    /// The issuer that the token says it comes from.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.unverified_issuer.as_deref()
+    }
 }
 
 // === impl Expected ===
 
 impl Expected {
-    pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
+    pub(super) fn new(config: &Config) -> Result<Self, IssuerError> {
         let algorithms = config.algorithms.iter().map(|name| algorithm(name)).collect::<Result<Vec<_>, _>>()?;
         if algorithms.is_empty() {
-            return Err(ConfigError::Algorithm(String::new()));
+            return Err(IssuerError::Algorithm(String::new()));
         }
         Ok(Self {
             issuer: config.issuer.clone(),
@@ -124,8 +143,9 @@ impl Expected {
     }
 
     /// Refuses by the header alone what no key could make good.
-    pub(super) fn check_header(&self, header: &UnverifiedHeader) -> Result<Algorithm, ClaimsError> {
-        let typ = header.unverified.typ.as_deref().unwrap_or_default();
+    pub(super) fn check_header(&self, token: &UnverifiedToken) -> Result<Algorithm, ClaimsError> {
+        let header = &token.unverified;
+        let typ = header.typ.as_deref().unwrap_or_default();
         if !typ.eq_ignore_ascii_case("at+jwt") && !typ.eq_ignore_ascii_case("application/at+jwt") {
             return Err(ClaimsError::Type);
         }
@@ -133,8 +153,9 @@ impl Expected {
     }
 
     /// The same of an ID token, which is of another type: an access token is no login.
-    pub(super) fn check_login_header(&self, header: &UnverifiedHeader) -> Result<Algorithm, ClaimsError> {
-        match header.unverified.typ.as_deref() {
+    pub(super) fn check_login_header(&self, token: &UnverifiedToken) -> Result<Algorithm, ClaimsError> {
+        let header = &token.unverified;
+        match header.typ.as_deref() {
             None => {}
             Some(typ) if typ.eq_ignore_ascii_case("jwt") => {}
             Some(_) => return Err(ClaimsError::Type),
@@ -142,11 +163,11 @@ impl Expected {
         self.check_signature_header(header)
     }
 
-    fn check_signature_header(&self, header: &UnverifiedHeader) -> Result<Algorithm, ClaimsError> {
-        if header.unverified.crit.is_some() {
+    fn check_signature_header(&self, header: &jsonwebtoken::Header) -> Result<Algorithm, ClaimsError> {
+        if header.crit.is_some() {
             return Err(ClaimsError::Critical);
         }
-        let algorithm = header.unverified.alg;
+        let algorithm = header.alg;
         if self.algorithms.contains(&algorithm) { Ok(algorithm) } else { Err(ClaimsError::Algorithm) }
     }
 
@@ -159,32 +180,50 @@ impl Expected {
         now: Timestamp,
     ) -> Result<Principal, ClaimsError> {
         let mut validation = Validation::new(algorithm);
-        validation.leeway = CLOCK_LEEWAY.as_secs();
-        validation.validate_nbf = true;
-        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        validation.set_issuer(&[&self.issuer]);
-        validation.set_audience(&[&self.audience]);
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.set_required_spec_claims::<&str>(&[]);
         let claims =
             jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|error| from_library(&error))?.claims;
-        self.principal(claims, now)
+        claims.jti.as_deref().filter(|jti| !jti.is_empty()).ok_or(ClaimsError::Claim("jti"))?;
+        claims.iat.ok_or(ClaimsError::Claim("iat"))?;
+        match &claims.iss {
+            None => Err(ClaimsError::Claim("iss")),
+            Some(_) => self.principal(claims, now),
+        }
     }
 
-    fn principal(&self, claims: Claims, now: Timestamp) -> Result<Principal, ClaimsError> {
-        // The library also takes a list that holds the issuer; RFC 7519 knows one string.
-        if claims.iss != self.issuer {
+    /// Checks what must hold of every access token, however its claims were proven.
+    pub(super) fn principal(&self, claims: Claims, now: Timestamp) -> Result<Principal, ClaimsError> {
+        // RFC 7519 knows one string here; a list that holds the issuer is not it.
+        if claims.iss.is_some_and(|iss| iss.as_str() != Some(&self.issuer)) {
             return Err(ClaimsError::Issuer);
         }
-        if claims.cnf.is_some() {
+        let own = |audience: &Value| audience.as_str() == Some(&self.audience);
+        match &claims.aud {
+            None | Some(Value::Null) => return Err(ClaimsError::Claim("aud")),
+            Some(Value::Array(audiences)) if audiences.iter().any(own) => {}
+            Some(audience) if own(audience) => {}
+            Some(_) => return Err(ClaimsError::Audience),
+        }
+        if claims.rest.contains_key("cnf") {
             return Err(ClaimsError::Confirmation);
+        }
+        let early = now.saturating_sub(CLOCK_LEEWAY).unwrap_or(now);
+        let late = now.saturating_add(CLOCK_LEEWAY).unwrap_or(now);
+        let expires = claims.exp.and_then(seconds).ok_or(ClaimsError::Claim("exp"))?;
+        if expires <= early {
+            return Err(ClaimsError::Expired);
+        }
+        for (name, date) in [("nbf", claims.nbf), ("iat", claims.iat)] {
+            if let Some(date) = date
+                && seconds(date).ok_or(ClaimsError::Claim(name))? > late
+            {
+                return Err(ClaimsError::NotYetValid);
+            }
         }
         let subject = claims.sub.filter(|sub| !sub.is_empty() && sub.len() <= 255).ok_or(ClaimsError::Claim("sub"))?;
         let client = claims.client_id.filter(|id| !id.is_empty()).ok_or(ClaimsError::Claim("client_id"))?;
-        claims.jti.filter(|jti| !jti.is_empty()).ok_or(ClaimsError::Claim("jti"))?;
-        let issued = claims.iat.and_then(seconds).ok_or(ClaimsError::Claim("iat"))?;
-        let expires = claims.exp.and_then(seconds).ok_or(ClaimsError::Claim("exp"))?;
-        if issued > now.saturating_add(CLOCK_LEEWAY).unwrap_or(now) {
-            return Err(ClaimsError::NotYetValid);
-        }
         let groups = match claims.rest.get(&self.groups_claim) {
             None | Some(Value::Null) => BTreeSet::new(),
             Some(Value::Array(groups)) => groups.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
@@ -192,14 +231,16 @@ impl Expected {
         };
         // With some providers anybody can enter anybody's address: only a verified one is a name, and no other claim
         // may look like one. A name is for people to read; who somebody is, issuer and subject say.
-        let verified = matches!(claims.email_verified, Some(Value::Bool(true)));
-        let email = claims.email.filter(|_| verified);
-        let unverified = [claims.preferred_username, claims.name].map(|name| name.filter(|name| !name.contains('@')));
+        let text = |name: &str| claims.rest.get(name).and_then(Value::as_str);
+        let verified = claims.rest.get("email_verified") == Some(&Value::Bool(true));
+        let email = text("email").filter(|_| verified);
+        let unverified = ["preferred_username", "name"].map(|name| text(name).filter(|name| !name.contains('@')));
         let name = email
             .into_iter()
             .chain(unverified.into_iter().flatten())
             .find(|name| is_plain(name))
-            .unwrap_or_else(|| subject.clone());
+            .unwrap_or(&subject)
+            .to_owned();
         Ok(Principal {
             kind: Kind::Person,
             id: stable_id(&name, &self.issuer, &subject),
@@ -254,27 +295,17 @@ pub(super) fn seconds(date: f64) -> Option<Timestamp> {
 }
 
 /// Only asymmetric algorithms: with a symmetric one, whoever can verify can sign.
-fn algorithm(name: &str) -> Result<Algorithm, ConfigError> {
+fn algorithm(name: &str) -> Result<Algorithm, IssuerError> {
     match name.parse::<Algorithm>() {
         Ok(algorithm) if !matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) => Ok(algorithm),
-        _ => Err(ConfigError::Algorithm(name.to_owned())),
+        _ => Err(IssuerError::Algorithm(name.to_owned())),
     }
 }
 
 pub(super) fn from_library(error: &jsonwebtoken::errors::Error) -> ClaimsError {
     use jsonwebtoken::errors::ErrorKind;
     match error.kind() {
-        ErrorKind::InvalidIssuer => ClaimsError::Issuer,
-        ErrorKind::InvalidAudience => ClaimsError::Audience,
-        ErrorKind::ExpiredSignature => ClaimsError::Expired,
-        ErrorKind::ImmatureSignature => ClaimsError::NotYetValid,
         ErrorKind::InvalidAlgorithm => ClaimsError::Algorithm,
-        ErrorKind::MissingRequiredClaim(claim) => ClaimsError::Claim(match claim.as_str() {
-            "aud" => "aud",
-            "iss" => "iss",
-            "exp" => "exp",
-            _ => "sub",
-        }),
         ErrorKind::Json(_) | ErrorKind::Utf8(_) => ClaimsError::Claim("payload"),
         _ => ClaimsError::Signature,
     }

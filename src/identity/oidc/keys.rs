@@ -1,16 +1,15 @@
 //! The provider's keys, cached: refreshed as they age, asked for again when an unknown one is named, never in a flood.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::provider::{Provider, ProviderError};
-use crate::http_client::HttpClient;
+use crate::clock::Monotonic;
 
 /// The age at which keys are fetched anew, behind the calls that still use them.
 const REFRESH_AFTER: Duration = Duration::from_secs(600);
@@ -24,15 +23,22 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// The same, while there are no keys at all.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// One issuer's keys. Clones share them.
-#[derive(Clone, Debug)]
-pub(super) struct Keys(Arc<Inner>);
+/// Where keys come from.
+pub(super) trait Source: Send + Sync + 'static {
+    /// The keys that are published now.
+    fn fetch_keys(&self) -> impl Future<Output = Result<Vec<Jwk>, ProviderError>> + Send;
+}
+
+/// One issuer's keys.
+#[derive(Debug)]
+pub(super) struct Keys<S = Provider>(Arc<Inner<S>>);
 
 #[derive(Debug)]
-struct Inner {
-    provider: Provider,
+struct Inner<S> {
+    source: Arc<S>,
     current: ArcSwapOption<KeySet>,
     last_asked: Mutex<Option<Instant>>,
+    time: Monotonic,
 }
 
 struct KeySet {
@@ -62,51 +68,66 @@ impl std::fmt::Debug for KeySet {
     }
 }
 
-impl Keys {
-    pub(super) fn new(issuer: String, http: HttpClient) -> Self {
-        let provider = Provider::new(issuer, http);
-        Self(Arc::new(Inner { provider, current: ArcSwapOption::empty(), last_asked: Mutex::new(None) }))
+impl Source for Provider {
+    fn fetch_keys(&self) -> impl Future<Output = Result<Vec<Jwk>, ProviderError>> + Send {
+        Self::fetch_keys(self)
+    }
+}
+
+impl<S: Source> Keys<S> {
+    pub(super) fn new(source: Arc<S>, time: Monotonic) -> Self {
+        Self(Arc::new(Inner { source, current: ArcSwapOption::empty(), last_asked: Mutex::new(None), time }))
     }
 
     /// The key that a token names.
     pub(super) async fn find(&self, key_id: Option<&str>, algorithm: Algorithm) -> Result<Arc<DecodingKey>, KeyError> {
-        let usable = self.0.current.load_full().filter(|set| set.fetched.elapsed() < USE_FOR);
-        if let Some(set) = usable
+        if let Some(set) = self.0.usable()
             && let Some(key) = set.find(key_id, algorithm)
         {
             // A key that is known serves while newer ones are fetched: a slow issuer must not hold up every caller.
-            if set.fetched.elapsed() >= REFRESH_AFTER && self.0.last_asked.try_lock().is_ok() {
+            if self.0.time.since(set.fetched) >= REFRESH_AFTER && self.0.last_asked.try_lock().is_ok() {
                 let inner = Arc::clone(&self.0);
                 // What goes wrong is logged where it happens, and tried again later.
                 tokio::spawn(async move { inner.refresh().await.map(drop).unwrap_or_default() });
             }
             return Ok(key);
         }
-        self.0.refresh().await?.find(key_id, algorithm).ok_or(KeyError::Unknown)
+        // A task of its own: a caller that hangs up must not end what others wait for, nor start it once more.
+        let inner = Arc::clone(&self.0);
+        let refreshed = tokio::spawn(async move { inner.refresh().await }).await;
+        let set = refreshed.unwrap_or(Err(KeyError::Unavailable(None)))?;
+        set.find(key_id, algorithm).ok_or(KeyError::Unknown)
     }
 }
 
-impl Inner {
+impl<S: Source> Inner<S> {
+    /// The keys that are known, unless they are too old.
+    fn usable(&self) -> Option<Arc<KeySet>> {
+        self.current.load_full().filter(|set| self.time.since(set.fetched) < USE_FOR)
+    }
+
     /// Fetches the keys unless that was just done; whoever comes meanwhile waits for the same answer.
     async fn refresh(&self) -> Result<Arc<KeySet>, KeyError> {
         let mut last_asked = self.last_asked.lock().await;
-        let current = self.current.load_full();
-        let pause = if current.is_some() { ASK_AGAIN_AFTER } else { RETRY_AFTER };
-        let usable = |set: &Arc<KeySet>| set.fetched.elapsed() < USE_FOR;
-        if last_asked.is_some_and(|asked| asked.elapsed() < pause) {
-            return current.filter(usable).ok_or(KeyError::Unavailable(None));
+        let pause = if self.usable().is_some() { ASK_AGAIN_AFTER } else { RETRY_AFTER };
+        if last_asked.is_some_and(|asked| self.time.since(asked) < pause) {
+            return self.usable().ok_or(KeyError::Unavailable(None));
         }
-        *last_asked = Some(Instant::now());
-        match self.provider.fetch_keys().await {
+        let fetched = self.source.fetch_keys().await;
+        // Counted from the answer: those who waited for it take it, and do not ask one after another.
+        *last_asked = Some(self.time.now());
+        match fetched {
             Ok(keys) => {
-                let set =
-                    Arc::new(KeySet { fetched: Instant::now(), keys: keys.into_iter().filter_map(Key::new).collect() });
+                let set = Arc::new(KeySet {
+                    fetched: self.time.now(),
+                    keys: keys.into_iter().filter_map(Key::new).collect(),
+                });
                 self.current.store(Some(Arc::clone(&set)));
                 Ok(set)
             }
             Err(error) => {
                 tracing::warn!(error = %crate::error::Chain(&error), "the issuer's keys could not be fetched");
-                current.filter(usable).ok_or(KeyError::Unavailable(Some(error)))
+                self.usable().ok_or(KeyError::Unavailable(Some(error)))
             }
         }
     }
@@ -160,3 +181,6 @@ impl Key {
         for_signing && named && typed
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,12 @@
 //! token, is there.
 
 use jiff::Timestamp;
-use jsonwebtoken::{DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::CLOCK_LEEWAY;
-use super::claims::{ClaimsError, Expected, UnverifiedHeader, from_library, seconds};
+use super::claims::{ClaimsError, from_library, seconds};
 
 /// A login that is proven.
 #[derive(Clone, Debug)]
@@ -29,6 +29,7 @@ struct Claims {
     nonce: Option<String>,
     auth_time: Option<f64>,
     iat: Option<f64>,
+    exp: Option<f64>,
 }
 
 impl Login {
@@ -53,27 +54,37 @@ impl Login {
     }
 
     pub(super) fn verify(
-        expected: &Expected,
+        issuer: &str,
         token: &str,
-        header: &UnverifiedHeader,
+        algorithm: Algorithm,
         key: &DecodingKey,
         client: &str,
+        now: Timestamp,
     ) -> Result<Self, ClaimsError> {
-        let mut validation = Validation::new(header.algorithm());
-        validation.leeway = CLOCK_LEEWAY.as_secs();
-        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        validation.set_issuer(&[expected.issuer()]);
-        validation.set_audience(&[client]);
+        // Times and audience are checked below, by the one clock and the one leeway.
+        let mut validation = Validation::new(algorithm);
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.set_required_spec_claims::<&str>(&[]);
         let claims =
             jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|error| from_library(&error))?.claims;
-        if claims.iss != expected.issuer() {
+        if claims.iss != issuer {
             return Err(ClaimsError::Issuer);
         }
-        let several = claims.aud.as_array().is_some_and(|audiences| audiences.len() > 1);
-        if (several || claims.azp.is_some()) && claims.azp.as_deref() != Some(client) {
+        let audiences = claims.aud.as_array().map_or(std::slice::from_ref(&claims.aud), Vec::as_slice);
+        let party = claims.azp.as_deref();
+        let meant = audiences.iter().any(|audience| audience.as_str() == Some(client));
+        if !meant || party.is_some_and(|party| party != client) || (audiences.len() > 1 && party.is_none()) {
             return Err(ClaimsError::Audience);
         }
-        claims.iat.and_then(seconds).ok_or(ClaimsError::Claim("iat"))?;
+        let expires = claims.exp.and_then(seconds).ok_or(ClaimsError::Claim("exp"))?;
+        if expires <= now.saturating_sub(CLOCK_LEEWAY).unwrap_or(now) {
+            return Err(ClaimsError::Expired);
+        }
+        let issued = claims.iat.and_then(seconds).ok_or(ClaimsError::Claim("iat"))?;
+        if issued > now.saturating_add(CLOCK_LEEWAY).unwrap_or(now) {
+            return Err(ClaimsError::NotYetValid);
+        }
         // Without it nobody knows whether the person was asked at all: the provider must say it (`max_age` was sent).
         let at = claims.auth_time.and_then(seconds).ok_or(ClaimsError::Claim("auth_time"))?;
         let nonce = claims.nonce.filter(|nonce| !nonce.is_empty()).ok_or(ClaimsError::Claim("nonce"))?;

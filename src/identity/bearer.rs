@@ -1,0 +1,144 @@
+//! What a caller sent to say who they are, and what becomes of it: one door for every kind of bearer token, the same at
+//! the edge and at the core.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+
+use super::Principal;
+use super::api_key::{ApiKeyError, ApiKeys, is_api_key};
+use super::oidc::{Issuers, Login, TokenError};
+use crate::clock::Clock;
+use crate::error::Error;
+
+/// For how long a token that was verified need not be verified again; its own end counts if it is sooner. It bounds
+/// how long a token outlives the key that signed it.
+pub(super) const VERIFIED_FOR: Duration = Duration::from_secs(60);
+
+/// How many verified tokens are remembered.
+const VERIFIED_MOST: usize = 10_000;
+
+/// The most bytes of a token; anything longer is no token of ours.
+const TOKEN_MAX: usize = 16 * 1024;
+
+/// What a caller sent as a bearer token. Nothing about it is known to be true.
+#[derive(Clone)]
+pub struct Bearer(Arc<str>);
+
+/// Verifies bearer tokens.
+#[derive(Debug)]
+pub struct Verifier {
+    issuers: Issuers,
+    api_keys: Option<ApiKeys>,
+    verified: Cache<[u8; 32], (Arc<Principal>, Timestamp)>,
+    clock: Clock,
+}
+
+/// Why a bearer token was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum BearerError {
+    /// An access token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// An API key.
+    #[error(transparent)]
+    ApiKey(#[from] ApiKeyError),
+}
+
+impl From<BearerError> for Error {
+    fn from(error: BearerError) -> Self {
+        match error {
+            BearerError::Token(error) => error.into(),
+            BearerError::ApiKey(error) => error.into(),
+        }
+    }
+}
+
+// === impl Bearer ===
+
+impl Bearer {
+    /// Takes the token out of an `Authorization` header's value. The scheme's name has no case (RFC 9110, 11.1).
+    pub fn from_authorization(value: &str) -> Option<Self> {
+        let (scheme, token) = value.split_once(' ')?;
+        let token = token.trim_matches(' ');
+        // RFC 6750, section 2.1: `b64token`. Nothing else can be a token, and nothing else is sent on.
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
+        let body = token.trim_end_matches('=');
+        (scheme.eq_ignore_ascii_case("bearer") && !body.is_empty() && body.bytes().all(letter))
+            .then(|| Self(token.into()))
+    }
+
+    /// Whether it means to be an API key.
+    pub fn is_api_key(&self) -> bool {
+        is_api_key(&self.0)
+    }
+
+    /// The token's SHA-256, under which what is known of it is kept.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.expose()).into()
+    }
+
+    /// The token itself, to send it on to the core. It must go nowhere else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer(…)")
+    }
+}
+
+// === impl Verifier ===
+
+impl Verifier {
+    /// Accepts the tokens of these issuers, and these keys if there are any.
+    pub fn new(issuers: Issuers, api_keys: Option<ApiKeys>, clock: Clock) -> Self {
+        Self { issuers, api_keys, verified: Cache::new(VERIFIED_MOST), clock }
+    }
+
+    /// The issuers whose tokens are accepted.
+    pub fn issuers(&self) -> &Issuers {
+        &self.issuers
+    }
+
+    /// Whose token this is, sent from that address as far as it is known.
+    pub async fn verify(&self, bearer: &Bearer, address: Option<IpAddr>) -> Result<Arc<Principal>, BearerError> {
+        let now = self.clock.now();
+        if bearer.is_api_key() {
+            // Looked up each time: the address counts, and a key that is taken back is gone at once.
+            let keys = self.api_keys.as_ref().ok_or(ApiKeyError::Off)?;
+            return Ok(keys.verify(bearer.expose(), address, now).await?);
+        }
+        Ok(self.verify_token(bearer, now).await?)
+    }
+
+    /// The login that an ID token of that issuer, meant for that OAuth client, tells of. It is no bearer token.
+    pub async fn login(&self, issuer: &str, id_token: &str, client: &str) -> Result<Login, TokenError> {
+        if id_token.len() > TOKEN_MAX {
+            return Err(TokenError::Malformed);
+        }
+        self.issuers.login(issuer, id_token, client, self.clock.now()).await
+    }
+
+    async fn verify_token(&self, bearer: &Bearer, now: Timestamp) -> Result<Arc<Principal>, TokenError> {
+        if bearer.expose().len() > TOKEN_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let digest = bearer.digest();
+        if let Some((principal, until)) = self.verified.get(&digest) {
+            if now < until {
+                return Ok(principal);
+            }
+            self.verified.remove(&digest);
+        }
+        let (principal, until) = self.issuers.verify(bearer, now).await?;
+        self.verified.insert(digest, (Arc::clone(&principal), until));
+        Ok(principal)
+    }
+}
