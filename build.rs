@@ -5,8 +5,12 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 3] =
-    ["proto/mcp/v1/annotations.proto", "proto/whitelistmcp/v1/aws.proto", "proto/whitelistmcp/v1/whitelist.proto"];
+const PROTOS: [&str; 4] = [
+    "proto/mcp/v1/annotations.proto",
+    "proto/mcp/v1/catalogue.proto",
+    "proto/whitelistmcp/v1/aws.proto",
+    "proto/whitelistmcp/v1/whitelist.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");

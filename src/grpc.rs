@@ -1,6 +1,7 @@
 //! gRPC: the core's service, who may call it, and the client that the edge calls it with.
 
 pub mod authn;
+mod catalogue;
 pub mod client;
 mod present;
 pub mod server;

@@ -2,10 +2,15 @@
 //!
 //! Nothing here is written by hand but the shape; read the `.proto` files instead.
 
-/// The annotations that make an RPC an MCP tool.
+/// The annotations that make an RPC an MCP tool, and the service that tells which of them somebody may call.
 pub mod mcp {
     /// Version 1.
     pub mod v1 {
+        #![expect(
+            unused_qualifications,
+            clippy::allow_attributes_without_reason,
+            reason = "generated; the proto file is the documentation"
+        )]
         tonic::include_proto!("mcp.v1");
     }
 }

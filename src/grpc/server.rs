@@ -12,9 +12,11 @@ use tonic_health::server::HealthReporter;
 use crate::broker::Broker;
 use crate::broker::upkeep::Reconciler;
 use crate::identity::peer;
+use crate::pb::mcp::v1::catalogue_server::CatalogueServer;
 use crate::pb::whitelistmcp::v1::whitelist_service_server::WhitelistServiceServer;
 
 use super::authn::Authenticator;
+use super::catalogue::Catalogued;
 use super::service::Service;
 use crate::tls;
 
@@ -50,6 +52,8 @@ pub async fn routes(
     reconciler: Arc<Reconciler>,
     authenticator: Arc<Authenticator>,
 ) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+    let catalogue = CatalogueServer::new(Catalogued::new(Arc::clone(&broker), Arc::clone(&authenticator)))
+        .max_decoding_message_size(REQUEST_MAX);
     let service = WhitelistServiceServer::new(Service::new(broker, reconciler, authenticator))
         .max_decoding_message_size(REQUEST_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -60,7 +64,7 @@ pub async fn routes(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let mut routes = RoutesBuilder::default();
-    routes.add_service(service).add_service(health);
+    routes.add_service(service).add_service(catalogue).add_service(health);
     // Clients in use speak one or the other.
     routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     Ok((routes.routes(), reporter))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Denial;
+use super::{Denial, Policy};
 use crate::identity::Caller;
 use crate::operation::rule::Rule;
 use crate::operation::{Opening, Operation};
@@ -10,6 +10,8 @@ use crate::operation::{Opening, Operation};
 /// Leave to read what the operation reaches.
 #[derive(Clone, Debug)]
 pub struct LookPermit {
+    /// The policies that permitted it, which decide on the rest of the call as well.
+    pub(super) policy: Policy,
     pub(super) caller: Arc<Caller>,
     pub(super) operation: Arc<Operation>,
     pub(super) policies: Vec<String>,
