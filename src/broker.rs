@@ -19,6 +19,7 @@ mod plan;
 mod relocate;
 mod remove;
 mod search;
+pub mod trial;
 pub mod upkeep;
 
 use std::collections::HashMap;

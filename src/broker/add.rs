@@ -26,7 +26,7 @@ pub(super) enum Step {
 
 impl Job<'_> {
     pub(super) async fn add(&self, add: &Add, mut standing: Vec<Rule>) -> Result<Answer, Failure> {
-        let allowed = self.broker.policies.add(self.permit, &standing)?;
+        let allowed = self.permit.policy().add(self.permit, &standing)?;
         self.recorded.entry().decided(allowed.policies());
         let lease = new_lease(self.permit.operation(), &self.holder, add)?;
         let first = |(rule, spent): (&Rule, &Spent)| {

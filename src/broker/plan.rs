@@ -55,7 +55,7 @@ impl Broker {
         let mut items = Vec::new();
         match operation.kind() {
             Kind::Add(add) => {
-                self.policies.add(permit, standing)?;
+                permit.policy().add(permit, standing)?;
                 let lease = new_lease(operation, &holder, add)?;
                 let until = Some(lease.until);
                 for &opening in &add.openings {
@@ -70,7 +70,7 @@ impl Broker {
                 }
             }
             Kind::Remove(remove) => {
-                let endings = Endings::decide(&self.policies, permit, &holder, remove, standing, now)?;
+                let endings = Endings::decide(permit, &holder, remove, standing, now)?;
                 for rule in endings.permit.rules() {
                     let word = if endings.is_last(rule, now) { Word::Removed } else { Word::Left };
                     items.push(Item { word, rule: rule.clone(), until: None });
@@ -78,14 +78,14 @@ impl Broker {
                 return Ok((items, endings.kept()));
             }
             Kind::Extend(extend) => {
-                let extension = Extension::decide(&self.policies, permit, &holder, extend, standing, &[], now)?;
+                let extension = Extension::decide(permit, &holder, extend, standing, &[], now)?;
                 for (rule, lease) in extension.leases {
                     let until = Some(lease.until);
                     items.push(Item { word: Word::Extended, rule: with(rule, lease), until });
                 }
             }
             Kind::Move(relocate) => {
-                let relocation = Relocation::decide(&self.policies, permit, &holder, relocate, standing, now)?;
+                let relocation = Relocation::decide(permit, &holder, relocate, standing, now)?;
                 for step in relocation.moves {
                     let until = Some(step.lease.until);
                     items.push(match step.way(standing, now)? {

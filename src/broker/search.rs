@@ -39,7 +39,7 @@ impl Broker {
             let Made::Here(own) = &mut rule.made else { continue };
             let mut shown = Vec::with_capacity(own.leases.len());
             for lease in own.leases.drain(..).filter(|lease| lease.is_live(now)) {
-                if self.policies.shows_lease(permit, &target, &lease)? {
+                if permit.policy().shows_lease(permit, &target, &lease)? {
                     shown.push(lease);
                 }
             }

@@ -8,16 +8,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::load::{Config, LoadError, Sources};
-use super::{AddPermit, Change, Denial, LookPermit, Policy, RulesPermit};
+use super::{Denial, LookPermit, Policy};
 use crate::error::Chain;
 use crate::identity::Caller;
-use crate::operation::lease::Lease;
-use crate::operation::rule::Rule;
 use crate::operation::target::Target;
-use crate::operation::{Opening, Operation, Tool};
+use crate::operation::{Operation, Tool};
 
 /// The policies in force. They are replaced whole.
 #[derive(Debug)]
@@ -122,35 +120,5 @@ impl Policies {
     /// [`Policy::may_call`] by the policies in force.
     pub fn may_call(&self, caller: &Caller, tool: Tool) -> bool {
         self.current.load().may_call(caller, tool)
-    }
-
-    /// [`Policy::shows_lease`] by the policies that permitted the look.
-    pub fn shows_lease(&self, look: &LookPermit, target: &Target, lease: &Lease) -> Result<bool, Denial> {
-        look.policy.shows_lease(look, target, lease)
-    }
-
-    /// [`Policy::default_for`] by the policies that permitted the look.
-    pub fn default_for(&self, look: &LookPermit, opening: Opening) -> Result<SignedDuration, Denial> {
-        look.policy.default_for(look, opening)
-    }
-
-    /// [`Policy::add`] by the policies that permitted the look.
-    pub fn add(&self, look: &LookPermit, rules: &[Rule]) -> Result<AddPermit, Denial> {
-        look.policy.add(look, rules)
-    }
-
-    /// [`Policy::change`] by the policies that permitted the look.
-    pub fn change(&self, look: &LookPermit, changes: Vec<Change>, rules: &[Rule]) -> Result<RulesPermit, Denial> {
-        look.policy.change(look, changes, rules)
-    }
-
-    /// [`Policy::upkeep`] by the policies that permitted the look.
-    pub fn upkeep(
-        &self,
-        look: &LookPermit,
-        rules: Vec<Rule>,
-        now: Timestamp,
-    ) -> Result<(RulesPermit, Vec<Rule>), Denial> {
-        look.policy.upkeep(look, rules, now)
     }
 }

@@ -65,6 +65,11 @@ impl LookPermit {
         &self.operation
     }
 
+    /// The set that decided, and decides on the rest of the call.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// The policies that permitted it.
     pub fn policies(&self) -> &[String] {
         &self.policies
