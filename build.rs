@@ -5,9 +5,10 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "proto/mcp/v1/annotations.proto",
     "proto/mcp/v1/approvals.proto",
+    "proto/mcp/v1/catalogue.proto",
     "proto/whitelistmcp/v1/aws.proto",
     "proto/whitelistmcp/v1/whitelist.proto",
 ];

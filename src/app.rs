@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -30,7 +31,7 @@ use crate::identity::peer::{self, Peers};
 use crate::listen::Listener;
 use crate::operation::target::{TargetError, Targets};
 use crate::pb::DESCRIPTOR_SET;
-use crate::policy::{self, Policy};
+use crate::policy::{self, Policies};
 use crate::shared::{self, Shared};
 use crate::shutdown::Shutdown;
 use crate::tls::{self, TlsError};
@@ -46,12 +47,20 @@ pub struct Bound {
 /// What a core does for itself beside serving.
 #[derive(Debug)]
 struct Upkeep {
+    policies: Reloading,
     broker: Arc<Broker>,
     reconciler: Arc<Reconciler>,
     closes: bool,
     records: bool,
     health: Health,
     reporter: HealthReporter,
+}
+
+/// The policies in force, and how often they are read again.
+#[derive(Debug)]
+struct Reloading {
+    policies: Arc<Policies>,
+    every: Duration,
 }
 
 /// How often a core tells its health service how it is.
@@ -187,7 +196,8 @@ impl Bound {
 impl Upkeep {
     /// Closes what has ended, recovers what was cut off, and tells how the core is, until the shutdown.
     fn start(self, shutdown: &Shutdown) {
-        let Self { broker, reconciler, closes, records, health, reporter } = self;
+        let Self { policies, broker, reconciler, closes, records, health, reporter } = self;
+        shutdown.tasks().spawn(policies.run(shutdown.token()));
         if records {
             shutdown.tasks().spawn(recover::run(broker, shutdown.token()));
         }
@@ -208,9 +218,25 @@ impl Upkeep {
     }
 }
 
+impl Reloading {
+    /// Reads the policies again and again, until the shutdown.
+    async fn run(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.every) => {}
+            }
+            let policies = Arc::clone(&self.policies);
+            if let Err(panic) = tokio::task::spawn_blocking(move || policies.reload()).await {
+                tracing::error!(error = %panic, "the policies could not be read again; those in force stay");
+            }
+        }
+    }
+}
+
 /// A reconciler without a service around it, for one round.
 pub async fn reconciler(config: &Config, shutdown: &Shutdown) -> Result<Arc<Reconciler>, StartError> {
-    Ok(core_parts(config, shutdown).await?.1)
+    Ok(core_parts(config, shutdown).await?.reconciler)
 }
 
 /// The targets that the configuration names, checked.
@@ -247,7 +273,7 @@ async fn core_routes(
     peers: Peers,
     shutdown: &Shutdown,
 ) -> Result<(tonic::service::Routes, Upkeep), StartError> {
-    let (broker, reconciler, audit) = core_parts(config, shutdown).await?;
+    let Parts { policies, broker, reconciler, audit } = core_parts(config, shutdown).await?;
     let records = audit.keeps_a_journal();
     let closes = config.leases.close && records;
     let journal = move || (!audit.is_writable()).then(|| "cannot be written".to_owned());
@@ -260,13 +286,22 @@ async fn core_routes(
     let authenticator = Authenticator::new(peers, verifier, Annotations::read(DESCRIPTOR_SET)?);
     let (routes, reporter) =
         server::routes(Arc::clone(&broker), Arc::clone(&reconciler), Arc::new(authenticator)).await?;
-    Ok((routes, Upkeep { broker, reconciler, closes, records, health, reporter }))
+    let policies = Reloading { policies, every: config.policy.reload };
+    Ok((routes, Upkeep { policies, broker, reconciler, closes, records, health, reporter }))
 }
 
-async fn core_parts(config: &Config, shutdown: &Shutdown) -> Result<(Arc<Broker>, Arc<Reconciler>, Audit), StartError> {
+/// What a core is made of.
+struct Parts {
+    policies: Arc<Policies>,
+    broker: Arc<Broker>,
+    reconciler: Arc<Reconciler>,
+    audit: Audit,
+}
+
+async fn core_parts(config: &Config, shutdown: &Shutdown) -> Result<Parts, StartError> {
     let clock = Clock::system();
     let (accounts, targets) = targets(config)?;
-    let policy = Policy::load(&config.policy)?;
+    let policies = Arc::new(Policies::load(&config.policy)?);
     let aws = Aws::new(&config.aws, accounts).await?;
     // The journal is opened last: a start that fails leaves no file.
     let journal =
@@ -281,10 +316,20 @@ async fn core_parts(config: &Config, shutdown: &Shutdown) -> Result<(Arc<Broker>
     let approvals =
         config.approvals.as_ref().map(|section| Approvals::new(section, shared, clock.clone())).transpose()?;
     let leases = config.leases.clone();
-    let broker = Broker::new(policy, audit.clone(), aws, actions, approvals, targets, leases, clock, shutdown.tasks());
+    let broker = Broker::new(
+        Arc::clone(&policies),
+        audit.clone(),
+        aws,
+        actions,
+        approvals,
+        targets,
+        leases,
+        clock,
+        shutdown.tasks(),
+    );
     let broker = Arc::new(broker);
     let reconciler = Arc::new(Reconciler::new(Arc::clone(&broker), shutdown.token()));
-    Ok((broker, reconciler, audit))
+    Ok(Parts { policies, broker, reconciler, audit })
 }
 
 fn edge_router(

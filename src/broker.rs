@@ -20,6 +20,7 @@ mod plan;
 mod relocate;
 mod remove;
 mod search;
+pub mod trial;
 pub mod upkeep;
 mod word;
 
@@ -45,8 +46,8 @@ use crate::operation::ownership::{Ownership, Spent};
 use crate::operation::reach::Reach;
 use crate::operation::rule::{Rule, Traffic};
 use crate::operation::target::{GroupId, Place, Target, Targets};
-use crate::operation::{CallId, Check, Context, Kind, List, Operation, Tool};
-use crate::policy::{LookPermit, Policy};
+use crate::operation::{CallId, Check, Context, Kind, List, Operation, Sight, Tool};
+use crate::policy::{LookPermit, Policies, Policy};
 
 pub use answer::{Answer, Item, Plan, Word};
 pub use directory::{FRESH, LOOK_AGAIN, STILL_OPTED_IN};
@@ -105,7 +106,7 @@ const MADE_MOST: usize = 10_000;
 /// Performs operations.
 #[derive(Debug)]
 pub struct Broker {
-    policy: Policy,
+    policies: Arc<Policies>,
     audit: Audit,
     aws: Aws,
     actions: Actions,
@@ -118,6 +119,26 @@ pub struct Broker {
     gone: Mutex<HashMap<String, Instant>>,
     /// The rules that this core has opened or changed and the reconciler has not looked for yet.
     made: Mutex<Vec<(Instant, Target, Rule)>>,
+}
+
+/// What one caller may know of the groups that are known.
+#[derive(Debug)]
+pub struct BySight {
+    policy: Arc<Policy>,
+    caller: Arc<Caller>,
+    targets: Arc<Targets>,
+    at: Timestamp,
+}
+
+impl Sight for BySight {
+    fn sees(&self, target: &Target) -> Result<bool, Error> {
+        // Where AWS was read, and the group is not there, nothing goes by that name.
+        let gone = target.described().is_none() && self.targets.is_described(target.place());
+        if gone && self.policy.speaks_of_descriptions() {
+            return Ok(false);
+        }
+        Ok(self.policy.sees(&self.caller, target, self.at)?)
+    }
 }
 
 /// One change under way: everything that its steps share.
@@ -138,7 +159,7 @@ impl Broker {
     /// Puts the parts together.
     #[expect(clippy::too_many_arguments, reason = "the composition root hands every part over, once")]
     pub fn new(
-        policy: Policy,
+        policies: Arc<Policies>,
         audit: Audit,
         aws: Aws,
         actions: Actions,
@@ -150,7 +171,7 @@ impl Broker {
     ) -> Self {
         let directory = Directory::new(targets);
         Self {
-            policy,
+            policies,
             audit,
             aws,
             actions,
@@ -169,9 +190,19 @@ impl Broker {
         self.directory.targets()
     }
 
-    /// What requests are read against, for a caller.
-    pub fn context<'a>(&self, caller: &Caller, targets: &'a Targets) -> Context<'a> {
-        Context { targets, caller: caller.address(), now: self.clock.now() }
+    /// Which groups a caller may know of, by the policies in force.
+    pub fn sight(&self, caller: Arc<Caller>, targets: Arc<Targets>) -> BySight {
+        BySight { policy: self.policies.current(), caller, targets, at: self.clock.now() }
+    }
+
+    /// What requests are read against, for the caller whose sight it is.
+    pub fn context<'a>(&self, sight: &'a BySight) -> Context<'a> {
+        Context { targets: &sight.targets, caller: sight.caller.address(), now: sight.at, sight }
+    }
+
+    /// Whether a tool could be permitted to the caller at all, whatever they ask for.
+    pub fn may_call(&self, caller: &Caller, tool: Tool) -> bool {
+        self.policies.may_call(caller, tool)
     }
 
     /// The time by which leases are judged: AWS's own, once it has told it.
@@ -224,7 +255,7 @@ impl Broker {
 
     /// Decides whether AWS may be looked at for this, and makes the session policy for it.
     fn permit(&self, caller: Arc<Caller>, operation: Operation) -> Result<(LookPermit, SessionPolicy), Error> {
-        let permit = self.policy.look(Arc::clone(&caller), operation).map_err(|(denial, operation)| {
+        let permit = self.policies.look(Arc::clone(&caller), operation).map_err(|(denial, operation)| {
             let policies = denial.policies();
             self.refuse_operation(&caller, &operation, denial.into(), policies)
         })?;

@@ -4,6 +4,7 @@
 //! result. It never decides what a caller may do with a tool, and it cannot reach AWS: it does not import what could.
 
 mod bearer;
+mod callable;
 mod challenge;
 mod client_address;
 mod dispatch;
@@ -23,6 +24,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use url::Url;
+
+use callable::Callable;
 
 use crate::annotations::Annotations;
 use crate::grpc::DEADLINE_MAX;
@@ -142,6 +145,7 @@ pub struct Edge {
     link: Link,
     annotations: Annotations,
     tools: Vec<Value>,
+    callable: Callable,
     server: Server,
     health: Health,
     in_flight: Arc<Semaphore>,
@@ -201,7 +205,17 @@ impl Edge {
             instructions: annotations.instructions().to_owned(),
         };
         let in_flight = Arc::new(Semaphore::new(config.in_flight_max));
-        Self { tools: catalogue::tools(&annotations), config, verifier, link, annotations, server, health, in_flight }
+        Self {
+            tools: catalogue::tools(&annotations),
+            callable: Callable::new(),
+            config,
+            verifier,
+            link,
+            annotations,
+            server,
+            health,
+            in_flight,
+        }
     }
 
     fn call_timeout(&self) -> Duration {

@@ -2,6 +2,7 @@
 
 mod approvals;
 pub mod authn;
+mod catalogue;
 pub mod client;
 mod present;
 pub mod server;

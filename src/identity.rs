@@ -8,6 +8,7 @@ pub mod bearer;
 pub mod oidc;
 pub mod peer;
 pub mod scope;
+mod supposed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,6 +18,8 @@ use sha2::{Digest, Sha256};
 
 use peer::PeerId;
 use scope::Scopes;
+
+pub use supposed::{Supposed, SupposedKind};
 
 /// Somebody whose identity is proven.
 #[derive(Clone, Debug)]

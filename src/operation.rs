@@ -29,7 +29,7 @@ use term::Term;
 
 pub use canonical::arguments;
 pub use error::OperationError;
-pub use request::Context;
+pub use request::{Context, Everything, Sight};
 pub use tool::Tool;
 
 /// The id of one call: a UUID version 7, so ids sort by time. It stands on the rule, in the session's tags, in the

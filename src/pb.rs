@@ -2,7 +2,8 @@
 //!
 //! Nothing here is written by hand but the shape; read the `.proto` files instead.
 
-/// What the edge asks of any service: the annotations that make an RPC an MCP tool, and approvals.
+/// What the edge asks of any service: the annotations that make an RPC an MCP tool, which of the tools somebody may
+/// call, and approvals.
 pub mod mcp {
     /// Version 1.
     pub mod v1 {

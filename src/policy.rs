@@ -11,14 +11,17 @@
 //! Cedar's rules: <https://docs.cedarpolicy.com/>. Forbid beats permit, and no match means deny.
 
 mod facts;
+mod live;
 mod load;
 mod permit;
+mod reach;
 mod waiting;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Context, Decision, EntityUid, PolicyId, PolicySet, Request, Schema};
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::approval::WhoseWord;
@@ -31,21 +34,24 @@ use crate::operation::target::{Target, TargetError};
 use crate::operation::term::TermError;
 use crate::operation::{Kind, Opening, Operation, Scope};
 
+pub use live::{Policies, Reload};
 pub use load::{Config, LoadError};
 pub use permit::{AddPermit, LookPermit, Permit, RulesPermit};
 pub use waiting::{Demand, Glass, Pending, Word};
 
 use waiting::Allowed;
 
-/// The policies in force.
-#[derive(Debug)]
+/// A set of policies that was checked whole. Clones are the same set.
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// Those of the configuration, for whoever calls.
-    callers: Rulebook,
+    callers: Arc<Rulebook>,
     /// Those for what the service does for itself.
-    own: Rulebook,
-    schema: Schema,
+    own: Arc<Rulebook>,
+    schema: Arc<Schema>,
     authorizer: Authorizer,
+    /// The zone in which the time of day is told.
+    zone: TimeZone,
 }
 
 /// A set of policies, and what each of them says besides yes or no.
@@ -60,6 +66,8 @@ struct Rulebook {
     demands: HashMap<PolicyId, WhoseWord>,
     /// The policies without those.
     without_demands: PolicySet,
+    /// Whether one of them speaks of what AWS alone knows of a group: its tags or its VPC.
+    descriptions: bool,
 }
 
 /// A rule on which a lease is to be changed: what policy is asked about.
@@ -79,6 +87,12 @@ pub enum Denial {
     /// They may not know of the group. Reads like an unknown group, and must.
     #[error(transparent)]
     Unseen(TargetError),
+    /// A policy speaks of the group's tags or its VPC, and AWS could not be asked for them. It says nothing of the group:
+    /// where groups cannot be read, nobody can tell one that is hidden from one that is not there.
+    #[error(
+        "what AWS knows of the security groups (their tags, their VPC) could not be read just now, and policy depends on it; nothing was changed. Try again in a few seconds"
+    )]
+    Undescribed,
     /// Policies forbid it by name.
     #[error("{}", sentences(.0))]
     Forbidden(Vec<Reason>),
@@ -131,6 +145,9 @@ impl From<Denial> for Error {
         let text = denial.to_string();
         match denial {
             Denial::Unseen(unknown) => unknown.into(),
+            Denial::Undescribed => {
+                Self::new(Code::Unavailable, "GROUPS_UNREAD", text).retry_after(std::time::Duration::from_secs(3))
+            }
             Denial::Forbidden(_) | Denial::Several(_) => {
                 let policies = denial.policies();
                 let reason = if policies.is_empty() { "POLICY_DOES_NOT_PERMIT" } else { "POLICY_FORBIDS" };
@@ -169,11 +186,12 @@ impl Policy {
     /// May the caller know of the group, and ask for this, as far as the request itself tells? Where the caller did not
     /// say how long access is needed, policy does.
     pub fn look(&self, caller: Arc<Caller>, operation: Operation) -> Result<LookPermit, (Denial, Arc<Operation>)> {
+        let policy = self.clone();
         match self.decide_look(&caller, &operation) {
-            Ok((policies, None)) => Ok(LookPermit { caller, operation: Arc::new(operation), policies }),
+            Ok((policies, None)) => Ok(LookPermit { policy, caller, operation: Arc::new(operation), policies }),
             Ok((policies, Some(default))) => {
                 let operation = Arc::new(operation.with_default_term(default));
-                Ok(LookPermit { caller, operation, policies })
+                Ok(LookPermit { policy, caller, operation, policies })
             }
             Err(denial) => Err((denial, Arc::new(operation))),
         }
@@ -184,7 +202,7 @@ impl Policy {
         caller: &Caller,
         operation: &Operation,
     ) -> Result<(Vec<String>, Option<SignedDuration>), Denial> {
-        let facts = facts::Facts::new(caller, operation.scope(), &self.schema)?;
+        let facts = self.facts(caller, operation.scope(), operation.received())?;
         let action = operation.tool().name();
         if caller.principal().kind() == identity::Kind::Own {
             return Ok((self.ask(&self.own, &facts, action, facts.bare()?)?.firm()?, None));
@@ -221,6 +239,26 @@ impl Policy {
         }
     }
 
+    /// What policies are told of a question.
+    fn facts(&self, caller: &Caller, scope: &Scope, at: Timestamp) -> Result<facts::Facts, Denial> {
+        let undescribed = scope.group().is_some_and(|target| target.described().is_none());
+        if undescribed && self.callers.descriptions && caller.principal().kind() != identity::Kind::Own {
+            return Err(Denial::Undescribed);
+        }
+        facts::Facts::new(caller, scope, at, &self.zone, &self.schema)
+    }
+
+    /// Whether a decision on a group needs what AWS alone knows of it, its tags or its VPC.
+    pub fn speaks_of_descriptions(&self) -> bool {
+        self.callers.descriptions
+    }
+
+    /// Whether the caller may know of a group at all.
+    pub fn sees(&self, caller: &Caller, target: &Target, at: Timestamp) -> Result<bool, Denial> {
+        let facts = self.facts(caller, &Scope::Group(target.clone()), at)?;
+        Ok(self.see(&facts, "").is_ok())
+    }
+
     fn see(&self, facts: &facts::Facts, asked: &str) -> Result<(), Denial> {
         let seen = self.ask(&self.callers, facts, "see", facts.bare()?).and_then(Allowed::firm);
         let Err(denial) = seen else { return Ok(()) };
@@ -231,26 +269,28 @@ impl Policy {
     }
 
     /// Whether the caller may know of a group, and list it among those there are.
-    pub fn shows(&self, caller: &Caller, target: &Target) -> bool {
-        let Ok(facts) = facts::Facts::new(caller, &Scope::Group(target.clone()), &self.schema) else { return false };
+    pub fn shows(&self, caller: &Caller, target: &Target, at: Timestamp) -> bool {
+        let Ok(facts) = self.facts(caller, &Scope::Group(target.clone()), at) else { return false };
         let targets = crate::operation::Tool::Targets.name();
         let listed = facts.bare().and_then(|context| self.ask(&self.callers, &facts, targets, context)?.firm());
         self.see(&facts, "").is_ok() && listed.is_ok()
     }
 
     /// Whether the caller may see a lease on a rule of a group: their own always, others' where policy says so.
-    pub fn shows_lease(&self, look: &LookPermit, target: &Target, lease: &Lease) -> bool {
+    ///
+    /// An error where it cannot be told: a lease that is left out because of that would be taken for none.
+    pub fn shows_lease(&self, look: &LookPermit, target: &Target, lease: &Lease) -> Result<bool, Denial> {
         let caller = &look.caller;
         if caller.principal().is(&lease.holder.id()) {
-            return true;
+            return Ok(true);
         }
-        let Ok(facts) = facts::Facts::new(caller, &Scope::Group(target.clone()), &self.schema) else { return false };
+        let facts = self.facts(caller, &Scope::Group(target.clone()), look.operation.received())?;
         let asked = facts
             .leases(&look.operation, false)
             .and_then(|context| self.ask(&self.callers, &facts, look.operation.tool().name(), context));
         // What is to end is decided again, with what is demanded for it.
         let ends = look.operation.tool().can_change();
-        self.see(&facts, "").is_ok() && asked.is_ok_and(|allowed| ends || allowed.demand.is_none())
+        Ok(self.see(&facts, "").is_ok() && asked.is_ok_and(|allowed| ends || allowed.demand.is_none()))
     }
 
     /// How long a lease lasts where the caller does not say: the shortest of the defaults that apply.
@@ -263,7 +303,8 @@ impl Policy {
 
     /// How long a lease on a rule that stands is extended where the caller does not say.
     pub fn default_for(&self, look: &LookPermit, opening: Opening) -> Result<SignedDuration, Denial> {
-        self.default_term(&facts::Facts::new(&look.caller, look.operation.scope(), &self.schema)?, opening)
+        let operation = &look.operation;
+        self.default_term(&self.facts(&look.caller, operation.scope(), operation.received())?, opening)
     }
 
     fn openings(
@@ -298,7 +339,7 @@ impl Policy {
     pub fn add(&self, look: &LookPermit, rules: &[Rule]) -> Result<Pending<AddPermit>, Denial> {
         let operation = &look.operation;
         let Kind::Add(add) = operation.kind() else { return Err(Denial::NotPermitted) };
-        let facts = facts::Facts::new(&look.caller, operation.scope(), &self.schema)?;
+        let facts = self.facts(&look.caller, operation.scope(), operation.received())?;
         let standing = facts::standing(rules)?;
         let length = add.term.length(operation.received()).unwrap_or(SignedDuration::MAX);
         let Allowed { policies, demand } = self.openings(&facts, operation, &add.openings, length, Some(&standing))?;
@@ -315,7 +356,7 @@ impl Policy {
         rules: &[Rule],
     ) -> Result<Pending<RulesPermit>, Denial> {
         let operation = &look.operation;
-        let facts = facts::Facts::new(&look.caller, operation.scope(), &self.schema)?;
+        let facts = self.facts(&look.caller, operation.scope(), operation.received())?;
         let (mut permit, mut demands) = (RulesPermit::default(), Vec::new());
         for change in changes {
             let denial = match &change.rule.made {
@@ -357,15 +398,22 @@ impl Policy {
 
     /// May the caller go ahead with what they asked for, though policy wants somebody's word first?
     pub fn break_glass(&self, look: &LookPermit) -> Result<Glass, Denial> {
-        let facts = facts::Facts::new(&look.caller, look.operation.scope(), &self.schema)?;
+        let facts = self.facts(&look.caller, look.operation.scope(), look.operation.received())?;
         let context = facts.about(look.operation.tool().name(), None)?;
         Ok(Glass { policies: self.ask(&self.callers, &facts, "break_glass", context)?.firm()? })
     }
 
     /// May somebody decide on a request for approval, of this tool on this group? One who may not even see the group is
     /// told nothing of it.
-    pub fn approve(&self, caller: &Caller, tool: &str, target: &Target, own: bool) -> Result<Vec<String>, Denial> {
-        let facts = facts::Facts::new(caller, &Scope::Group(target.clone()), &self.schema)?;
+    pub fn approve(
+        &self,
+        caller: &Caller,
+        tool: &str,
+        target: &Target,
+        own: bool,
+        at: Timestamp,
+    ) -> Result<Vec<String>, Denial> {
+        let facts = self.facts(caller, &Scope::Group(target.clone()), at)?;
         self.see(&facts, "")?;
         self.ask(&self.callers, &facts, "approve", facts.about(tool, Some(own))?)?.firm()
     }
@@ -379,7 +427,7 @@ impl Policy {
         now: Timestamp,
     ) -> Result<(RulesPermit, Vec<Rule>), Denial> {
         let operation = &look.operation;
-        let facts = facts::Facts::new(&look.caller, operation.scope(), &self.schema)?;
+        let facts = self.facts(&look.caller, operation.scope(), operation.received())?;
         let (mut permit, mut kept) = (RulesPermit::default(), Vec::new());
         for rule in rules {
             let ownership = match &rule.made {

@@ -26,7 +26,7 @@ pub(super) enum Step {
 
 impl Job<'_> {
     pub(super) async fn add(&self, add: &Add, mut standing: Vec<Rule>) -> Result<Answer, Failure> {
-        let allowed = self.broker.policy.add(self.permit, &standing)?;
+        let allowed = self.permit.policy().add(self.permit, &standing)?;
         self.recorded.entry().decided(allowed.policies());
         let allowed = self.released(allowed, &standing).await?;
         let lease = new_lease(self.permit.operation(), &self.holder, add)?;

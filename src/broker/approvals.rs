@@ -1,6 +1,6 @@
 //! Deciding on changes that wait: who may see a request, who may decide, and that it is on disk before it counts.
 
-use super::Broker;
+use super::{Broker, STILL_OPTED_IN};
 use crate::approval::{ApprovalError, LOGIN_AGE_MOST, Request, WhoseWord, may_decide};
 use crate::error::Error;
 use crate::identity::oidc::{CLOCK_LEEWAY, Login};
@@ -23,6 +23,9 @@ impl Broker {
         let unknown = || Error::from(ApprovalError::Unknown(shown_id(id)));
         let approvals = self.approvals.as_ref().ok_or_else(unknown)?;
         let request = approvals.find(id).await?.ok_or_else(unknown)?;
+        if self.reads_descriptions() {
+            self.discover(&self.targets().places(None, None)?, STILL_OPTED_IN).await;
+        }
         let permitted = self.may_approve(caller, &request).is_ok();
         if !permitted && !request.requester().is(caller.principal()) {
             return Err(unknown());
@@ -60,7 +63,7 @@ impl Broker {
     fn may_approve(&self, caller: &Caller, request: &Request) -> Result<Vec<String>, Error> {
         let target = self.group_of(request)?;
         let own = request.from() == WhoseWord::Requester && request.requester().is(caller.principal());
-        Ok(self.policy.approve(caller, request.tool(), &target, own)?)
+        Ok(self.policies.current().approve(caller, request.tool(), &target, own, self.clock.now())?)
     }
 
     fn group_of(&self, request: &Request) -> Result<Target, Error> {

@@ -7,7 +7,7 @@ use super::{Answer, Item, Job, Word};
 use crate::operation::lease::{Holder, Lease};
 use crate::operation::rule::Rule;
 use crate::operation::{Extend, Opening};
-use crate::policy::{Change, Denial, LookPermit, Pending, Policy, RulesPermit};
+use crate::policy::{Change, Denial, LookPermit, Pending, RulesPermit};
 
 /// The leases that an extension is about, each as it is to be.
 pub(super) struct Extension {
@@ -18,7 +18,6 @@ pub(super) struct Extension {
 impl Extension {
     /// Decides what may be extended, and to when.
     pub(super) fn decide(
-        policy: &Policy,
         look: &LookPermit,
         holder: &Holder,
         extend: &Extend,
@@ -33,7 +32,7 @@ impl Extension {
             let Some(mine) = own.filter(|mine| mine.is_live(now) && !done.contains(&rule.id)) else { continue };
             let Some(opening) = Opening::of(rule) else { continue };
             let term = match extend.term.is_unsaid() {
-                true => extend.term.clone().or(policy.default_for(look, opening)?),
+                true => extend.term.clone().or(look.policy().default_for(look, opening)?),
                 false => extend.term.clone(),
             };
             let end = term.end(operation.received()).ok_or(Failure::Unsettled)?;
@@ -46,7 +45,7 @@ impl Extension {
         if changes.is_empty() && done.is_empty() {
             return Err(Failure::NothingHeld);
         }
-        let permit = policy.change(look, changes, standing)?;
+        let permit = look.policy().change(look, changes, standing)?;
         all_or_nothing(permit).map(|permit| Self { permit, leases }).map_err(Failure::Denied)
     }
 }
@@ -69,8 +68,7 @@ impl Job<'_> {
             .into_iter()
             .map(|(rule, spent)| Item { word: Word::Extended, rule: rule.clone(), until: Some(spent.until) })
             .collect();
-        let policy = &self.broker.policy;
-        let extension = Extension::decide(policy, self.permit, &self.holder, extend, &standing, &done, self.now())?;
+        let extension = Extension::decide(self.permit, &self.holder, extend, &standing, &done, self.now())?;
         self.recorded.entry().decided(extension.permit.policies());
         let permit = self.released(extension.permit, &standing).await?;
         let held = self.hold(&permit, extension.leases).await?;

@@ -62,7 +62,7 @@ impl Broker {
         let (mut items, mut demand) = (Vec::new(), None);
         match operation.kind() {
             Kind::Add(add) => {
-                demand = self.policy.add(permit, standing)?.demand().cloned();
+                demand = permit.policy().add(permit, standing)?.demand().cloned();
                 let lease = new_lease(operation, &holder, add)?;
                 let until = Some(lease.until);
                 for &opening in &add.openings {
@@ -77,7 +77,7 @@ impl Broker {
                 }
             }
             Kind::Remove(remove) => {
-                let endings = Endings::decide(&self.policy, permit, &holder, remove, standing, now)?;
+                let endings = Endings::decide(permit, &holder, remove, standing, now)?;
                 for rule in endings.permit.rules() {
                     let word = if endings.is_last(rule, now) { Word::Removed } else { Word::Left };
                     items.push(Item { word, rule: rule.clone(), until: None });
@@ -85,7 +85,7 @@ impl Broker {
                 return Ok(((items, endings.kept()), endings.permit.demand().cloned()));
             }
             Kind::Extend(extend) => {
-                let extension = Extension::decide(&self.policy, permit, &holder, extend, standing, &[], now)?;
+                let extension = Extension::decide(permit, &holder, extend, standing, &[], now)?;
                 demand = extension.permit.demand().cloned();
                 for (rule, lease) in extension.leases {
                     let until = Some(lease.until);
@@ -93,7 +93,7 @@ impl Broker {
                 }
             }
             Kind::Move(relocate) => {
-                let relocation = Relocation::decide(&self.policy, permit, &holder, relocate, standing, now)?;
+                let relocation = Relocation::decide(permit, &holder, relocate, standing, now)?;
                 demand = relocation.permit.demand().cloned();
                 for step in relocation.moves {
                     let until = Some(step.lease.until);

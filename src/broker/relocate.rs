@@ -16,7 +16,7 @@ use crate::operation::lease::{Holder, Lease};
 use crate::operation::ownership::{Made, Ownership};
 use crate::operation::rule::Rule;
 use crate::operation::{Move, Opening};
-use crate::policy::{Change, Denial, LookPermit, Pending, Policy, RulesPermit};
+use crate::policy::{Change, Denial, LookPermit, Pending, RulesPermit};
 
 /// The leases that a move is about.
 pub(super) struct Relocation {
@@ -51,7 +51,6 @@ pub(super) enum Way {
 impl Relocation {
     /// Decides what may be moved.
     pub(super) fn decide(
-        policy: &Policy,
         look: &LookPermit,
         holder: &Holder,
         relocate: &Move,
@@ -86,7 +85,7 @@ impl Relocation {
         if from.len() > 1 && relocate.selector.blocks.is_empty() {
             return Err(Failure::Ambiguous(from));
         }
-        let permit = all_or_nothing(policy.change(look, changes, standing)?)?;
+        let permit = all_or_nothing(look.policy().change(look, changes, standing)?)?;
         Ok(Self { permit, moves })
     }
 }
@@ -119,8 +118,7 @@ impl Job<'_> {
             .into_iter()
             .map(|(rule, spent)| Item { word: Word::Moved, rule: rule.clone(), until: Some(spent.until) })
             .collect();
-        let decided =
-            Relocation::decide(&self.broker.policy, self.permit, &self.holder, relocate, &standing, self.now());
+        let decided = Relocation::decide(self.permit, &self.holder, relocate, &standing, self.now());
         let Relocation { permit, moves } = match decided {
             Err(Failure::NothingHeld) if !items.is_empty() => {
                 return Ok(Answer::Changed { items, kept: Vec::new(), plan: None });

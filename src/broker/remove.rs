@@ -7,7 +7,7 @@ use crate::operation::lease::{Holder, Lease};
 use crate::operation::ownership::Made;
 use crate::operation::rule::Rule;
 use crate::operation::{Remove, Whose};
-use crate::policy::{Change, Denial, LookPermit, Pending, Policy, RulesPermit};
+use crate::policy::{Change, Denial, LookPermit, Pending, RulesPermit};
 use jiff::Timestamp;
 
 /// The rules that a removal is about, and the leases that it ends on each.
@@ -19,7 +19,6 @@ pub(super) struct Endings {
 impl Endings {
     /// Decides what a removal may end.
     pub(super) fn decide(
-        policy: &Policy,
         look: &LookPermit,
         holder: &Holder,
         remove: &Remove,
@@ -57,7 +56,7 @@ impl Endings {
             leases.push((rule.id.clone(), ending));
         }
         // Rules of ours on which the caller holds nothing are not theirs to end without saying whose.
-        let permit = policy.change(look, changes, standing)?.keeping(strangers)?;
+        let permit = look.policy().change(look, changes, standing)?.keeping(strangers)?;
         Ok(Self { permit, leases })
     }
 
@@ -80,7 +79,7 @@ impl Endings {
 impl Job<'_> {
     pub(super) async fn remove(&self, remove: &Remove, standing: Vec<Rule>) -> Result<Answer, Failure> {
         let now = self.now();
-        let endings = Endings::decide(&self.broker.policy, self.permit, &self.holder, remove, &standing, now)?;
+        let endings = Endings::decide(self.permit, &self.holder, remove, &standing, now)?;
         self.recorded.entry().decided(endings.permit.policies());
         let kept = endings.kept();
         let ending = |rule: &Rule| Ending { rule: rule.clone(), leases: endings.of(rule).to_vec() };

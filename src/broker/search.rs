@@ -37,7 +37,13 @@ impl Broker {
                 continue;
             }
             let Made::Here(own) = &mut rule.made else { continue };
-            own.leases.retain(|lease| lease.is_live(now) && self.policy.shows_lease(permit, &target, lease));
+            let mut shown = Vec::with_capacity(own.leases.len());
+            for lease in own.leases.drain(..).filter(|lease| lease.is_live(now)) {
+                if permit.policy().shows_lease(permit, &target, &lease)? {
+                    shown.push(lease);
+                }
+            }
+            own.leases = shown;
             let meant = own.leases.iter().any(|lease| match &leases.whose {
                 Whose::Own => lease.holder.is(&holder),
                 Whose::Everyone => true,
@@ -53,7 +59,7 @@ impl Broker {
 
     /// The groups that the caller may ask for, in these accounts and Regions.
     pub fn groups(&self, caller: &Caller, places: &[Place], name: Option<&str>, targets: &Targets) -> Vec<GroupShown> {
-        let opted: Vec<_> = targets.opted_in().collect();
+        let (opted, now): (Vec<_>, _) = (targets.opted_in().collect(), self.clock.now());
         let shown = |target: Target| {
             let known = opted.iter().find(|(place, known)| *place == target.place() && known.group == *target.group());
             let (aliases, attached) = known.map_or((Vec::new(), Vec::new()), |(_, known)| {
@@ -68,7 +74,7 @@ impl Broker {
         let mut groups: Vec<GroupShown> = Vec::new();
         for target in configured.chain(others) {
             let listed = groups.iter().any(|other| other.target.is(&target) && other.target.name() == target.name());
-            if listed || !places.contains(target.place()) || !self.policy.shows(caller, &target) {
+            if listed || !places.contains(target.place()) || !self.policies.shows(caller, &target, now) {
                 continue;
             }
             let group = shown(target);

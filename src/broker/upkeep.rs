@@ -424,7 +424,7 @@ impl Broker {
                     .cloned()
                     .map(|rule| (rule, Fate::GoneAlready)),
             );
-            let (leave, kept) = self.policy.upkeep(&permit, stands, self.now())?;
+            let (leave, kept) = permit.policy().upkeep(&permit, stands, self.now())?;
             fates.extend(kept.into_iter().map(|rule| (rule, Fate::Held)));
             recorded.entry().decided(leave.policies());
             let job = self.job(&permit, &session, &recorded)?;
@@ -451,7 +451,7 @@ impl Broker {
             .map_err(|error| self.refuse_operation(permit.caller(), permit.operation(), error.into(), Vec::new()))?;
         let result = async {
             let session = self.aws.assume(&permit, &policy, recorded.entry(), None).await?;
-            let (leave, _) = self.policy.upkeep(&permit, vec![rule.clone()], self.now())?;
+            let (leave, _) = permit.policy().upkeep(&permit, vec![rule.clone()], self.now())?;
             session.untag(&leave, &recorded, rule, &tags).await?;
             let item = Item { word: Word::Left, rule: rule.clone(), until: None };
             Ok(Answer::Changed { items: vec![item], kept: Vec::new(), plan: None })

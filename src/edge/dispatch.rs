@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tonic::metadata::MetadataValue;
 use tracing::Instrument;
 
-use super::{Edge, error, transcode};
+use super::{Edge, callable, error, transcode};
 use crate::annotations::ToolSpec;
 use crate::grpc::CLIENT_ADDRESS;
 use crate::grpc::status::Refusal;
@@ -60,7 +60,7 @@ pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>
         "initialize" if !era.is_modern() => body(&edge.server.initialize(request.params)),
         "ping" if !era.is_modern() => body(&json!({})),
         "server/discover" if era.is_modern() => body(&edge.server.discover()),
-        "tools/list" => body(&edge.server.tools(&edge.tools, era)),
+        "tools/list" => body(&edge.server.tools(&callable::tools(edge, call).await, era)),
         "tools/call" => {
             let params: ToolCall<'_> =
                 request.params.and_then(|params| serde_json::from_str(params.get()).ok()).ok_or_else(|| {
@@ -210,7 +210,7 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
 }
 
 /// The RPC's request: the message, the person's own token, the address they call from, the deadline and the trace.
-fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
+pub(super) fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(edge.call_timeout());
     let mut authorization = MetadataValue::try_from(format!("Bearer {}", call.bearer.expose())).ok()?;

@@ -13,10 +13,12 @@ use crate::broker::Broker;
 use crate::broker::upkeep::Reconciler;
 use crate::identity::peer;
 use crate::pb::mcp::v1::approvals_server::ApprovalsServer;
+use crate::pb::mcp::v1::catalogue_server::CatalogueServer;
 use crate::pb::whitelistmcp::v1::whitelist_service_server::WhitelistServiceServer;
 
 use super::approvals;
 use super::authn::Authenticator;
+use super::catalogue::Catalogued;
 use super::service::Service;
 use crate::tls;
 
@@ -54,6 +56,8 @@ pub async fn routes(
 ) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
     let approvals = approvals::Service::new(Arc::clone(&broker), Arc::clone(&authenticator));
     let approvals = ApprovalsServer::new(approvals).max_decoding_message_size(REQUEST_MAX);
+    let catalogue = CatalogueServer::new(Catalogued::new(Arc::clone(&broker), Arc::clone(&authenticator)))
+        .max_decoding_message_size(REQUEST_MAX);
     let service = WhitelistServiceServer::new(Service::new(broker, reconciler, authenticator))
         .max_decoding_message_size(REQUEST_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -64,7 +68,7 @@ pub async fn routes(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let mut routes = RoutesBuilder::default();
-    routes.add_service(service).add_service(approvals).add_service(health);
+    routes.add_service(service).add_service(approvals).add_service(catalogue).add_service(health);
     // Clients in use speak one or the other.
     routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     Ok((routes.routes(), reporter))

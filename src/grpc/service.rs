@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::grpc::authn::Authenticator;
 use crate::identity::Caller;
 use crate::listen::Connection;
-use crate::operation::target::{Known, Targets};
+use crate::operation::target::Known;
 use crate::operation::{CallId, Context, Operation, Tool};
 use crate::pb::whitelistmcp::v1 as pb;
 use crate::pb::whitelistmcp::v1::whitelist_service_server::WhitelistService;
@@ -144,15 +144,25 @@ impl Service {
 }
 
 impl<Q: Clone> Entered<Q> {
-    /// Reads the request. A name that is not known may be one that a group's owner has opted in since anyone looked.
+    /// Reads the request, against what the caller may know of. A name that is not known may be one that a group's owner
+    /// has opted in since anyone looked; one that is hidden causes the same look, so that it cannot be told from it.
     async fn read<T>(
         &self,
-        parse: impl Fn(&Self, &Targets) -> Result<T, Error>,
+        parse: impl Fn(&Self, Context<'_>) -> Result<T, Error>,
         known: impl Fn(&T) -> Known,
     ) -> Result<T, Error> {
         let broker = &self.service.broker;
-        let targets = broker.targets();
-        let first = parse(self, &targets);
+        let places = broker.targets().places(None, None)?;
+        let parse = || {
+            let sight = broker.sight(Arc::clone(&self.caller), broker.targets());
+            parse(self, broker.context(&sight))
+        };
+        // What policies speak of is read before the first decision.
+        let mut missed = match broker.reads_descriptions() {
+            true => broker.discover(&places, STILL_OPTED_IN).await,
+            false => Vec::new(),
+        };
+        let first = parse();
         let older_than = match first.as_ref().map(known) {
             Ok(Known::Configured) => None,
             Ok(Known::OptedIn) => Some(STILL_OPTED_IN),
@@ -162,11 +172,14 @@ impl<Q: Clone> Entered<Q> {
         let read = match older_than {
             None => first,
             Some(older_than) => {
-                broker.discover(&targets.places(None, None)?, older_than).await;
-                parse(self, &broker.targets())
+                missed = broker.discover(&places, older_than).await;
+                parse()
             }
         };
-        read.map_err(|error| broker.refuse(self.tool, &self.call, Some(&self.caller), error))
+        read.map_err(|error| {
+            let error = broker.unless_unread(error, &missed);
+            broker.refuse(self.tool, &self.call, Some(&self.caller), error)
+        })
     }
 
     /// Performs one operation for each group that is named. What fails in one does not keep the others back.
@@ -174,7 +187,7 @@ impl<Q: Clone> Entered<Q> {
         let broker = &self.service.broker;
         let operations = self
             .read(
-                |this, targets| parse(this.message.clone(), this.call.clone(), broker.context(&this.caller, targets)),
+                |this, context| parse(this.message.clone(), this.call.clone(), context),
                 |operations| least_known(operations),
             )
             .await?;
@@ -217,10 +230,7 @@ async fn leases(entered: Entered<pb::ListLeasesRequest>) -> Result<pb::ListLease
     let broker = &entered.service.broker;
     let searches = entered
         .read(
-            |this, targets| {
-                let context = broker.context(&this.caller, targets);
-                Operation::find_leases(this.message.clone(), this.call.clone(), context)
-            },
+            |this, context| Operation::find_leases(this.message.clone(), this.call.clone(), context),
             |_| Known::Configured,
         )
         .await?;
@@ -235,8 +245,8 @@ async fn leases(entered: Entered<pb::ListLeasesRequest>) -> Result<pb::ListLease
 
 async fn targets(entered: Entered<pb::ListTargetsRequest>) -> Result<pb::ListTargetsResponse, Error> {
     let broker = &entered.service.broker;
-    let known = broker.targets();
-    let read = Operation::find_targets(&entered.message, broker.context(&entered.caller, &known));
+    let sight = broker.sight(Arc::clone(&entered.caller), broker.targets());
+    let read = Operation::find_targets(&entered.message, broker.context(&sight));
     let (places, name) =
         read.map_err(|error| broker.refuse(entered.tool, &entered.call, Some(&entered.caller), error))?;
     let missed = broker.discover(&places, FRESH).await;
@@ -246,10 +256,9 @@ async fn targets(entered: Entered<pb::ListTargetsRequest>) -> Result<pb::ListTar
 
 async fn revoke_holder(entered: Entered<pb::RevokeHolderRequest>) -> Result<pb::RevokeHolderResponse, Error> {
     let broker = &entered.service.broker;
-    let targets = broker.targets();
-    let read = Operation::find_holder(&entered.message, &entered.call, broker.context(&entered.caller, &targets));
-    let (searches, leaver) =
-        read.map_err(|error| broker.refuse(entered.tool, &entered.call, Some(&entered.caller), error))?;
+    let (searches, leaver) = entered
+        .read(|this, context| Operation::find_holder(&this.message, &this.call, context), |_| Known::Configured)
+        .await?;
     let ended = broker.end_holder(&entered.caller, searches, &leaver, entered.deadline).await?;
     let parts = ended.groups.into_iter().map(|(operation, result)| {
         let shown = Shown::of(&operation, &entered.caller, broker, &entered.service.reconciler);

@@ -35,8 +35,11 @@ pub struct Server {
     pub instructions: String,
 }
 
-/// How long a client may keep the tool list: it changes only with a new release or configuration.
-const LIST_TTL_MS: u64 = 300_000;
+/// How long a client may keep what is the same for everybody: it changes only with a new release.
+const DISCOVERY_TTL_MS: u64 = 300_000;
+
+/// How long a client may keep its tool list: policy says what is on it.
+const LIST_TTL_MS: u64 = 60_000;
 
 impl RpcError {
     /// An error carried by HTTP 200.
@@ -127,13 +130,13 @@ impl Server {
             "supportedVersions": supported().collect::<Vec<_>>(),
             "capabilities": {"tools": {}},
             "instructions": self.instructions,
-            "ttlMs": LIST_TTL_MS,
+            "ttlMs": DISCOVERY_TTL_MS,
             "cacheScope": "public",
         }))
     }
 
-    /// The answer to `tools/list`.
-    pub fn tools(&self, tools: &[Value], era: Era) -> Value {
+    /// The answer to `tools/list`: the caller's own.
+    pub fn tools(&self, tools: &[&Value], era: Era) -> Value {
         if era.is_modern() {
             self.complete(json!({"tools": tools, "ttlMs": LIST_TTL_MS, "cacheScope": "private"}))
         } else {

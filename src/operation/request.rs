@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::address::{Address, Block};
 use super::ownership;
 use super::port::{Ports, Protocol};
-use super::target::{Place, Target, Targets, is_aws_id};
+use super::target::{Place, Target, TargetError, Targets, is_aws_id};
 use super::term::Term;
 use super::text::{given, one_or_more, reason, text};
 use super::{
@@ -37,6 +37,24 @@ pub struct Context<'a> {
     pub caller: Option<IpAddr>,
     /// The time.
     pub now: Timestamp,
+    /// Which of the groups the caller may know of.
+    pub sight: &'a dyn Sight,
+}
+
+/// Which groups a caller may know of. One that they may not is read exactly like a name that nothing goes by.
+pub trait Sight: std::fmt::Debug + Send + Sync {
+    /// Whether they may know of this one; an error where that cannot be told now.
+    fn sees(&self, target: &Target) -> Result<bool, Error>;
+}
+
+/// The sight of whoever may know of every group.
+#[derive(Clone, Copy, Debug)]
+pub struct Everything;
+
+impl Sight for Everything {
+    fn sees(&self, _: &Target) -> Result<bool, Error> {
+        Ok(true)
+    }
 }
 
 /// A request to end everything of one holder.
@@ -224,7 +242,7 @@ impl Operation {
         let (account, region) = (given("account", &request.account, 12)?, given("region", &request.region, 32)?);
         let places = context.targets.places(account, region)?;
         let asked = given("security_group", &request.security_group, 128)?;
-        let group = asked.map(|group| context.targets.resolve(group, account, region)).transpose()?;
+        let group = asked.map(|group| context.resolve(group, account, region)).transpose()?;
         let places = match &group {
             Some(target) => vec![target.place().clone()],
             None => places,
@@ -293,7 +311,7 @@ impl Context<'_> {
         let (account, region) = (given("account", place.account, 12)?, given("region", place.region, 32)?);
         let mut targets: Vec<(&str, Target)> = Vec::with_capacity(names.len());
         for name in names {
-            let target = self.targets.resolve(name, account, region)?;
+            let target = self.resolve(name, account, region)?;
             // Two names of one group are one group.
             if !targets.iter().any(|(_, known)| known.is(&target)) {
                 targets.push((name, target));
@@ -322,6 +340,12 @@ impl Context<'_> {
             }
         };
         Ok(targets.into_iter().zip(plans).map(operation).collect())
+    }
+
+    /// Finds the group that the caller means, among those that they may know of.
+    fn resolve(self, name: &str, account: Option<&str>, region: Option<&str>) -> Result<Target, Error> {
+        let target = self.targets.resolve(name, account, region)?;
+        if self.sight.sees(&target)? { Ok(target) } else { Err(TargetError::Unknown(name.trim().to_owned()).into()) }
     }
 
     fn block(self, written: &str, notes: &mut Vec<String>) -> Result<Block, Error> {

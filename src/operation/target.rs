@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -59,7 +60,20 @@ pub struct Target {
     group: GroupId,
     name: Option<String>,
     known: Known,
+    described: Option<Arc<Described>>,
 }
+
+/// What AWS alone knows of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// The VPC that it is in.
+    pub vpc: Option<String>,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What was read of every group of a place.
+pub type Descriptions = BTreeMap<GroupId, Arc<Described>>;
 
 /// How the service knows of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +107,7 @@ pub struct Targets {
     regions: BTreeMap<AccountId, BTreeSet<Region>>,
     groups: Vec<Target>,
     opted_in: BTreeMap<Place, Vec<OptedIn>>,
+    described: BTreeMap<Place, Arc<Descriptions>>,
 }
 
 /// Why no target came of what was written, or of what was configured.
@@ -277,6 +292,11 @@ impl Target {
         self.known
     }
 
+    /// What AWS was read to know of it; none where nobody had a reason to read it, or could.
+    pub fn described(&self) -> Option<&Described> {
+        self.described.as_deref()
+    }
+
     /// Whether two are the same group.
     pub fn is(&self, other: &Self) -> bool {
         self.place == other.place && self.group == other.group
@@ -305,6 +325,7 @@ impl Targets {
             regions: accounts.into_iter().collect(),
             groups: Vec::with_capacity(config.groups.len()),
             opted_in: BTreeMap::new(),
+            described: BTreeMap::new(),
         };
         for group in &config.groups {
             if group.name.starts_with("sg-") || group.name.trim().is_empty() {
@@ -322,7 +343,7 @@ impl Targets {
                 return Err(TargetError::NoRole { name: group.name.clone(), account, region });
             }
             let name = Some(group.name.clone());
-            targets.groups.push(Target { place, group: id, name, known: Known::Configured });
+            targets.groups.push(Target { place, group: id, name, known: Known::Configured, described: None });
         }
         Ok(targets)
     }
@@ -348,15 +369,11 @@ impl Targets {
             return Ok(known.clone());
         }
         if let Some((place, known)) = self.opted_in().find(|(place, known)| known.group == id && fits(place)) {
-            return Ok(opted_in(place, known));
+            return Ok(self.opted(place, known));
         }
         // An id that lacks an account is answered like any other that is not known, configured or not.
         let place = self.place(group, account, region).map_err(|_| unknown())?;
-        if self.reaches(&place) {
-            Ok(Target { place, group: id, name: None, known: Known::ById })
-        } else {
-            Err(unknown())
-        }
+        if self.reaches(&place) { Ok(self.by_id(place, id)) } else { Err(unknown()) }
     }
 
     /// The group that goes by a name of its own or of what is attached to it; none if several do.
@@ -370,14 +387,20 @@ impl Targets {
     /// A group that was found in a place: under its configured name, if it has one.
     pub fn found(&self, place: &Place, group: &GroupId) -> Target {
         let configured = self.groups.iter().find(|target| target.place == *place && target.group == *group);
-        let opted =
-            || self.opted_in.get(place)?.iter().find(|known| known.group == *group).map(|known| opted_in(place, known));
-        configured.cloned().or_else(opted).unwrap_or_else(|| Target {
-            place: place.clone(),
-            group: group.clone(),
-            name: None,
-            known: Known::ById,
-        })
+        let opted = || {
+            self.opted_in.get(place)?.iter().find(|known| known.group == *group).map(|known| self.opted(place, known))
+        };
+        configured.cloned().or_else(opted).unwrap_or_else(|| self.by_id(place.clone(), group.clone()))
+    }
+
+    fn opted(&self, place: &Place, known: &OptedIn) -> Target {
+        let target = self.by_id(place.clone(), known.group.clone());
+        Target { name: Some(known.name.clone()), known: Known::OptedIn, ..target }
+    }
+
+    fn by_id(&self, place: Place, group: GroupId) -> Target {
+        let described = self.described.get(&place).and_then(|groups| groups.get(&group)).cloned();
+        Target { place, group, name: None, known: Known::ById, described }
     }
 
     fn known(&self, place: &Place, known: &OptedIn) -> Target {
@@ -400,6 +423,26 @@ impl Targets {
         let mut targets = self.clone();
         targets.opted_in.insert(place, groups);
         targets
+    }
+
+    /// The same with what AWS knows of every group of a place; with none, what was known of them is forgotten.
+    #[must_use]
+    pub fn with_described(&self, place: &Place, groups: Option<Descriptions>) -> Self {
+        let mut targets = self.clone();
+        match groups {
+            Some(groups) => targets.described.insert(place.clone(), Arc::new(groups)),
+            None => targets.described.remove(place),
+        };
+        let known = targets.described.get(place);
+        for target in targets.groups.iter_mut().filter(|target| target.place == *place) {
+            target.described = known.and_then(|groups| groups.get(&target.group)).cloned();
+        }
+        targets
+    }
+
+    /// Whether every group of a place was read: one that is not among them does not exist.
+    pub fn is_described(&self, place: &Place) -> bool {
+        self.described.contains_key(place)
     }
 
     /// Every account and Region for which there is a role, or those that are asked for.
@@ -427,10 +470,6 @@ impl Targets {
     fn reaches(&self, place: &Place) -> bool {
         self.regions.get(&place.account).is_some_and(|regions| regions.contains(&place.region))
     }
-}
-
-fn opted_in(place: &Place, known: &OptedIn) -> Target {
-    Target { place: place.clone(), group: known.group.clone(), name: Some(known.name.clone()), known: Known::OptedIn }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression, Schema};
 
-use jiff::SignedDuration;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use quick_cache::sync::Cache;
 
 use super::{Change, Denial, broken};
@@ -56,34 +57,70 @@ pub(super) fn action_type() -> EntityTypeName {
     TYPES.action.clone()
 }
 
-// === impl Facts ===
+pub(super) fn security_group_type() -> EntityTypeName {
+    TYPES.security_group.clone()
+}
 
-impl Facts {
-    pub(super) fn new(caller: &Caller, scope: &Scope, schema: &Schema) -> Result<Self, Denial> {
-        let principal = caller.principal();
-        let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
-        let groups: Vec<EntityUid> = principal.groups().iter().map(|group| uid(&TYPES.group, group)).collect();
+pub(super) fn region_type() -> EntityTypeName {
+    TYPES.region.clone()
+}
 
-        let (principal_uid, mut attributes) = match principal.kind() {
-            identity::Kind::Person => (
+fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+}
+
+/// Who asks, alone: every other entity counts as unknown.
+pub(super) fn principal(caller: &Caller, schema: &Schema) -> Result<(EntityUid, Entities), Denial> {
+    let (principal, entities) = principal_entities(caller)?;
+    Ok((principal, Entities::from_entities(entities, Some(schema)).map_err(broken)?.partial()))
+}
+
+/// Who asks, and the groups that they are in.
+fn principal_entities(caller: &Caller) -> Result<(EntityUid, Vec<Entity>), Denial> {
+    let principal = caller.principal();
+    let groups: Vec<EntityUid> = principal.groups().iter().map(|group| uid(&TYPES.group, group)).collect();
+    let mut claims = Vec::new();
+    let (principal_uid, mut attributes) = match principal.kind() {
+        identity::Kind::Person => {
+            claims.extend(principal.said().claims.iter().map(|(name, value)| (name.clone(), string(value))));
+            (
                 uid(&TYPES.person, &format!("{}|{}", principal.issuer(), principal.subject())),
                 vec![
                     ("issuer", string(principal.issuer())),
                     ("subject", string(principal.subject())),
                     ("client", string(principal.client().unwrap_or_default())),
                 ],
-            ),
-            identity::Kind::Service => (uid(&TYPES.service, principal.subject()), Vec::new()),
-            identity::Kind::ApiKey => (uid(&TYPES.api_key, principal.subject()), Vec::new()),
-            identity::Kind::Own => (uid(&TYPES.own, principal.subject()), Vec::new()),
-        };
-        attributes.push(("name", string(principal.name())));
-        let principal =
-            Entity::new(principal_uid.clone(), owned(attributes), groups.iter().cloned().collect()).map_err(broken)?;
+            )
+        }
+        identity::Kind::Service => (uid(&TYPES.service, principal.subject()), Vec::new()),
+        identity::Kind::ApiKey => (uid(&TYPES.api_key, principal.subject()), Vec::new()),
+        identity::Kind::Own => (uid(&TYPES.own, principal.subject()), Vec::new()),
+    };
+    attributes.push(("name", string(principal.name())));
+    let who = Entity::new_with_tags(principal_uid.clone(), owned(attributes), groups.iter().cloned(), claims);
+    let mut entities = vec![who.map_err(broken)?];
+    entities.extend(groups.into_iter().map(|group| Entity::new_no_attrs(group, HashSet::new())));
+    Ok((principal_uid, entities))
+}
+
+// === impl Facts ===
+
+impl Facts {
+    /// What is known of a call that came in then. `zone` is the one that `hour`, `minute` and `weekday` are told in.
+    pub(super) fn new(
+        caller: &Caller,
+        scope: &Scope,
+        at: Timestamp,
+        zone: &TimeZone,
+        schema: &Schema,
+    ) -> Result<Self, Denial> {
+        let said = caller.principal().said();
+        let (principal_uid, who) = principal_entities(caller)?;
 
         let place = scope.place();
         let mut attributes =
             vec![("account", string(place.account().as_str())), ("region", string(place.region().as_str()))];
+        let mut tags = Vec::new();
         let resource_uid = match scope {
             Scope::Region(_) => uid(&TYPES.region, &format!("{}/{}", place.account(), place.region())),
             Scope::Group(target) => {
@@ -93,16 +130,37 @@ impl Facts {
                     ("opted_in", RestrictedExpression::new_bool(target.known() == Known::OptedIn)),
                 ]);
                 attributes.extend(target.name().map(|name| ("name", string(name))));
+                if let Some(described) = target.described() {
+                    attributes.extend(described.vpc.as_deref().map(|vpc| ("vpc", string(vpc))));
+                    tags.extend(described.tags.iter().map(|(key, value)| (key.clone(), string(value))));
+                }
                 uid(&TYPES.security_group, &format!("{}/{}/{}", place.account(), place.region(), target.group()))
             }
         };
-        let resource = Entity::new(resource_uid.clone(), owned(attributes), HashSet::new()).map_err(broken)?;
+        let resource =
+            Entity::new_with_tags(resource_uid.clone(), owned(attributes), HashSet::new(), tags).map_err(broken)?;
 
-        let groups = groups.into_iter().map(|group| Entity::new_no_attrs(group, HashSet::new()));
-        let entities = Entities::from_entities(groups.chain([principal, resource]), Some(schema)).map_err(broken)?;
+        let entities = Entities::from_entities(who.into_iter().chain([resource]), Some(schema)).map_err(broken)?;
 
-        let mut call = vec![("peer", string(caller.peer().as_str()))];
+        let set = |texts: &mut dyn Iterator<Item = &String>| {
+            RestrictedExpression::new_set(texts.map(|text| string(text)).collect::<Vec<_>>())
+        };
+        let local = at.to_zoned(zone.clone());
+        let mut call = vec![
+            ("peer", string(caller.peer().as_str())),
+            ("amr", set(&mut said.amr.iter())),
+            ("actors", set(&mut said.actors.iter())),
+            ("now", datetime(at)),
+            ("hour", RestrictedExpression::new_long(local.hour().into())),
+            ("minute", RestrictedExpression::new_long(local.minute().into())),
+            ("weekday", RestrictedExpression::new_long(local.weekday().to_monday_one_offset().into())),
+        ];
         call.extend(caller.address().map(|address| ("client_address", ip(address.to_canonical().to_string()))));
+        call.extend(said.acr.as_deref().map(|acr| ("acr", string(acr))));
+        call.extend(said.actors.first().map(|actor| ("actor", string(actor))));
+        // A login that lies ahead, by a clock that is a little off, was just now.
+        let ago = said.authenticated.map(|login| at.duration_since(login).as_secs().max(0));
+        call.extend(ago.map(|ago| ("authenticated", RestrictedExpression::new_long(ago))));
         Ok(Self { principal: principal_uid, resource: resource_uid, entities, call: record(call)? })
     }
 
@@ -249,6 +307,8 @@ fn long(count: usize) -> RestrictedExpression {
 
 /// How many addresses are remembered as expressions.
 const ADDRESSES_MOST: usize = 1024;
+/// How many times are: calls of the same second share one.
+const TIMES_MOST: usize = 16;
 
 /// An address. Cedar parses the name of its own function for each one, so those that come again are kept.
 fn ip(address: String) -> RestrictedExpression {
@@ -256,6 +316,16 @@ fn ip(address: String) -> RestrictedExpression {
     KNOWN.get(&address).unwrap_or_else(|| {
         let expression = RestrictedExpression::new_ip(&address);
         KNOWN.insert(address, expression.clone());
+        expression
+    })
+}
+
+/// A time, to the second.
+fn datetime(at: Timestamp) -> RestrictedExpression {
+    static KNOWN: LazyLock<Cache<i64, RestrictedExpression>> = LazyLock::new(|| Cache::new(TIMES_MOST));
+    KNOWN.get(&at.as_second()).unwrap_or_else(|| {
+        let expression = RestrictedExpression::new_datetime(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        KNOWN.insert(at.as_second(), expression.clone());
         expression
     })
 }

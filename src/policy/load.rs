@@ -1,38 +1,92 @@
-//! Policies from a file, checked against the schema before they are used.
+//! Policies from a file or a directory, checked against the schema before they are used.
 
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use cedar_policy::{Authorizer, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{Authorizer, Effect, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 
-use super::{Policy, Reason, Rulebook};
+use super::{Policy, Reason, Rulebook, reach};
 use crate::approval::WhoseWord;
+use crate::digest::sha256_hex;
 use crate::operation::term;
 
 const SCHEMA: &str = include_str!("schema.cedarschema");
 const DEFAULT: &str = include_str!("default.cedar");
 const OWN: &str = include_str!("own.cedar");
 
+/// The most bytes of all policies together. They are read again every few seconds.
+const BYTES_MOST: usize = 512 * 1024;
+/// The most policies. Each is evaluated for each question.
+const POLICIES_MOST: usize = 500;
+/// The most files of a directory.
+const FILES_MOST: usize = 100;
+
 /// `[policy]` in the configuration.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// A file of Cedar policies; the shipped default where none is given.
+    /// A file of Cedar policies, or a directory of files named `*.cedar`; the shipped default where none is given.
     pub file: Option<PathBuf>,
+    /// How often it is read again, from a second to an hour.
+    #[serde(deserialize_with = "interval")]
+    pub reload: Duration,
+    /// The time zone in which policies are told hour, minute and weekday, such as `Europe/Berlin`; UTC unless given.
+    pub time_zone: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { file: None, reload: Duration::from_secs(5), time_zone: None }
+    }
+}
+
+/// Reads how often to look: from a second to an hour.
+fn interval<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    let length = term::length(&written).and_then(|length| Duration::try_from(length).ok());
+    let sound = length.filter(|length| (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(length));
+    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration from 1s to 1h, such as 5s")))
 }
 
 /// Policies that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("policy file {path} cannot be read")]
+    #[error("the policies in {path} cannot be read")]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A directory without policies: everything would be refused.
+    #[error("{0} holds no file named `*.cedar`; without policies everything would be refused")]
+    Empty(PathBuf),
+    /// More than is evaluated for each call.
+    #[error(
+        "there are too many policies: at most {POLICIES_MOST}, in {FILES_MOST} files and {BYTES_MOST} bytes together"
+    )]
+    TooMuch,
+    /// Not UTF-8.
+    #[error("{0} is not UTF-8")]
+    Encoding(PathBuf),
+    /// No time zone.
+    #[error("`time_zone = \"{0}\"` is not a time zone; one is called `Europe/Berlin` or `UTC`")]
+    TimeZone(String),
+    /// Something that is wrong in one file.
+    #[error("{file}")]
+    In {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        source: Box<Self>,
     },
     /// Not Cedar.
     #[error("the policies cannot be parsed: {0}")]
@@ -60,70 +114,163 @@ pub enum LoadError {
     Schema(String),
 }
 
+/// The texts of all policies, each with the file that it stands in.
+#[derive(Debug)]
+pub(super) struct Sources(Vec<(String, String)>);
+
+// === impl Sources ===
+
+impl Sources {
+    /// Reads what the configuration names.
+    pub(super) fn read(config: &Config) -> Result<Self, LoadError> {
+        let Some(path) = &config.file else { return Ok(Self::text("default.cedar", DEFAULT)) };
+        let unreadable = |source| LoadError::Read { path: path.clone(), source };
+        let mut left = BYTES_MOST;
+        if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
+            let text = read_bounded(path, &mut left)?;
+            return Ok(Self(vec![(path.display().to_string(), text)]));
+        }
+        let mut files = BTreeSet::new();
+        for entry in std::fs::read_dir(path).map_err(unreadable)? {
+            let file = entry.map_err(unreadable)?.path();
+            let hidden = file.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+            if !hidden && file.extension().is_some_and(|extension| extension == "cedar") {
+                files.insert(file);
+            }
+            if files.len() > FILES_MOST {
+                return Err(LoadError::TooMuch);
+            }
+        }
+        if files.is_empty() {
+            return Err(LoadError::Empty(path.clone()));
+        }
+        let texts = files.iter().map(|file| Ok((file.display().to_string(), read_bounded(file, &mut left)?)));
+        texts.collect::<Result<_, LoadError>>().map(Self)
+    }
+
+    fn text(name: &str, text: &str) -> Self {
+        Self(vec![(name.to_owned(), text.to_owned())])
+    }
+
+    /// What tells one content from another.
+    pub(super) fn digest(&self) -> String {
+        let each = self.0.iter().map(|(name, text)| format!("{} {name}\n", sha256_hex(text)));
+        sha256_hex(each.collect::<String>())
+    }
+}
+
+/// Reads a file of at most so many bytes, and takes them off what is left.
+fn read_bounded(path: &Path, left: &mut usize) -> Result<String, LoadError> {
+    let unreadable = |source| LoadError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let most = u64::try_from(*left).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).map_err(unreadable)?;
+    *left = left.checked_sub(bytes.len()).ok_or(LoadError::TooMuch)?;
+    String::from_utf8(bytes).map_err(|_| LoadError::Encoding(path.to_owned()))
+}
+
+// === impl Policy, Rulebook ===
+
 impl Policy {
     /// Loads and checks the policies.
     pub fn load(config: &Config) -> Result<Self, LoadError> {
-        match &config.file {
-            None => Self::parse(DEFAULT),
-            Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
-                Self::parse(&text)
-            }
-        }
+        Self::of(&Sources::read(config)?, config)
     }
 
     /// Checks policies.
     pub fn parse(text: &str) -> Result<Self, LoadError> {
+        Self::of(&Sources::text("policies", text), &Config::default())
+    }
+
+    pub(super) fn of(sources: &Sources, config: &Config) -> Result<Self, LoadError> {
         let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|error| LoadError::Schema(error.to_string()))?;
+        let zone = match config.time_zone.as_deref() {
+            None => TimeZone::UTC,
+            Some(name) => TimeZone::get(name).map_err(|_| LoadError::TimeZone(name.to_owned()))?,
+        };
         Ok(Self {
-            callers: Rulebook::parse(text, &schema)?,
-            own: Rulebook::parse(OWN, &schema)?,
-            schema,
+            callers: Arc::new(Rulebook::read(sources, &schema)?),
+            own: Arc::new(Rulebook::read(&Sources::text("own.cedar", OWN), &schema)?),
+            schema: Arc::new(schema),
             authorizer: Authorizer::new(),
+            zone,
         })
+    }
+
+    /// How many policies decide on callers.
+    pub fn len(&self) -> usize {
+        self.callers.reasons.len()
+    }
+
+    /// Whether there is none, so that everything is refused.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
 impl Rulebook {
-    fn parse(text: &str, schema: &Schema) -> Result<Self, LoadError> {
+    fn read(sources: &Sources, schema: &Schema) -> Result<Self, LoadError> {
+        let mut book = Self {
+            policies: PolicySet::new(),
+            reasons: HashMap::new(),
+            terms: HashMap::new(),
+            demands: HashMap::new(),
+            without_demands: PolicySet::new(),
+            descriptions: false,
+        };
+        for (file, text) in &sources.0 {
+            book.parse(text).map_err(|source| match sources.0.len() {
+                1 => source,
+                _ => LoadError::In { file: file.clone(), source: Box::new(source) },
+            })?;
+        }
+        let result = Validator::new(schema.clone()).validate(&book.policies, ValidationMode::Strict);
+        if !result.validation_passed() {
+            return Err(LoadError::Invalid(all(result.validation_errors())));
+        }
+        book.without_demands = book.policies.clone();
+        for demand in book.demands.keys() {
+            book.without_demands.remove_static(demand.clone()).map_err(|error| LoadError::Parse(error.to_string()))?;
+        }
+        Ok(book)
+    }
+
+    /// Adds the policies of one text, each under its `@id`.
+    fn parse(&mut self, text: &str) -> Result<(), LoadError> {
         let policies = PolicySet::from_str(text).map_err(|error| LoadError::Parse(all(error.iter())))?;
         if policies.templates().next().is_some() {
             return Err(LoadError::Template);
         }
-        let mut seen = std::collections::BTreeSet::new();
-        let mut terms = std::collections::HashMap::new();
-        let mut demands = std::collections::HashMap::new();
         for policy in policies.policies() {
             let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
                 return Err(LoadError::Unnamed(format!("one has none: {policy}")));
             };
-            if !seen.insert(id.to_owned()) {
+            let key = PolicyId::new(id);
+            if self.reasons.contains_key(&key) {
                 return Err(LoadError::Unnamed(format!("`{id}` is given twice")));
             }
-            let forbids = policy.effect() == cedar_policy::Effect::Forbid;
+            if self.reasons.len() >= POLICIES_MOST {
+                return Err(LoadError::TooMuch);
+            }
+            let forbids = policy.effect() == Effect::Forbid;
             if forbids && policy.annotation("message").is_none_or(str::is_empty) {
                 return Err(LoadError::Silent(id.to_owned()));
             }
             if let Some(written) = policy.annotation("approval") {
                 let whose = WhoseWord::parse(written).filter(|_| forbids);
-                demands.insert(policy.id().clone(), whose.ok_or_else(|| LoadError::Approval(id.to_owned()))?);
+                self.demands.insert(key.clone(), whose.ok_or_else(|| LoadError::Approval(id.to_owned()))?);
             }
             if let Some(written) = policy.annotation("duration") {
                 let length = term::length(written).filter(|length| length.is_positive() && !forbids);
-                terms.insert(policy.id().clone(), length.ok_or_else(|| LoadError::Term(id.to_owned()))?);
+                self.terms.insert(key.clone(), length.ok_or_else(|| LoadError::Term(id.to_owned()))?);
             }
+            self.descriptions |= reach::speaks_of_descriptions(policy);
+            self.reasons.insert(key.clone(), reason(policy));
+            // INVARIANT: the id is not there yet, which is all that could be wrong.
+            self.policies.add(policy.new_id(key)).map_err(|error| LoadError::Parse(error.to_string()))?;
         }
-        let result = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
-        if !result.validation_passed() {
-            return Err(LoadError::Invalid(all(result.validation_errors())));
-        }
-        let reasons = policies.policies().map(|policy| (policy.id().clone(), reason(policy))).collect();
-        let mut without_demands = policies.clone();
-        for demand in demands.keys() {
-            without_demands.remove_static(demand.clone()).map_err(|error| LoadError::Parse(error.to_string()))?;
-        }
-        Ok(Self { policies, without_demands, reasons, terms, demands })
+        Ok(())
     }
 }
 

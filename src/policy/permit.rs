@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Denial;
+use super::{Denial, Policy};
 use crate::identity::Caller;
 use crate::operation::rule::Rule;
 use crate::operation::{Opening, Operation};
@@ -10,6 +10,8 @@ use crate::operation::{Opening, Operation};
 /// Leave to read what the operation reaches.
 #[derive(Clone, Debug)]
 pub struct LookPermit {
+    /// The policies that permitted it, which decide on the rest of the call as well.
+    pub(super) policy: Policy,
     pub(super) caller: Arc<Caller>,
     pub(super) operation: Arc<Operation>,
     pub(super) policies: Vec<String>,
@@ -61,6 +63,11 @@ impl LookPermit {
     /// What it is for.
     pub fn operation(&self) -> &Arc<Operation> {
         &self.operation
+    }
+
+    /// The set that decided, and decides on the rest of the call.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// The policies that permitted it.

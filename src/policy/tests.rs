@@ -10,7 +10,7 @@ use crate::operation::ownership::Ownership;
 use crate::operation::port::Ports;
 use crate::operation::rule::{Source, Traffic};
 use crate::operation::target::{AccountId, Config as TargetConfig, GroupConfig, Region, Targets};
-use crate::operation::{CallId, Context as Parsing, Operation};
+use crate::operation::{CallId, Context as Parsing, Everything, Operation};
 use crate::pb::whitelistmcp::v1 as pb;
 
 fn caller() -> Arc<Caller> {
@@ -37,7 +37,7 @@ fn targets() -> Targets {
 }
 
 fn parsing(targets: &Targets) -> Parsing<'_> {
-    Parsing { targets, caller: None, now: "2027-01-01T00:00:00Z".parse().expect("a time") }
+    Parsing { targets, caller: None, now: "2027-01-01T00:00:00Z".parse().expect("a time"), sight: &Everything }
 }
 
 fn request(group: &str, address: &str, port: &str) -> pb::AddRuleRequest {

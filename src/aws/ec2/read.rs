@@ -1,9 +1,10 @@
 //! Looking: at a group's rules, at ours in a whole Region, at groups and what is attached to them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aws_sdk_ec2::operation::RequestId;
-use aws_sdk_ec2::types::{Filter, NetworkInterface, SecurityGroupRule, Tag};
+use aws_sdk_ec2::types::{Filter, NetworkInterface, SecurityGroup, SecurityGroupRule, Tag};
 use tokio::time::Instant;
 
 use crate::aws::assume::{Session, within};
@@ -12,7 +13,7 @@ use crate::operation::address::Block;
 use crate::operation::ownership::{FORMAT, Made};
 use crate::operation::port::{Ports, Protocol};
 use crate::operation::rule::{Rule, Source, Traffic};
-use crate::operation::target::{GroupId, OptedIn};
+use crate::operation::target::{Described, Descriptions, GroupId, OptedIn};
 
 const LOOK: &str = "ec2:DescribeSecurityGroupRules";
 const LOOK_GROUP: &str = "ec2:DescribeSecurityGroups";
@@ -164,30 +165,52 @@ impl Session<'_> {
 
     /// The groups of the Region that their owners opted in, with what is attached to each.
     pub async fn opted_in(&self) -> Result<Vec<OptedIn>, AwsError> {
-        let filter = Filter::builder().name("tag-key").values(MANAGED).build();
+        let groups = self.groups(Some(Filter::builder().name("tag-key").values(MANAGED).build())).await?;
+        let mut opted: Vec<OptedIn> = groups.iter().filter_map(opted_in).collect();
+        self.attach_all(&mut opted).await?;
+        Ok(opted)
+    }
+
+    /// What AWS knows of every group of the Region, and by the same answer those that are opted in.
+    pub async fn every_group(&self) -> Result<(Descriptions, Vec<OptedIn>), AwsError> {
+        let groups = self.groups(None).await?;
+        let described = groups.iter().filter_map(|group| {
+            let described = Described { vpc: group.vpc_id().map(str::to_owned), tags: tags(group.tags()) };
+            Some((GroupId::parse(group.group_id()?).ok()?, Arc::new(described)))
+        });
+        Ok((described.collect(), groups.iter().filter_map(opted_in).collect()))
+    }
+
+    /// Every group that a filter lets through, all pages of it.
+    async fn groups(&self, filter: Option<Filter>) -> Result<Vec<SecurityGroup>, AwsError> {
         let (mut groups, mut token) = (Vec::new(), None::<String>);
         for _ in 0..PAGES_MOST {
             let request = self
                 .ec2
                 .describe_security_groups()
-                .filters(filter.clone())
+                .set_filters(filter.clone().map(|filter| vec![filter]))
                 .max_results(PAGE)
                 .set_next_token(token.take());
             let answer = within(self.deadline, LOOK_GROUP, request.customize().config_override(self.signed()).send())
                 .await?
                 .map_err(|error| self.failed(LOOK_GROUP, error))?;
             self.note(LOOK_GROUP, answer.request_id());
-            groups.extend(answer.security_groups().iter().filter_map(opted_in));
             token = answer.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
+            groups.extend(answer.security_groups.unwrap_or_default());
             if token.is_none() {
-                break;
+                return Ok(groups);
             }
         }
+        Err(AwsError::Incomplete { action: LOOK_GROUP, what: "an end" })
+    }
+
+    /// Adds the names of what is attached to groups.
+    pub async fn attach_all(&self, groups: &mut [OptedIn]) -> Result<(), AwsError> {
         let ids: Vec<String> = groups.iter().map(|group| group.group.as_str().to_owned()).collect();
         for some in ids.chunks(FILTER_VALUES_MOST) {
-            self.attach(some, &mut groups).await?;
+            self.attach(some, groups).await?;
         }
-        Ok(groups)
+        Ok(())
     }
 
     /// Adds the names of what is attached to the groups, as their network interfaces tell.
@@ -252,7 +275,7 @@ fn tags(tags: &[Tag]) -> BTreeMap<String, String> {
 }
 
 /// A group that its owner opted in: the tag's value names it, unless it only says yes; then its own name does.
-fn opted_in(group: &aws_sdk_ec2::types::SecurityGroup) -> Option<OptedIn> {
+fn opted_in(group: &SecurityGroup) -> Option<OptedIn> {
     let id = GroupId::parse(group.group_id()?).ok()?;
     let tags = tags(group.tags());
     let said = tags.get(MANAGED)?.trim();
