@@ -18,6 +18,7 @@ use crate::broker::Broker;
 use crate::broker::upkeep::{self, Reconciler, recover};
 use crate::clock::{Clock, Monotonic};
 use crate::config::Config;
+use crate::edge::approvals::login::{Config as LoginConfig, Login, LoginError};
 use crate::edge::{self, Edge};
 use crate::grpc::authn::Authenticator;
 use crate::grpc::client::{Link, LinkError};
@@ -32,6 +33,7 @@ use crate::listen::Listener;
 use crate::operation::target::{TargetError, Targets};
 use crate::pb::DESCRIPTOR_SET;
 use crate::policy::{self, Policies};
+use crate::seal::Seal;
 use crate::shared::{self, Shared};
 use crate::shutdown::Shutdown;
 use crate::tls::{self, TlsError};
@@ -96,6 +98,9 @@ pub enum StartError {
     /// `[redis]`
     #[error(transparent)]
     Redis(#[from] shared::ConfigError),
+    /// `[edge.login]`
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// `[approvals]`
     #[error("`[approvals]`")]
     Approvals(#[from] approval::ConfigError),
@@ -145,7 +150,7 @@ pub async fn edge(config: &Config) -> Result<Bound, StartError> {
     let verifier = verifier(config)?;
     section.check()?;
     let listener = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
-    let router = edge_router(section, verifier, Link::remote(backend)?, Health::default())?;
+    let router = edge_router(config, section, verifier, Link::remote(backend)?, Health::default())?;
     Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None })
 }
 
@@ -163,7 +168,7 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
     };
     let (routes, upkeep) = core_routes(config, Some(Arc::clone(&verifier)), peers, shutdown).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
-    let router = edge_router(section, verifier, Link::local(routes), upkeep.health.clone())?;
+    let router = edge_router(config, section, verifier, Link::local(routes), upkeep.health.clone())?;
     Ok(Bound { core, edge: Some((edge, router)), upkeep: Some(upkeep) })
 }
 
@@ -333,13 +338,31 @@ async fn core_parts(config: &Config, shutdown: &Shutdown) -> Result<Parts, Start
 }
 
 fn edge_router(
+    config: &Config,
     section: &edge::Config,
     verifier: Arc<Verifier>,
     link: Link,
     health: Health,
 ) -> Result<axum::Router, StartError> {
     let annotations = Annotations::read(DESCRIPTOR_SET)?;
-    Ok(edge::router::router(Arc::new(Edge::new(section.clone(), verifier, link, annotations, health))))
+    let approvals = section.login.as_ref().map(|login| approval_page(config, section, login)).transpose()?;
+    let edge = Edge::new(section.clone(), verifier, link, annotations, health).with_approvals(approvals);
+    Ok(edge::router::router(Arc::new(edge)))
+}
+
+fn approval_page(
+    config: &Config,
+    section: &edge::Config,
+    login: &LoginConfig,
+) -> Result<edge::approvals::Approvals, StartError> {
+    let issuer = config.oidc.get(&login.issuer).ok_or_else(|| LoginError::Issuer(login.issuer.clone()))?;
+    let http = HttpClient::new(tls::public_client(issuer.ca.as_deref())?);
+    let seal = match &login.key_file {
+        Some(file) => Seal::from_file(file).map_err(LoginError::Key)?,
+        None => Seal::random().map_err(LoginError::Key)?,
+    };
+    let login = Login::new(login, &issuer.issuer, section.public_url.clone(), http)?;
+    Ok(edge::approvals::Approvals::new(login, seal, Clock::system()))
 }
 
 fn knows_bearers(config: &Config) -> bool {

@@ -3,6 +3,7 @@
 //! It validates the caller's token, reads the message, turns a tool call into one RPC and the answer into a tool
 //! result. It never decides what a caller may do with a tool, and it cannot reach AWS: it does not import what could.
 
+pub mod approvals;
 mod bearer;
 mod callable;
 mod challenge;
@@ -12,6 +13,7 @@ mod error;
 mod http;
 pub mod router;
 mod transcode;
+mod waiting;
 
 pub use client_address::ForwardedBy;
 
@@ -75,6 +77,8 @@ pub struct Config {
     /// How long a tool call may take, in seconds.
     #[serde(default = "default_call_timeout")]
     pub call_timeout: u64,
+    /// How people log in to decide on requests for approval; without it the edge has no page for that.
+    pub login: Option<approvals::login::Config>,
     /// The service behind the edge. Not needed where edge and core share one process.
     pub backend: Option<client::Config>,
 }
@@ -142,6 +146,7 @@ pub enum ConfigError {
 pub struct Edge {
     config: Config,
     verifier: Arc<Verifier>,
+    approvals: Option<approvals::Approvals>,
     link: Link,
     annotations: Annotations,
     tools: Vec<Value>,
@@ -210,12 +215,20 @@ impl Edge {
             callable: Callable::new(),
             config,
             verifier,
+            approvals: None,
             link,
             annotations,
             server,
             health,
             in_flight,
         }
+    }
+
+    /// With the page on which people decide on requests.
+    #[must_use]
+    pub fn with_approvals(mut self, approvals: Option<approvals::Approvals>) -> Self {
+        self.approvals = approvals;
+        self
     }
 
     fn call_timeout(&self) -> Duration {

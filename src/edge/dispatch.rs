@@ -1,5 +1,6 @@
 //! One request to one answer, whatever carried it: which method, in which era, and for `tools/call` which RPC.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use tonic::metadata::MetadataValue;
 use tracing::Instrument;
 
+use super::waiting::{self, Before};
 use super::{Edge, callable, error, transcode};
 use crate::annotations::ToolSpec;
 use crate::grpc::CLIENT_ADDRESS;
@@ -47,6 +49,9 @@ struct ToolCall<'a> {
     name: String,
     #[serde(borrow)]
     arguments: Option<&'a RawValue>,
+    /// What the client answers to a question of an earlier result (MCP 2026-07-28, "Multi round-trip requests").
+    #[serde(borrow, rename = "inputResponses")]
+    responses: Option<HashMap<String, &'a RawValue>>,
 }
 
 pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
@@ -82,10 +87,13 @@ pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>
                     .filter(|_| key == "traceparent")
                     .or_else(|| call.headers.get(key)?.to_str().ok())
             });
-            let outcome = tool_call(edge, spec, &params, call).instrument(span.clone()).await;
+            let outcome = tool_call(edge, spec, &params, call, spoken.opens_urls).instrument(span.clone()).await;
             let (kind, answer) = match outcome {
                 Outcome::Result(content, structured) => (None, Ok((content, Some(structured), false))),
                 Outcome::ToolError(content) => (Some("tool_error"), Ok((content, None, true))),
+                Outcome::Question(question) => {
+                    (None, Err(Answer::Body(message::result(request.id, &edge.server.input_required(question)))))
+                }
                 Outcome::Challenge(scope) => (Some("insufficient_scope"), Err(Answer::Challenge(scope))),
                 Outcome::TokenRefused(why) => (Some("invalid_token"), Err(Answer::TokenRefused(why))),
             };
@@ -138,11 +146,12 @@ fn span(request: &Request<'_>, spec: &ToolSpec, call: &Call<'_>, era: Era) -> tr
 enum Outcome {
     Result(Vec<Value>, Value),
     ToolError(Vec<Value>),
+    Question(Value),
     Challenge(String),
     TokenRefused(String),
 }
 
-async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &Call<'_>) -> Outcome {
+async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &Call<'_>, opens_urls: bool) -> Outcome {
     let scope = &spec.annotations.scope;
     if !edge.annotations.scopes().grants(call.principal.scopes(), scope) {
         return Outcome::Challenge(scope.clone());
@@ -154,6 +163,10 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
             return Outcome::ToolError(vec![text(format!("Refused: {wrong}")), text(structured.to_string())]);
         }
     };
+    let before = Before::of(params.responses.as_ref());
+    if before == Before::GaveUp {
+        return Outcome::ToolError(vec![text("Not done: its approval was not wanted any more. Nothing was changed.")]);
+    }
     let path = format!("/{}/{}", spec.method.parent_service().full_name(), spec.method.name());
     let Some(request) = outgoing(edge, call, message) else {
         return Outcome::TokenRefused("the access token cannot be sent on".to_owned());
@@ -202,6 +215,12 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
                     "the service behind this server did not answer, so whether the change was made is not known; look before trying again".to_owned()
                 };
                 refusal.retry_after = Some(std::time::Duration::from_secs(5));
+            }
+            if let Some(question) = waiting::point_to_page(edge, &mut refusal)
+                && opens_urls
+                && before == Before::NotAsked
+            {
+                return Outcome::Question(question);
             }
             let (sentence, structured) = error::tool_error(&refusal);
             Outcome::ToolError(vec![text(sentence), text(structured.to_string())])

@@ -16,7 +16,7 @@ use super::bearer::{self, Presented};
 use super::challenge::{self, Challenge};
 use super::client_address::{client_address, is_proxy};
 use super::dispatch::{self, Answer, Call};
-use super::{Edge, error};
+use super::{Edge, approvals, error};
 use crate::error::Code;
 use crate::listen::Connection;
 use crate::mcp::code;
@@ -27,7 +27,7 @@ use crate::mcp::message::RpcError;
 const DRAIN_MAX: usize = 64 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Refuses requests that a browser was tricked into sending: a name that is not ours (DNS rebinding), or a page that is
 /// not listed. A missing `Origin` is fine: programs send none.
@@ -57,7 +57,10 @@ fn refuse_stranger(edge: &Edge, request: &Request<Body>) -> Option<&'static str>
     if !host_allowed(edge, request.uri(), request.headers()) {
         return Some("this host name is not served here; it must be the one in public_url, or one of allowed_hosts");
     }
+    // The page for approvals sends its form home, and looks itself where that came from.
+    let at_home = approvals::is_page(request.uri().path());
     if let Some(origin) = request.headers().get(ORIGIN)
+        && !at_home
         && !edge.config.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
     {
         return Some("this origin is not allowed to call; it must be one of allowed_origins");
@@ -66,7 +69,7 @@ fn refuse_stranger(edge: &Edge, request: &Request<Body>) -> Option<&'static str>
 }
 
 /// The address that a request comes from, past the declared proxies.
-fn address(edge: &Edge, connection: Option<&Connection>, headers: &HeaderMap) -> Option<IpAddr> {
+pub(super) fn address(edge: &Edge, connection: Option<&Connection>, headers: &HeaderMap) -> Option<IpAddr> {
     let remote = connection.and_then(Connection::remote);
     client_address(remote, headers, &edge.config.trusted_proxies, edge.config.forwarded_by)
 }

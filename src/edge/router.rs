@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 
-use super::{Edge, challenge, error, http};
+use super::{Edge, approvals, challenge, error, http};
 use crate::health;
 
 /// The edge's router.
@@ -32,9 +32,16 @@ pub fn router(edge: Arc<Edge>) -> Router {
         Router::new().route(&mcp_path, post(http::mcp)).with_state(Arc::clone(&edge))
     };
 
+    // The same holds for the page.
+    let page = match approvals::prefix(&mcp_path) {
+        "" => approvals::routes(&edge, ""),
+        prefix => approvals::routes(&edge, "").merge(approvals::routes(&edge, prefix)),
+    };
+
     Router::new()
         .merge(mcp)
         .merge(prefixed)
+        .merge(page)
         .merge(metadata)
         // Inside this line a foreign host or origin is refused; the probes stay outside, as balancers call by address.
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), http::guard))

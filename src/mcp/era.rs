@@ -40,6 +40,17 @@ struct Params<'a> {
     meta: Option<Meta<'a>>,
 }
 
+/// What of a client's capabilities matters here.
+#[derive(Deserialize)]
+struct Capabilities {
+    elicitation: Option<Elicitation>,
+}
+
+#[derive(Deserialize)]
+struct Elicitation {
+    url: Option<serde_json::Value>,
+}
+
 /// A request's era, and the trace that it is part of.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Spoken {
@@ -47,6 +58,8 @@ pub struct Spoken {
     pub era: Era,
     /// The W3C trace context in `_meta`, if there is one (SEP-414).
     pub traceparent: Option<String>,
+    /// Whether the client has said that it can have its user open a URL (elicitation in URL mode).
+    pub opens_urls: bool,
 }
 
 impl Era {
@@ -62,7 +75,7 @@ impl Era {
         let traceparent = text(meta.traceparent);
         let Some(version) = meta.protocol_version else {
             let era = Self::without_meta(method, header)?;
-            return Ok(Spoken { era, traceparent });
+            return Ok(Spoken { era, traceparent, opens_urls: false });
         };
         let version = text(Some(version)).ok_or_else(|| {
             RpcError::new(code::INVALID_PARAMS, "`_meta` protocolVersion must be a string").with_http(400)
@@ -85,7 +98,12 @@ impl Era {
             )
             .with_http(400));
         }
-        Ok(Spoken { era: Self::Modern, traceparent })
+        let capabilities = meta
+            .client_capabilities
+            .and_then(|capabilities| serde_json::from_str::<Capabilities>(capabilities.get()).ok());
+        let elicitation = capabilities.and_then(|capabilities| capabilities.elicitation);
+        let opens_urls = elicitation.is_some_and(|elicitation| elicitation.url.is_some_and(|url| url.is_object()));
+        Ok(Spoken { era: Self::Modern, traceparent, opens_urls })
     }
 
     fn without_meta(method: &str, header: Option<&str>) -> Result<Self, RpcError> {

@@ -155,10 +155,20 @@ impl Server {
         if era.is_modern() { self.complete(Value::Object(result)) } else { Value::Object(result) }
     }
 
+    /// The answer of a tool that needs something of the client first: `inputRequests` and `requestState` (MCP
+    /// 2026-07-28, "Multi round-trip requests").
+    pub fn input_required(&self, questions: Value) -> Value {
+        self.result("input_required", questions)
+    }
+
+    fn complete(&self, result: Value) -> Value {
+        self.result("complete", result)
+    }
+
     /// What every modern result carries.
-    fn complete(&self, mut result: Value) -> Value {
+    fn result(&self, kind: &str, mut result: Value) -> Value {
         if let Some(result) = result.as_object_mut() {
-            result.insert("resultType".to_owned(), "complete".into());
+            result.insert("resultType".to_owned(), kind.into());
             result.insert("_meta".to_owned(), json!({"io.modelcontextprotocol/serverInfo": self.info()}));
         }
         result
