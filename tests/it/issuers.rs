@@ -15,7 +15,7 @@ fn partner(issuer: &Issuer) -> String {
 async fn beside(partner: &Issuer, more: &str) -> Stack {
     let aws = AwsDouble::start().await;
     let options = Options { oidc_extra: self::partner(partner) + more, ..Options::default() };
-    Stack::with(&aws.access(), options).await
+    Box::pin(Stack::with(&aws.access(), options)).await
 }
 
 async fn status(stack: &Stack, token: &str) -> u16 {

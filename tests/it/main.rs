@@ -14,6 +14,7 @@ mod support;
 mod api_keys;
 mod approvals;
 mod arguments;
+mod attacks;
 mod audit;
 mod aws_double;
 mod aws_faults;

@@ -193,7 +193,7 @@ async fn canaille_s_tokens_mean_what_canaille_says() {
     let token = tokens["access_token"].as_str().unwrap_or_else(|| panic!("{tokens}"));
     let arguments = json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "reason": "trying"});
     let opened = stack.call_as(token, "whitelist_add", arguments).await;
-    assert_eq!(opened["structuredContent"]["rule"]["holder"], "Dora Example", "{opened:#}");
+    assert_eq!(opened["structuredContent"]["rule"]["holder"], "Dora_Example", "{opened:#}");
     // It would look a refresh token up as well, were it not told what is asked for.
     let refresh = tokens["refresh_token"].as_str().expect("a refresh token");
     assert_eq!(ping(&stack, refresh).await.status, 401);
