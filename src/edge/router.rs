@@ -10,6 +10,9 @@ use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use super::{Edge, approvals, challenge, error, http};
 use crate::health;
 
+/// Where a protected resource's metadata begins (RFC 9728, section 3).
+const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
 /// The edge's router.
 pub fn router(edge: Arc<Edge>) -> Router {
     let mcp_path = edge.config.public_url.path().trim_end_matches('/').to_owned();
@@ -18,14 +21,20 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .with_state(edge.health.clone());
-    let metadata = Router::new()
-        .route("/.well-known/oauth-protected-resource", get(challenge::metadata))
-        // RFC 9728, section 3.1: the resource's path goes behind the well-known one.
-        .route("/.well-known/oauth-protected-resource/{*path}", get(challenge::metadata))
+    // RFC 9728, section 3.1: the resource's path goes behind the well-known one. Behind a path prefix the proxy may keep
+    // the prefix or take it off, and may pass the well-known paths on below it.
+    let mut well_known = vec![WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/mcp"), format!("{WELL_KNOWN}{mcp_path}")];
+    if let Some(prefix) = mcp_path.strip_suffix("/mcp") {
+        well_known.extend([format!("{prefix}{WELL_KNOWN}"), format!("{prefix}{WELL_KNOWN}/mcp")]);
+    }
+    well_known.sort();
+    well_known.dedup();
+    let metadata = well_known
+        .iter()
+        .fold(Router::new(), |router, path| router.route(path, get(challenge::metadata)))
         .with_state(Arc::clone(&edge));
     // GET would open a stream and DELETE end a session; this server has neither, and says 405 (axum's own answer).
     let mcp = Router::new().route("/mcp", post(http::mcp)).with_state(Arc::clone(&edge));
-    // Behind a path prefix the proxy may keep the prefix or take it off.
     let prefixed = if mcp_path.is_empty() || mcp_path == "/mcp" {
         Router::new()
     } else {

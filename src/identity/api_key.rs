@@ -160,7 +160,7 @@ impl Principal {
             id: stable_id(&entry.owner, "api-key", &entry.id),
             issuer: "api-key".to_owned(),
             subject: entry.id.clone(),
-            name: format!("{} (key {})", entry.owner, entry.id),
+            name: format!("{}/{}", entry.owner, entry.id),
             groups: std::collections::BTreeSet::new(),
             client: None,
             scopes: entry.scopes.clone(),

@@ -142,3 +142,58 @@ impl Verifier {
         Ok(principal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verifier(now: &'static str) -> Verifier {
+        let clock = Clock::from_fn(move || now.parse().expect("a time"));
+        let issuers = Issuers::new(&std::collections::BTreeMap::new(), &std::collections::BTreeMap::new());
+        Verifier::new(issuers.expect("no issuers"), None, clock)
+    }
+
+    #[test]
+    fn only_what_a_token_can_be_is_one() {
+        for good in ["Bearer abc", "bearer a.b-c_d~e+f/g==", "BEARER  abc "] {
+            assert!(Bearer::from_authorization(good).is_some(), "{good}");
+        }
+        for bad in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer =",
+            "Bearer a b",
+            "Bearer a,b",
+            "Bearer ä",
+            "Bearer a=b",
+            "Basic abc",
+            "abc",
+        ] {
+            assert!(Bearer::from_authorization(bad).is_none(), "{bad}");
+        }
+        let bearer = Bearer::from_authorization("Bearer secret").expect("a token");
+        assert_eq!(format!("{bearer:?}"), "Bearer(…)");
+    }
+
+    #[tokio::test]
+    async fn what_is_known_of_tokens_is_bounded_and_ends_with_them() {
+        let verifier = verifier("2026-01-01T00:00:00Z");
+        let principal = Arc::new(Principal::own("test"));
+        let known = |text: &str, until: &str| {
+            let bearer = Bearer(text.into());
+            verifier.verified.insert(bearer.digest(), (Arc::clone(&principal), until.parse().expect("a time")));
+            bearer
+        };
+        let (good, ended) = (known("a", "2026-01-01T00:00:01Z"), known("b", "2026-01-01T00:00:00Z"));
+        assert!(verifier.verify(&good, None).await.is_ok());
+        assert!(verifier.verify(&ended, None).await.is_err());
+        assert!(verifier.verified.get(&ended.digest()).is_none(), "it is forgotten");
+        for number in 0..3 * VERIFIED_MOST {
+            known(&number.to_string(), "2026-01-01T00:00:01Z");
+        }
+        assert!(verifier.verified.len() <= VERIFIED_MOST);
+        let long = Bearer("a".repeat(TOKEN_MAX + 1).into());
+        assert!(matches!(verifier.verify(&long, None).await, Err(BearerError::Token(TokenError::Malformed))));
+    }
+}

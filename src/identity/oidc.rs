@@ -369,15 +369,27 @@ mod tests {
         let issuer = |name: &str, url: &str, more: &str| {
             format!("[{name}]\nissuer = \"{url}\"\naudience = \"https://x/mcp\"\n{more}\n")
         };
+        let asked = |file: &str, more: &str| {
+            format!("\n[a.introspection]\nclient_id = \"rs\"\nclient_secret_file = \"{file}\"\n{more}\n")
+        };
+        let opaque = "tokens = \"either\"".to_owned();
         let a = issuer("a", "https://login.example/realms/a", "");
         assert_eq!(problem(&(a.clone() + &issuer("b", "https://login.example/realms/b", ""))), "");
         for (text, part) in [
             (a.clone() + &issuer("b", "https://login.example/realms/a/", ""), "`[oidc.a]` and `[oidc.b]`"),
-            (a.clone() + &issuer("b", "HTTPS://LOGIN.example:443/realms/a", ""), "same issuer"),
+            (a + &issuer("b", "HTTPS://LOGIN.example:443/realms/a", ""), "same issuer"),
             (issuer("a_b", "https://login.example", ""), "`a_b`"),
             (issuer("a", "http://login.example", ""), "`[oidc.a]`: issuer `http://login.example` must be"),
             (issuer("a", "https://login.example/?x", ""), "without query"),
             (issuer("a", "https://login.example/#x", ""), "without query"),
+            (issuer("a", "https://login.example", "tokens = \"opaque\""), "need `introspection`"),
+            (issuer("a", "https://login.example", &asked("/dev/null", "")), "need `introspection`"),
+            (issuer("a", "https://login.example", &(opaque.clone() + &asked("/dev/null", ""))), "/dev/null"),
+            (issuer("a", "https://login.example", &(opaque.clone() + &asked("/", "rate = 0"))), "rate"),
+            (
+                issuer("a", "https://login.example", &(opaque + &asked("/", "endpoint = \"http://x.example\""))),
+                "endpoint",
+            ),
             (issuer("a", "https://login.example", "algorithms = []"), "algorithm"),
             (issuer("a", "https://login.example", "algorithms = [\"HS256\"]"), "`HS256`"),
             (issuer("a", "https://login.example", "algorithms = [\"none\"]"), "`none`"),

@@ -227,3 +227,29 @@ async fn one_round_from_a_cron_job() {
     assert!(!output.status.success() && said.contains("1 overdue"), "{said}");
     stack.stop().await;
 }
+
+#[test]
+fn a_key_is_made_with_the_entry_that_lets_it_in() {
+    let new = ["key", "new", "--owner", "ops", "--scopes", "whitelist:read,whitelist:write", "--days", "30"];
+    let made = run(&[&new[..], &["--network", "203.0.113.0/24", "--network", "198.51.100.7"]].concat(), &[]);
+    assert!(made.status.success(), "{}", text(&made));
+    let said = text(&made);
+    let key = said.lines().find(|line| line.starts_with("wlk_")).expect("a key");
+    let entry = said.find("[[keys]]").and_then(|start| said.get(start..)).expect("an entry");
+    assert!(!entry.contains(key.rsplit('_').next().expect("a secret")), "{said}");
+    let directory = Directory::new();
+    let config = configured(&directory);
+    let file = directory.write("keys.toml", entry);
+    directory.write("whitelistmcp.toml", &(config + &format!("\n[api_keys]\nfile = \"{}\"\n", file.display())));
+    let (ok, said) = check(&directory, &[]);
+    assert!(ok && said.contains("1 keys"), "{said}");
+    directory.write("keys.toml", &entry.replace("203.0.113.0/24", "0.0.0.0/0"));
+    let (ok, said) = check(&directory, &[]);
+    assert!(!ok && said.contains("networks"), "{said}");
+    for (arguments, part) in
+        [(&["--network", "everywhere"][..], "networks"), (&["--network", "0.0.0.0/0"], "networks"), (&[], "--network")]
+    {
+        let refused = run(&[&new[..], arguments].concat(), &[]);
+        assert!(!refused.status.success() && text(&refused).contains(part), "{}", text(&refused));
+    }
+}

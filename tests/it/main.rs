@@ -11,21 +11,27 @@
 
 mod support;
 
+mod api_keys;
 mod approvals;
 mod arguments;
+mod attacks;
 mod audit;
 mod aws_double;
 mod aws_faults;
+mod challenges;
 mod command_line;
 mod documents;
 mod emulators;
 mod fleet;
 mod http;
+mod introspection;
+mod issuers;
 mod journey;
 mod leases;
 mod peers;
 mod policies;
 mod properties;
+mod providers;
 mod reconciler;
 mod sessions;
 mod shared;

@@ -65,9 +65,14 @@ pub(crate) struct Options {
     pub(crate) issuer_url: Option<String>,
     pub(crate) audience: Option<String>,
     pub(crate) edge_extra: &'static str,
+    /// What stands behind the issuer's own keys, at the edge and at the core alike.
+    pub(crate) oidc_extra: String,
+    /// What the edge alone knows of issuers and keys, in place of `oidc_extra`.
+    pub(crate) edge_oidc_extra: Option<String>,
     /// `[leases]`; the reconciler sleeps unless a test wakes it.
     pub(crate) leases: Option<&'static str>,
     pub(crate) core_extra: String,
+    pub(crate) public_url: Option<&'static str>,
 }
 
 /// What `[leases]` says where a test is not about it.
@@ -102,7 +107,8 @@ impl Stack {
         let issuer = Issuer::start().await;
         let issuer_url = options.issuer_url.clone().unwrap_or_else(|| issuer.url.clone());
         let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
-        let shared = format!("[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n");
+        let company = format!("[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n");
+        let shared = company.clone() + &options.oidc_extra;
         let core_config = core_config(&directory, aws, &options) + &shared;
 
         let core_shutdown = Shutdown::new();
@@ -111,11 +117,13 @@ impl Stack {
         run(bound, &core_shutdown);
 
         let at = directory.path().display();
+        let shared = company + options.edge_oidc_extra.as_ref().unwrap_or(&options.oidc_extra);
+        let public_url = options.public_url.unwrap_or(AUDIENCE);
         let edge_config = format!(
             r#"{shared}
 [edge]
 listen = "127.0.0.1:0"
-public_url = "{AUDIENCE}"
+public_url = "{public_url}"
 {extra}
 [edge.tls]
 certificate = "{at}/edge.pem"

@@ -7,7 +7,9 @@
 //   PORT            port on 127.0.0.1; 0 (the default) lets the system choose
 //   RESOURCE        audiences that tokens may be asked for, by comma; the first is the default
 //   OTHER_RESOURCE  one more audience: tokens that the service has to refuse
-//   ALG             how everything is signed: RS256 (the default), PS256, ES256, ES384, EdDSA, …
+//   OPAQUE_RESOURCE one more audience: its tokens are opaque, and the clients `edge` and `core` may ask what they mean
+//   ALG             how everything is signed: RS256 (the default), PS256, ES256, ES384, EdDSA, …; of several, by comma, the
+//                   first, and each for a client of its own, such as `ci-ES384`
 //   TTL             life of an access token in seconds (600)
 //   MEMBERSHIPS     JSON, name to list: the groups that people are in, such as {"alice": ["dba"]}
 //   REDIRECTS       redirect URIs of the client `demo`, by comma; any port will do
@@ -26,8 +28,10 @@ const env = process.env;
 const list = (text) => (text ? text.split(',') : []);
 
 const resources = list(env.RESOURCE ?? 'http://127.0.0.1:8080/mcp');
-const allResources = [...resources, ...list(env.OTHER_RESOURCE)];
-const algorithm = env.ALG ?? 'RS256';
+const allResources = [...resources, ...list(env.OTHER_RESOURCE), ...list(env.OPAQUE_RESOURCE)];
+const opaqueResource = env.OPAQUE_RESOURCE;
+const algorithms = list(env.ALG ?? 'RS256');
+const algorithm = algorithms[0];
 const lifetime = Number(env.TTL ?? 600);
 const groups = JSON.parse(env.MEMBERSHIPS ?? '{}');
 const host = env.HOST ?? '127.0.0.1';
@@ -44,12 +48,13 @@ for (const channel of ['info', 'warn']) {
   console[channel] = (...words) => String(words[0]).includes('oidc-provider ') || say(...words);
 }
 
-function signingKey() {
+function signingKey(algorithm) {
   const [type, options] =
     /^[RP]S/.test(algorithm) ? ['rsa', { modulusLength: 2048 }]
     : /^ES/.test(algorithm) ? ['ec', { namedCurve: { ES256: 'P-256', ES384: 'P-384', ES512: 'P-521' }[algorithm] }]
     : ['ed25519', {}];
-  return { ...generateKeyPairSync(type, options).privateKey.export({ format: 'jwk' }), alg: algorithm, use: 'sig' };
+  const key = generateKeyPairSync(type, options).privateKey.export({ format: 'jwk' });
+  return { ...key, alg: algorithm, use: 'sig', kid: `${algorithm}-${randomBytes(4).toString('hex')}` };
 }
 
 function claimsOf(name) {
@@ -63,11 +68,17 @@ function claimsOf(name) {
   };
 }
 
+const introspectors = ['edge', 'core'];
+
+function program(name, grants) {
+  return { client_id: name, client_secret: `${name}-secret`, grant_types: grants, response_types: [], redirect_uris: [] };
+}
+
 const configuration = {
-  jwks: { keys: [signingKey()] },
+  jwks: { keys: algorithms.map(signingKey) },
   cookies: { keys: [randomBytes(32).toString('hex')] },
   responseTypes: ['code'],
-  enabledJWA: { idTokenSigningAlgValues: [algorithm] },
+  enabledJWA: { idTokenSigningAlgValues: algorithms },
   clientDefaults: { id_token_signed_response_alg: algorithm },
   ttl: {
     AccessToken: lifetime, ClientCredentials: lifetime, IdToken: lifetime,
@@ -91,13 +102,9 @@ const configuration = {
       grant_types: ['authorization_code', 'refresh_token'],
       redirect_uris: redirects,
     },
-    {
-      client_id: 'ci', // A program that acts for itself.
-      client_secret: 'ci-secret',
-      grant_types: ['client_credentials'],
-      response_types: [],
-      redirect_uris: [],
-    },
+    program('ci', ['client_credentials']), // A program that acts for itself.
+    ...algorithms.map((name) => program(`ci-${name}`, ['client_credentials'])),
+    ...introspectors.map((name) => program(name, [])),
   ],
   clientBasedCORS: () => true, // MCP clients that run in a browser.
   pkce: { required: () => true },
@@ -105,6 +112,10 @@ const configuration = {
   issueRefreshToken: (_ctx, client) => client.grantTypeAllowed('refresh_token'),
   features: {
     clientCredentials: { enabled: true },
+    introspection: {
+      enabled: opaqueResource !== undefined,
+      allowedPolicy: (_ctx, client) => introspectors.includes(client.clientId),
+    },
     devInteractions: { enabled: true },
     registration: { enabled: true },
     revocation: { enabled: true },
@@ -112,14 +123,15 @@ const configuration = {
       enabled: true,
       defaultResource: (_ctx, _client, oneOf) => oneOf ?? resources[0],
       useGrantedResource: () => true,
-      getResourceServerInfo: (_ctx, resource) => {
+      getResourceServerInfo: (_ctx, resource, client) => {
         if (!allResources.includes(resource)) throw new errors.InvalidTarget();
+        const own = client.clientId.startsWith('ci-') ? client.clientId.slice(3) : algorithm;
         return {
           scope: ownScopes,
           audience: resource,
-          accessTokenFormat: 'jwt', // RFC 9068: `typ` is at+jwt.
+          accessTokenFormat: resource === opaqueResource ? 'opaque' : 'jwt', // RFC 9068: `typ` is at+jwt.
           accessTokenTTL: lifetime,
-          jwt: { sign: { alg: algorithm } },
+          jwt: { sign: { alg: own } },
         };
       },
     },

@@ -30,6 +30,7 @@ OLDEST_NODE = 22
 PINS = {
     "moto": ["requirements-moto.txt"],
     "ministack": ["requirements-ministack.txt"],
+    "canaille": ["requirements-canaille.txt"],
     "python": ["requirements-python.txt"],
     "node": ["package.json", "package-lock.json"],
 }

@@ -6,14 +6,16 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use oauth2::basic::{BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenResponse, BasicTokenType};
 use oauth2::{
-    AccessToken, Client, ClientId, ClientSecret, ExtraTokenFields, IntrospectionUrl, StandardRevocableToken,
-    StandardTokenIntrospectionResponse, TokenIntrospectionResponse,
+    AccessToken, AsyncHttpClient, Client, ClientId, ClientSecret, ExtraTokenFields, HttpRequest, HttpResponse,
+    IntrospectionUrl, RequestTokenError, StandardRevocableToken, StandardTokenIntrospectionResponse,
+    TokenIntrospectionResponse,
 };
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
@@ -23,10 +25,10 @@ use url::Url;
 use super::super::Principal;
 use super::super::bearer::{Bearer, VERIFIED_FOR};
 use super::IssuerError;
-use super::claims::{Claims, ClaimsError, Expected};
-use super::provider::{Provider, ProviderError};
+use super::claims::{Claims, ClaimsError, Expected, seconds};
+use super::provider::{PATIENCE, Provider, ProviderError};
 use crate::clock::Monotonic;
-use crate::http_client::is_https_or_loopback;
+use crate::http_client::{HttpClient, HttpError, is_https_or_loopback};
 
 /// For how long a token that was refused is not asked about again.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
@@ -194,10 +196,12 @@ impl Introspection {
         if !self.allowance.lock().unwrap_or_else(PoisonError::into_inner).take(self.config.rate, self.time.now()) {
             return Err(IntrospectionError::Busy);
         }
-        let response = self.request(bearer).await.map_err(|error| {
+        let asked = tokio::time::timeout(PATIENCE, self.request(bearer)).await;
+        let response = asked.unwrap_or(Err(ProviderError::Timeout.into())).map_err(|error| {
             tracing::warn!(error = %crate::error::Chain(&error), "the issuer could not be asked about a token");
             IntrospectionError::Unavailable(Arc::new(error))
         })?;
+        let Some(response) = response else { return Err(IntrospectionError::Type) };
         if !response.active() {
             return Err(IntrospectionError::Inactive);
         }
@@ -207,7 +211,8 @@ impl Introspection {
         Ok(Arc::new(expected.principal(claims(&response), now)?))
     }
 
-    async fn request(&self, bearer: &Bearer) -> Result<Response, AskError> {
+    /// The issuer's answer; none if it says that such tokens cannot be asked about.
+    async fn request(&self, bearer: &Bearer) -> Result<Option<Response>, AskError> {
         let endpoint = match &self.config.endpoint {
             Some(endpoint) => endpoint.clone(),
             None => self.provider.introspection_endpoint().await?.into(),
@@ -219,7 +224,39 @@ impl Introspection {
         let token = AccessToken::new(bearer.expose().to_owned());
         // The hint keeps issuers that look refresh tokens up as well from finding one.
         let question = client.introspect(&token).set_token_type_hint("access_token");
-        question.request_async(self.provider.http()).await.map_err(|error| AskError::Answer(error.into()))
+        match question.request_async(&Tidied(self.provider.http())).await {
+            Ok(response) => Ok(Some(response)),
+            // RFC 7009, section 2.2.1, has the word for it.
+            Err(RequestTokenError::ServerResponse(said)) if said.error().as_ref() == "unsupported_token_type" => {
+                Ok(None)
+            }
+            Err(error) => Err(AskError::Answer(error.into())),
+        }
+    }
+}
+
+/// Hears answers that are a little off: dates with a fraction (RFC 7662 wants whole seconds, and RFC 7519 does not mind),
+/// and members that are null instead of absent.
+struct Tidied<'h>(&'h HttpClient);
+
+impl<'c> AsyncHttpClient<'c> for Tidied<'_> {
+    type Error = HttpError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let mut answer = self.0.send(request).await?;
+            if let Ok(Value::Object(mut members)) = serde_json::from_slice(answer.body()) {
+                members.retain(|_, value| !value.is_null());
+                for date in ["exp", "iat", "nbf"] {
+                    if let Some(whole) = members.get(date).and_then(Value::as_f64).and_then(seconds) {
+                        members.insert(date.to_owned(), whole.as_second().into());
+                    }
+                }
+                *answer.body_mut() = Value::Object(members).to_string().into_bytes();
+            }
+            Ok(answer)
+        })
     }
 }
 

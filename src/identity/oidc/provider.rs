@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::{Request, StatusCode};
@@ -18,6 +19,9 @@ use url::Url;
 
 use super::Config;
 use crate::http_client::{HttpClient, HttpError};
+
+/// How long everything together may take that one token waits for: less than callers wait for their answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// One provider, asked lazily.
 #[derive(Debug)]
@@ -51,6 +55,9 @@ pub enum ProviderError {
     /// The request brought no answer.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// It took too long over all of it.
+    #[error("no whole answer within {PATIENCE:?}")]
+    Timeout,
     /// The request cannot be put together.
     #[error("the request cannot be put together")]
     Request(#[from] http::Error),
@@ -103,6 +110,10 @@ impl Provider {
 
     /// Fetches the key set. A key that cannot be understood is left out and does not spoil the others.
     pub(super) async fn fetch_keys(&self) -> Result<Vec<Jwk>, ProviderError> {
+        tokio::time::timeout(PATIENCE, self.fetch_all_keys()).await.unwrap_or(Err(ProviderError::Timeout))
+    }
+
+    async fn fetch_all_keys(&self) -> Result<Vec<Jwk>, ProviderError> {
         let metadata = self.metadata().await?;
         let fetched = async {
             let uri = metadata.jwks_uri.as_deref().ok_or(ProviderError::Missing("jwks_uri"))?;

@@ -64,16 +64,47 @@ pub(crate) fn moto() -> &'static AwsAccess {
 
 /// A real OpenID provider for that audience; its issuer.
 pub(crate) fn provider(audience: &str) -> String {
-    let mut command = leashed(&[tool("node/node_modules/.bin/node"), demo("oidc/provider.mjs")]);
-    command
-        .envs([("PORT", "0"), ("RESOURCE", audience), ("OTHER_RESOURCE", "https://other.example/mcp")])
-        .stdout(Stdio::piped());
-    let mut child = command.spawn().expect("the provider starts");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("its first line");
-    hold(child);
-    let said: Value = serde_json::from_str(&line).expect("one JSON line");
-    said["issuer"].as_str().expect("an issuer").to_owned()
+    let settings = [("PORT", "0"), ("RESOURCE", audience), ("OTHER_RESOURCE", "https://other.example/mcp")];
+    let provider = Provider::start(&[tool("node/node_modules/.bin/node"), demo("oidc/provider.mjs")], &settings);
+    let issuer = provider.issuer();
+    static RUNNING: Mutex<Vec<Provider>> = Mutex::new(Vec::new());
+    RUNNING.lock().expect("not poisoned").push(provider);
+    issuer
+}
+
+/// A provider in a process of its own, which ends when this is dropped or ended.
+pub(crate) struct Provider {
+    leash: Child,
+    pub(crate) said: Value,
+}
+
+impl Provider {
+    /// Starts it; the one line that it prints when it is ready is JSON.
+    pub(crate) fn start(words: &[PathBuf], settings: &[(&str, &str)]) -> Self {
+        let mut command = leashed(words);
+        let mut leash = command.envs(settings.iter().copied()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        BufReader::new(leash.stdout.take().expect("its output")).read_line(&mut line).expect("its first line");
+        let said = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        Self { leash, said }
+    }
+
+    pub(crate) fn issuer(&self) -> String {
+        self.said["issuer"].as_str().expect("an issuer").to_owned()
+    }
+
+    /// Ends it, and returns when its port is free again.
+    pub(crate) fn end(mut self) {
+        drop(self.leash.stdin.take());
+        self.leash.wait().expect("the leash ends");
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        // The other end of its leash closes, and it is not waited for.
+        drop(self.leash.stdin.take());
+    }
 }
 
 /// Runs a tool to its end; what it said.
@@ -98,7 +129,7 @@ fn hold(child: Child) {
     LEASHES.lock().expect("not poisoned").push(child);
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
