@@ -12,6 +12,7 @@
 mod support;
 
 mod api_keys;
+mod approval_page;
 mod approvals;
 mod arguments;
 mod attacks;

@@ -1,6 +1,5 @@
 //! Other people's providers, as real processes: the certified `oidc-provider`, and Canaille.
 
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -57,23 +56,6 @@ async fn machine_token(stack: &Stack, issuer: &str, client: &str, resource: &str
     answer["access_token"].as_str().unwrap_or_else(|| panic!("{client}: {answer}")).to_owned()
 }
 
-/// All that a login brings.
-fn login(issuer: &str, resource: &str, scope: &str) -> Value {
-    let mut command = Command::new("python3");
-    command.arg(emulator::demo("client/login.py")).args([
-        "--issuer",
-        issuer,
-        "--resource",
-        resource,
-        "--user",
-        "carol",
-        "--scope",
-        scope,
-        "--json",
-    ]);
-    serde_json::from_str(&emulator::output(&mut command)).expect("JSON")
-}
-
 async fn ping(stack: &Stack, token: &str) -> Answer {
     stack.rpc(token, "ping", json!({})).await
 }
@@ -116,7 +98,7 @@ async fn opaque_tokens_of_a_certified_provider() {
         ..Options::default()
     };
     let stack = Stack::with(&aws.access(), options).await;
-    let tokens = login(&issuer, OPAQUE, "openid whitelist:write");
+    let tokens = emulator::login(&issuer, "carol", OPAQUE, "openid whitelist:write");
     let token = |name: &str| tokens[name].as_str().unwrap_or_else(|| panic!("{name}: {tokens}")).to_owned();
     assert!(!token("access_token").contains('.'), "opaque: {tokens}");
     let arguments = json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "reason": "trying"});
@@ -126,7 +108,7 @@ async fn opaque_tokens_of_a_certified_provider() {
     for name in ["id_token", "refresh_token"] {
         assert_eq!(ping(&stack, &token(name)).await.status, 401, "{name}");
     }
-    let jwt = login(&issuer, AUDIENCE, "whitelist:write");
+    let jwt = emulator::login(&issuer, "carol", AUDIENCE, "whitelist:write");
     assert_eq!(ping(&stack, jwt["access_token"].as_str().expect("a token")).await.status, 401);
     // A program's own opaque token names nobody: RFC 7662 leaves `sub` out, and nobody is let in without.
     let nobody = machine_token(&stack, &issuer, "ci", OPAQUE).await;

@@ -1,6 +1,7 @@
 //! The real stack on ports that the system chooses, with certificates and an issuer made for the run.
 
 pub(crate) mod aws_double;
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod emulator;
 pub(crate) mod issuer;
@@ -107,6 +108,7 @@ impl Stack {
         let issuer = Issuer::start().await;
         let issuer_url = options.issuer_url.clone().unwrap_or_else(|| issuer.url.clone());
         let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
+        directory.write("login-secret", "approval-page-secret\n");
         let company = format!("[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n");
         let shared = company.clone() + &options.oidc_extra;
         let core_config = core_config(&directory, aws, &options) + &shared;
@@ -134,7 +136,7 @@ certificate = "{at}/edge.pem"
 key = "{at}/edge.key"
 ca = "{at}/ca.pem"
 "#,
-            extra = options.edge_extra,
+            extra = options.edge_extra.replace("{at}", &at.to_string()),
             port = core.port()
         );
         let edge_shutdown = Shutdown::new();

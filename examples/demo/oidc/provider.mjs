@@ -12,6 +12,7 @@
 //                   first, and each for a client of its own, such as `ci-ES384`
 //   TTL             life of an access token in seconds (600)
 //   MEMBERSHIPS     JSON, name to list: the groups that people are in, such as {"alice": ["dba"]}
+//   PAGE            redirect URI of the client `approval-page`, by which people log in to decide on changes that wait
 //   REDIRECTS       redirect URIs of the client `demo`, by comma; any port will do
 //   TLS_KEY, TLS_CERT  PEM files: https instead of http; HOST is then the certificate's name (127.0.0.1)
 //   TOOLS_DIR       where the packages are installed (`.tools` in the checkout)
@@ -102,6 +103,12 @@ const configuration = {
       grant_types: ['authorization_code', 'refresh_token'],
       redirect_uris: redirects,
     },
+    ...list(env.PAGE).map((redirect) => ({
+      client_id: 'approval-page', // The edge's own page: it has a secret, and sends people here each time.
+      client_name: 'Approvals',
+      client_secret: 'approval-page-secret',
+      redirect_uris: [redirect],
+    })),
     program('ci', ['client_credentials']), // A program that acts for itself.
     ...algorithms.map((name) => program(`ci-${name}`, ['client_credentials'])),
     ...introspectors.map((name) => program(name, [])),

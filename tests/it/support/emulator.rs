@@ -64,12 +64,32 @@ pub(crate) fn moto() -> &'static AwsAccess {
 
 /// A real OpenID provider for that audience; its issuer.
 pub(crate) fn provider(audience: &str) -> String {
-    let settings = [("PORT", "0"), ("RESOURCE", audience), ("OTHER_RESOURCE", "https://other.example/mcp")];
+    let settings = [
+        ("PORT", "0"),
+        ("RESOURCE", audience),
+        ("OTHER_RESOURCE", "https://other.example/mcp"),
+        ("PAGE", "https://localhost/approvals/callback"),
+        ("MEMBERSHIPS", r#"{"bob": ["approvers"], "dora": ["approvers"]}"#),
+    ];
     let provider = Provider::start(&[tool("node/node_modules/.bin/node"), demo("oidc/provider.mjs")], &settings);
     let issuer = provider.issuer();
     static RUNNING: Mutex<Vec<Provider>> = Mutex::new(Vec::new());
     RUNNING.lock().expect("not poisoned").push(provider);
     issuer
+}
+
+/// All that a login at a provider of ours brings.
+pub(crate) fn login(issuer: &str, user: &str, resource: &str, scope: &str) -> Value {
+    let mut command = Command::new("python3");
+    command.arg(demo("client/login.py")).arg("--json");
+    command.args(["--issuer", issuer, "--resource", resource, "--user", user, "--scope", scope]);
+    serde_json::from_str(&output(&mut command)).expect("JSON")
+}
+
+/// The access token of a person who has logged in.
+pub(crate) fn person_token(issuer: &str, user: &str) -> String {
+    let tokens = login(issuer, user, super::AUDIENCE, "openid whitelist:write");
+    tokens["access_token"].as_str().unwrap_or_else(|| panic!("{user}: {tokens}")).to_owned()
 }
 
 /// A provider in a process of its own, which ends when this is dropped or ended.
