@@ -373,11 +373,9 @@ fn verifier(config: &Config) -> Result<Arc<Verifier>, StartError> {
     if !knows_bearers(config) {
         return Err(StartError::Missing("oidc.NAME"));
     }
-    let client = |(name, issuer): (&String, &oidc::Config)| {
-        Ok::<_, TlsError>((name.clone(), HttpClient::new(tls::public_client(issuer.ca.as_deref())?)))
-    };
-    let clients = config.oidc.iter().map(client).collect::<Result<_, _>>()?;
-    let issuers = Issuers::new(&config.oidc, &clients)?;
+    let client =
+        |issuer: &oidc::Config| Ok::<_, StartError>(HttpClient::new(tls::public_client(issuer.ca.as_deref())?));
+    let issuers = Issuers::new(&config.oidc, client)?;
     Ok(Arc::new(Verifier::new(issuers, api_keys(config)?, Clock::system())))
 }
 

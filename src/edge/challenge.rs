@@ -7,7 +7,7 @@ use ::http::{HeaderValue, StatusCode};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Edge, error};
 
@@ -25,13 +25,18 @@ pub(super) enum Challenge<'a> {
 
 /// `GET /.well-known/oauth-protected-resource…`
 pub(super) async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
-    let body = json!({
-        "resource": resource(&edge),
-        "authorization_servers": edge.verifier.issuers().urls().collect::<Vec<_>>(),
-        "scopes_supported": edge.annotations.scopes().scopes().collect::<Vec<_>>(),
-        "bearer_methods_supported": ["header"],
-        "resource_name": edge.server.title,
-    });
+    // RFC 9728, section 3.2: what has no values is left out, as the issuers are where API keys alone are taken.
+    let issuers: Vec<&str> = edge.verifier.issuers().urls().collect();
+    let issuers = (!issuers.is_empty()).then(|| ("authorization_servers".to_owned(), json!(issuers)));
+    let body: Map<String, Value> = [
+        ("resource".to_owned(), json!(resource(&edge))),
+        ("scopes_supported".to_owned(), json!(edge.annotations.scopes().scopes().collect::<Vec<_>>())),
+        ("bearer_methods_supported".to_owned(), json!(["header"])),
+        ("resource_name".to_owned(), json!(edge.server.title)),
+    ]
+    .into_iter()
+    .chain(issuers)
+    .collect();
     ([(CACHE_CONTROL, "public, max-age=300"), (::http::header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], Json(body))
         .into_response()
 }

@@ -146,10 +146,12 @@ impl Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::oidc;
 
     fn verifier(now: &'static str) -> Verifier {
         let clock = Clock::from_fn(move || now.parse().expect("a time"));
-        let issuers = Issuers::new(&std::collections::BTreeMap::new(), &std::collections::BTreeMap::new());
+        let nobody = |_: &oidc::Config| Err(oidc::ConfigError::Name(String::new()));
+        let issuers = Issuers::new(&oidc::Configs::new(), nobody);
         Verifier::new(issuers.expect("no issuers"), None, clock)
     }
 

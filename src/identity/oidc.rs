@@ -256,15 +256,18 @@ impl Config {
 // === impl Issuers ===
 
 impl Issuers {
-    /// The issuers that are configured, each with a client that trusts what its section says. Nobody is asked before
-    /// the first token comes.
-    pub fn new(configs: &Configs, clients: &BTreeMap<String, HttpClient>) -> Result<Self, ConfigError> {
+    /// The issuers that are configured, each with a `client` that trusts what its section says. Nobody is asked before the
+    /// first token comes.
+    pub fn new<E: From<ConfigError>>(
+        configs: &Configs,
+        client: impl Fn(&Config) -> Result<HttpClient, E>,
+    ) -> Result<Self, E> {
         check(configs)?;
-        let issuers = configs.iter().filter_map(|(name, config)| {
-            let http = clients.get(name)?.clone();
-            Some(Issuer::new(config, http).map_err(|source| ConfigError::Issuer { name: name.clone(), source }))
-        });
-        Ok(Self(issuers.collect::<Result<_, _>>()?))
+        let issuer = |(name, config): (&String, &Config)| {
+            Issuer::new(config, client(config)?)
+                .map_err(|source| ConfigError::Issuer { name: name.clone(), source }.into())
+        };
+        Ok(Self(configs.iter().map(issuer).collect::<Result<_, E>>()?))
     }
 
     /// Their URLs.

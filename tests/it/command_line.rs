@@ -59,9 +59,10 @@ fn what_is_wrong_is_said_in_a_table() {
         ("listen = \"0.0.0.0:8080\"", "listen = \"0.0.0.0\"", "edge.listen"),
         ("edge.pem", "missing.pem", "missing.pem"),
         ("edge.key", "core.key", "cannot be used together"),
-        ("role = \"edge\"", "role = \"edge\"\nscopes = [\"whitelist:read\"]", "is an edge"),
+        ("role = \"edge\"", "role = \"edge\"\nscopes = [\"whitelist:read\"]", "is nobody by itself"),
         ("scopes = [\"whitelist:write\"]", "scopes = [\"whitelist:wirte\"]", "whitelist:wirte"),
         ("issuer = \"https://", "issuer = \"http://", "must be an https URL"),
+        ("tokens = \"jwt\"", "tokens = \"opaque\"", "need `introspection`"),
         ("audience = \"https://whitelist.example.com/mcp\"", "audience = \"\"", "audience must name"),
         (
             "role_arn = \"arn:aws:iam::111111111111:",

@@ -150,7 +150,7 @@ impl Issuer {
         self.sign(&header(), &claims)
     }
 
-    pub(crate) fn sign(&self, header: &Header, claims: &Value) -> String {
+    pub(crate) fn sign(&self, header: &Header, claims: &impl serde::Serialize) -> String {
         jsonwebtoken::encode(header, claims, &self.key).expect("a token")
     }
 }
