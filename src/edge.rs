@@ -18,6 +18,8 @@ mod waiting;
 pub use client_address::ForwardedBy;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,9 +36,10 @@ use crate::grpc::DEADLINE_MAX;
 use crate::grpc::client::{self, Link};
 use crate::health::Health;
 use crate::identity::bearer::Verifier;
+use crate::listen::{PER_ADDRESS, PerAddress};
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
-use crate::tls;
+use crate::tls::{self, ServerFiles};
 
 /// `[edge]` in the configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,6 +52,19 @@ pub struct Config {
     pub public_url: Url,
     /// The certificate and key to serve HTTPS with.
     pub tls: Option<tls::Identity>,
+    /// The oldest version of TLS that is spoken.
+    #[serde(default)]
+    pub tls_minimum: tls::Version,
+    /// The CA (PEM) of client certificates, to which access tokens may be bound (RFC 8705).
+    pub client_ca: Option<PathBuf>,
+    /// Revocation lists (PEM or DER) of that CA. With any, a certificate that none of them covers is refused.
+    #[serde(default)]
+    pub client_crl: Vec<PathBuf>,
+    /// Whether clients may or must show a certificate.
+    pub client_certificates: Option<tls::Demand>,
+    /// The most connections that one address may have open; proxies are not counted.
+    #[serde(default = "default_connections")]
+    pub connections_per_address: NonZeroUsize,
     /// Serve plain HTTP: to loopback, or behind a proxy named in `trusted_proxies`.
     #[serde(default)]
     pub plaintext: bool,
@@ -96,6 +112,10 @@ fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 8080))
 }
 
+fn default_connections() -> NonZeroUsize {
+    PER_ADDRESS
+}
+
 fn default_body_max() -> usize {
     256 * 1024
 }
@@ -117,6 +137,15 @@ pub enum ConfigError {
     /// Both.
     #[error("`[edge]` has both `tls` and `plaintext`; take one out")]
     TlsAndPlaintext,
+    /// TLS settings without TLS.
+    #[error("`[edge] {0}` says how TLS is done, and there is no `[edge.tls]`")]
+    WithoutTls(&'static str),
+    /// Client certificates that nothing verifies.
+    #[error("`[edge] {0}` needs `client_ca`: without it no client certificate can be verified")]
+    NoClientCa(&'static str),
+    /// A client CA of which nothing is asked.
+    #[error("`[edge] client_ca` needs `client_certificates = \"optional\"` or `\"required\"`")]
+    NoClientCertificates,
     /// Plain HTTP that anyone could reach.
     #[error("`[edge] plaintext` is refused: {0} is reachable from outside and no `trusted_proxies` are declared")]
     OpenPlaintext(SocketAddr),
@@ -167,6 +196,7 @@ impl Config {
             }
             _ => {}
         }
+        self.check_tls()?;
         if let Some(everybody) = self.trusted_proxies.iter().find(|network| network.prefix_len() == 0) {
             return Err(ConfigError::EverybodyTrusted(*everybody));
         }
@@ -197,6 +227,45 @@ impl Config {
             Some((name, _)) => Err(ConfigError::Zero(name)),
             None => Ok(()),
         }
+    }
+}
+
+impl Config {
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        let clients =
+            [("client_certificates", self.client_certificates.is_some()), ("client_crl", !self.client_crl.is_empty())];
+        if self.client_ca.is_none()
+            && let Some((name, _)) = clients.into_iter().find(|(_, given)| *given)
+        {
+            return Err(ConfigError::NoClientCa(name));
+        }
+        let settings =
+            [("client_ca", self.client_ca.is_some()), ("tls_minimum", self.tls_minimum != tls::Version::default())];
+        if self.tls.is_none()
+            && let Some((name, _)) = settings.into_iter().find(|(_, given)| *given)
+        {
+            return Err(ConfigError::WithoutTls(name));
+        }
+        match (&self.client_ca, self.client_certificates) {
+            (Some(_), None) => Err(ConfigError::NoClientCertificates),
+            _ => Ok(()),
+        }
+    }
+
+    /// The files that it does TLS by; none where it serves plain HTTP.
+    pub fn files(&self) -> Option<ServerFiles> {
+        let clients = self.client_ca.as_ref().zip(self.client_certificates).map(|(ca, demand)| tls::Clients {
+            ca: ca.clone(),
+            crl: self.client_crl.clone(),
+            demand,
+        });
+        let identity = self.tls.as_ref()?;
+        Some(ServerFiles::public("edge.tls", identity, self.tls_minimum, clients))
+    }
+
+    /// How many connections each address may have.
+    pub fn per_address(&self) -> PerAddress {
+        PerAddress { most: self.connections_per_address, uncounted: self.trusted_proxies.clone() }
     }
 }
 

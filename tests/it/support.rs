@@ -6,6 +6,7 @@ pub(crate) mod emulator;
 pub(crate) mod issuer;
 pub(crate) mod redis;
 pub(crate) mod temporary;
+pub(crate) mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,9 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 use whitelistmcp::app;
 use whitelistmcp::config::Config;
-use whitelistmcp::grpc::client::{Config as LinkConfig, Link};
 use whitelistmcp::http_client::HttpClient;
 use whitelistmcp::pb::whitelistmcp::v1::whitelist_service_client::WhitelistServiceClient;
 use whitelistmcp::shutdown::Shutdown;
-use whitelistmcp::tls;
 
 use aws_double::AwsDouble;
 use certificates::Authority;
@@ -142,7 +141,9 @@ ca = "{at}/ca.pem"
         let edge = bound.edge_address().expect("the edge listens");
         run(bound, &edge_shutdown);
 
-        let http = HttpClient::new(tls::public_client(Some(&directory.path().join("ca.pem"))).expect("the CA loads"));
+        let http = HttpClient::new(
+            whitelistmcp::tls::public_client(Some(&directory.path().join("ca.pem"))).expect("the CA loads"),
+        );
         Self { directory, authority, issuer, edge, core, shutdowns: vec![edge_shutdown, core_shutdown], http }
     }
 
@@ -216,20 +217,7 @@ ca = "{at}/ca.pem"
     }
 
     pub(crate) fn channel(&self, certificate: &str) -> Channel {
-        let at = self.directory.path();
-        let config = LinkConfig {
-            address: format!("localhost:{}", self.core.port()),
-            server_name: None,
-            identity: tls::Identity {
-                certificate: at.join(format!("{certificate}.pem")),
-                key: at.join(format!("{certificate}.key")),
-            },
-            ca: at.join("ca.pem"),
-        };
-        match Link::remote(&config).expect("a link") {
-            Link::Remote(channel) => channel,
-            Link::Local(_) => unreachable!("asked for a remote link"),
-        }
+        tls::channel(self.directory.path(), certificate, self.core.port())
     }
 
     /// The journal's lines.
