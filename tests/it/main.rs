@@ -33,6 +33,7 @@ mod policies;
 mod properties;
 mod providers;
 mod reconciler;
+mod reload;
 mod sessions;
 mod shared;
 mod tokens;

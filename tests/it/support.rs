@@ -63,11 +63,14 @@ pub(crate) struct Options {
     pub(crate) policy: Option<&'static str>,
     pub(crate) issuer_url: Option<String>,
     pub(crate) audience: Option<String>,
+    /// Keys of `[edge]`; `{at}` is the stack's directory.
     pub(crate) edge_extra: &'static str,
     /// What stands behind the issuer's own keys, at the edge and at the core alike.
     pub(crate) oidc_extra: String,
     /// What the edge alone knows of issuers and keys, in place of `oidc_extra`.
     pub(crate) edge_oidc_extra: Option<String>,
+    /// Keys of `[core]`; `{at}` is the stack's directory.
+    pub(crate) core_keys: &'static str,
     /// `[leases]`; the reconciler sleeps unless a test wakes it.
     pub(crate) leases: Option<&'static str>,
     pub(crate) core_extra: String,
@@ -106,7 +109,10 @@ impl Stack {
         let issuer = Issuer::start().await;
         let issuer_url = options.issuer_url.clone().unwrap_or_else(|| issuer.url.clone());
         let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
-        let company = format!("[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n");
+        authority.revoke("ca.crl", &[]);
+        let company = format!(
+            "[tls]\nreload = \"100ms\"\n[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n"
+        );
         let shared = company.clone() + &options.oidc_extra;
         let core_config = core_config(&directory, aws, &options) + &shared;
 
@@ -133,7 +139,7 @@ certificate = "{at}/edge.pem"
 key = "{at}/edge.key"
 ca = "{at}/ca.pem"
 "#,
-            extra = options.edge_extra,
+            extra = options.edge_extra.replace("{at}", &at.to_string()),
             port = core.port()
         );
         let edge_shutdown = Shutdown::new();
@@ -360,6 +366,7 @@ fn core_config(directory: &Directory, aws: &AwsAccess, options: &Options) -> Str
 [core]
 listen = "127.0.0.1:0"
 client_ca = "{at}/ca.pem"
+{keys}
 [core.tls]
 certificate = "{at}/core.pem"
 key = "{at}/core.key"
@@ -386,6 +393,7 @@ regions = ["{REGION}"]
 account = "{account}"
 region = "{REGION}"
 "#,
+        keys = options.core_keys.replace("{at}", &at.to_string()),
         endpoint = aws.endpoint,
         account = aws.account,
         role = aws.role_arn,

@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use whitelistmcp::tls;
 
 /// Settings that trust the directory's CA and show that certificate of it.
-pub(crate) fn client(directory: &Path, certificate: Option<&str>, protocol: &[u8]) -> ClientConfig {
+pub(crate) fn client(directory: &Path, certificate: Option<&str>, protocols: &[&[u8]]) -> ClientConfig {
     let config = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -27,13 +27,13 @@ pub(crate) fn client(directory: &Path, certificate: Option<&str>, protocol: &[u8
             config.with_client_auth_cert(chain, key).expect("a pair")
         }
     };
-    config.alpn_protocols = vec![protocol.to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config
 }
 
 /// A channel to a core by a certificate of that directory. It connects when it is first used.
 pub(crate) fn channel(directory: &Path, certificate: &str, port: u16) -> Channel {
-    let tls = TlsConnector::from(Arc::new(client(directory, Some(certificate), b"h2")));
+    let tls = TlsConnector::from(Arc::new(client(directory, Some(certificate), &[b"h2"])));
     let endpoint = Endpoint::from_shared(format!("http://localhost:{port}")).expect("an address");
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
         let tls = tls.clone();
