@@ -304,3 +304,47 @@ impl Edge {
         Duration::from_secs(self.config.call_timeout)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(keys: &str) -> String {
+        let tls = "[tls]\ncertificate = \"edge.pem\"\nkey = \"edge.key\"";
+        let text = format!("listen = \"127.0.0.1:0\"\npublic_url = \"https://localhost/mcp\"\n{keys}\n");
+        let text = if keys.contains("plaintext") { text } else { format!("{text}{tls}\n") };
+        let config = toml::from_str::<Config>(&text).map_err(|error| error.to_string());
+        let checked = config.and_then(|config| config.check().map_err(|error| error.to_string()));
+        checked.err().unwrap_or_default()
+    }
+
+    #[test]
+    fn client_certificates_are_configured_as_a_whole() {
+        for keys in [
+            "",
+            "tls_minimum = \"1.2\"",
+            "tls_minimum = \"1.3\"",
+            "client_ca = \"ca.pem\"\nclient_certificates = \"optional\"",
+            "client_ca = \"ca.pem\"\nclient_certificates = \"required\"\nclient_crl = [\"ca.crl\"]",
+            "connections_per_address = 1",
+        ] {
+            assert_eq!(check(keys), "", "{keys}");
+        }
+        for (keys, part) in [
+            ("client_certificates = \"required\"", "`[edge] client_certificates` needs `client_ca`"),
+            ("client_crl = [\"ca.crl\"]", "`[edge] client_crl` needs `client_ca`"),
+            ("client_ca = \"ca.pem\"", "needs `client_certificates"),
+            ("client_ca = \"ca.pem\"\nclient_certificates = \"maybe\"", "unknown variant"),
+            ("tls_minimum = \"1.1\"", "unknown variant"),
+            ("connections_per_address = 0", "nonzero"),
+            ("plaintext = true\ntls_minimum = \"1.2\"", "there is no `[edge.tls]`"),
+            (
+                "plaintext = true\nclient_ca = \"ca.pem\"\nclient_certificates = \"optional\"",
+                "there is no `[edge.tls]`",
+            ),
+        ] {
+            let refusal = check(keys);
+            assert!(refusal.contains(part), "{keys}: {refusal}");
+        }
+    }
+}

@@ -31,6 +31,7 @@ pub(super) async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
         "scopes_supported": edge.annotations.scopes().scopes().collect::<Vec<_>>(),
         "bearer_methods_supported": ["header"],
         "resource_name": edge.server.title,
+        "tls_client_certificate_bound_access_tokens": edge.config.client_ca.is_some(),
     });
     ([(CACHE_CONTROL, "public, max-age=300"), (::http::header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], Json(body))
         .into_response()

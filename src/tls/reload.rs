@@ -106,7 +106,8 @@ impl<M: Material> Reloader<M> {
         }
     }
 
-    async fn look(&mut self) {
+    /// Looks once.
+    pub(super) async fn look(&mut self) {
         let part = self.material.part();
         let Some(mut read) = self.read().await else { return };
         let mut state = Read::state(&read);

@@ -18,6 +18,7 @@ mod attacks;
 mod audit;
 mod aws_double;
 mod aws_faults;
+mod bound_tokens;
 mod challenges;
 mod command_line;
 mod documents;
