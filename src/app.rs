@@ -29,14 +29,14 @@ use crate::identity::api_key::{self, ApiKeys};
 use crate::identity::bearer::Verifier;
 use crate::identity::oidc::{self, Issuers};
 use crate::identity::peer::{self, Peers};
-use crate::listen::Listener;
+use crate::listen::{Listener, PerAddress};
 use crate::operation::target::{TargetError, Targets};
 use crate::pb::DESCRIPTOR_SET;
 use crate::policy::{self, Policies};
 use crate::seal::Seal;
 use crate::shared::{self, Shared};
 use crate::shutdown::Shutdown;
-use crate::tls::{self, TlsError};
+use crate::tls::{self, ClientFiles, Current, Reloader, ServerFiles, ServerSet, TlsError};
 
 /// A service that has bound its addresses.
 #[derive(Debug)]
@@ -44,6 +44,16 @@ pub struct Bound {
     core: Option<(Listener, axum::Router)>,
     edge: Option<(Listener, axum::Router)>,
     upkeep: Option<Upkeep>,
+    reloads: Reloads,
+}
+
+/// What reads certificates again while the service runs.
+#[derive(Debug)]
+struct Reloads {
+    every: Duration,
+    clock: Clock,
+    servers: Vec<Reloader<ServerFiles>>,
+    links: Vec<Reloader<ClientFiles>>,
 }
 
 /// What a core does for itself beside serving.
@@ -137,10 +147,11 @@ pub enum StartError {
 pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
     let section = config.core.as_ref().ok_or(StartError::Missing("core"))?;
     let verifier = if knows_bearers(config) { Some(verifier(config)?) } else { None };
-    let tls = tls::mutual_server(&section.tls, &section.client_ca)?;
-    let listener = bind(section.listen, Some(tls)).await?;
+    let mut reloads = Reloads::new(config);
+    let tls = reloads.server(section.files())?;
+    let listener = bind(section.listen, Some(tls), section.per_address()).await?;
     let (routes, upkeep) = core_routes(config, verifier, peers(config)?, shutdown).await?;
-    Ok(Bound { core: Some((listener, routes.into_axum_router())), edge: None, upkeep: Some(upkeep) })
+    Ok(Bound { core: Some((listener, routes.into_axum_router())), edge: None, upkeep: Some(upkeep), reloads })
 }
 
 /// The edge alone, in front of a core in another process.
@@ -149,9 +160,13 @@ pub async fn edge(config: &Config) -> Result<Bound, StartError> {
     let backend = section.backend.as_ref().ok_or(StartError::Missing("edge.backend"))?;
     let verifier = verifier(config)?;
     section.check()?;
-    let listener = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
-    let router = edge_router(config, section, verifier, Link::remote(backend)?, Health::default())?;
-    Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None })
+    let mut reloads = Reloads::new(config);
+    let tls = section.files().map(|files| reloads.server(files)).transpose()?;
+    let listener = bind(section.listen, tls, section.per_address()).await?;
+    let (link, reloader) = Link::remote(backend, reloads.clock.clone())?;
+    reloads.links.push(reloader);
+    let router = edge_router(config, section, verifier, link, Health::default())?;
+    Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None, reloads })
 }
 
 /// Edge and core in one process: the same service, called in memory. With a `[core]` section the core serves other
@@ -161,15 +176,17 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
     let verifier = verifier(config)?;
     let peers = peers(config)?.with_in_process_edge();
     section.check()?;
-    let edge = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
+    let mut reloads = Reloads::new(config);
+    let tls = section.files().map(|files| reloads.server(files)).transpose()?;
+    let edge = bind(section.listen, tls, section.per_address()).await?;
     let core = match &config.core {
         None => None,
-        Some(core) => Some(bind(core.listen, Some(tls::mutual_server(&core.tls, &core.client_ca)?)).await?),
+        Some(core) => Some(bind(core.listen, Some(reloads.server(core.files())?), core.per_address()).await?),
     };
     let (routes, upkeep) = core_routes(config, Some(Arc::clone(&verifier)), peers, shutdown).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
     let router = edge_router(config, section, verifier, Link::local(routes), upkeep.health.clone())?;
-    Ok(Bound { core, edge: Some((edge, router)), upkeep: Some(upkeep) })
+    Ok(Bound { core, edge: Some((edge, router)), upkeep: Some(upkeep), reloads })
 }
 
 impl Bound {
@@ -194,7 +211,31 @@ impl Bound {
         if let Some(upkeep) = self.upkeep {
             upkeep.start(shutdown);
         }
+        self.reloads.start(shutdown);
         shutdown.finished().await
+    }
+}
+
+impl Reloads {
+    fn new(config: &Config) -> Self {
+        Self { every: config.tls.reload, clock: Clock::system(), servers: Vec::new(), links: Vec::new() }
+    }
+
+    /// Reads a listener's files, now and from now on.
+    fn server(&mut self, files: ServerFiles) -> Result<Current<ServerSet>, TlsError> {
+        let (reloader, current) = Reloader::new(files, self.clock.clone())?;
+        self.servers.push(reloader);
+        Ok(current)
+    }
+
+    /// Reads them again and again, until the shutdown.
+    fn start(self, shutdown: &Shutdown) {
+        for reloader in self.servers {
+            shutdown.tasks().spawn(reloader.run(self.every, shutdown.token()));
+        }
+        for reloader in self.links {
+            shutdown.tasks().spawn(reloader.run(self.every, shutdown.token()));
+        }
     }
 }
 
@@ -379,6 +420,11 @@ fn verifier(config: &Config) -> Result<Arc<Verifier>, StartError> {
     Ok(Arc::new(Verifier::new(issuers, api_keys(config)?, Clock::system())))
 }
 
-async fn bind(address: SocketAddr, tls: Option<rustls::ServerConfig>) -> Result<Listener, StartError> {
-    Listener::bind(address, tls).await.map_err(|source| StartError::Bind { address, source })
+async fn bind(
+    address: SocketAddr,
+    tls: Option<Current<ServerSet>>,
+    per_address: PerAddress,
+) -> Result<Listener, StartError> {
+    let bound = Listener::bind(address, tls, per_address, Clock::system()).await;
+    bound.map_err(|source| StartError::Bind { address, source })
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{approval, audit, aws, broker, edge, grpc, identity, operation, policy, shared, telemetry};
+use crate::{approval, audit, aws, broker, edge, grpc, identity, operation, policy, shared, telemetry, tls};
 
 pub use environment::PREFIX;
 
@@ -24,6 +24,9 @@ pub struct Config {
     pub oidc: identity::oidc::Configs,
     /// `[api_keys]`
     pub api_keys: Option<identity::api_key::Config>,
+    /// `[tls]`
+    #[serde(default)]
+    pub tls: tls::Config,
     /// `[targets]`
     #[serde(default)]
     pub targets: operation::target::Config,

@@ -18,6 +18,8 @@ mod waiting;
 pub use client_address::ForwardedBy;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,9 +36,10 @@ use crate::grpc::DEADLINE_MAX;
 use crate::grpc::client::{self, Link};
 use crate::health::Health;
 use crate::identity::bearer::Verifier;
+use crate::listen::{PER_ADDRESS, PerAddress};
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
-use crate::tls;
+use crate::tls::{self, ServerFiles};
 
 /// `[edge]` in the configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,6 +52,19 @@ pub struct Config {
     pub public_url: Url,
     /// The certificate and key to serve HTTPS with.
     pub tls: Option<tls::Identity>,
+    /// The oldest version of TLS that is spoken.
+    #[serde(default)]
+    pub tls_minimum: tls::Version,
+    /// The CA (PEM) of client certificates, to which access tokens may be bound (RFC 8705).
+    pub client_ca: Option<PathBuf>,
+    /// Revocation lists (PEM or DER) of that CA. With any, a certificate that none of them covers is refused.
+    #[serde(default)]
+    pub client_crl: Vec<PathBuf>,
+    /// Whether clients may or must show a certificate.
+    pub client_certificates: Option<tls::Demand>,
+    /// The most connections that one address may have open; proxies are not counted.
+    #[serde(default = "default_connections")]
+    pub connections_per_address: NonZeroUsize,
     /// Serve plain HTTP: to loopback, or behind a proxy named in `trusted_proxies`.
     #[serde(default)]
     pub plaintext: bool,
@@ -96,6 +112,10 @@ fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 8080))
 }
 
+fn default_connections() -> NonZeroUsize {
+    PER_ADDRESS
+}
+
 fn default_body_max() -> usize {
     256 * 1024
 }
@@ -117,6 +137,15 @@ pub enum ConfigError {
     /// Both.
     #[error("`[edge]` has both `tls` and `plaintext`; take one out")]
     TlsAndPlaintext,
+    /// TLS settings without TLS.
+    #[error("`[edge] {0}` says how TLS is done, and there is no `[edge.tls]`")]
+    WithoutTls(&'static str),
+    /// Client certificates that nothing verifies.
+    #[error("`[edge] {0}` needs `client_ca`: without it no client certificate can be verified")]
+    NoClientCa(&'static str),
+    /// A client CA of which nothing is asked.
+    #[error("`[edge] client_ca` needs `client_certificates = \"optional\"` or `\"required\"`")]
+    NoClientCertificates,
     /// Plain HTTP that anyone could reach.
     #[error("`[edge] plaintext` is refused: {0} is reachable from outside and no `trusted_proxies` are declared")]
     OpenPlaintext(SocketAddr),
@@ -167,6 +196,7 @@ impl Config {
             }
             _ => {}
         }
+        self.check_tls()?;
         if let Some(everybody) = self.trusted_proxies.iter().find(|network| network.prefix_len() == 0) {
             return Err(ConfigError::EverybodyTrusted(*everybody));
         }
@@ -197,6 +227,45 @@ impl Config {
             Some((name, _)) => Err(ConfigError::Zero(name)),
             None => Ok(()),
         }
+    }
+}
+
+impl Config {
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        let clients =
+            [("client_certificates", self.client_certificates.is_some()), ("client_crl", !self.client_crl.is_empty())];
+        if self.client_ca.is_none()
+            && let Some((name, _)) = clients.into_iter().find(|(_, given)| *given)
+        {
+            return Err(ConfigError::NoClientCa(name));
+        }
+        let settings =
+            [("client_ca", self.client_ca.is_some()), ("tls_minimum", self.tls_minimum != tls::Version::default())];
+        if self.tls.is_none()
+            && let Some((name, _)) = settings.into_iter().find(|(_, given)| *given)
+        {
+            return Err(ConfigError::WithoutTls(name));
+        }
+        match (&self.client_ca, self.client_certificates) {
+            (Some(_), None) => Err(ConfigError::NoClientCertificates),
+            _ => Ok(()),
+        }
+    }
+
+    /// The files that it does TLS by; none where it serves plain HTTP.
+    pub fn files(&self) -> Option<ServerFiles> {
+        let clients = self.client_ca.as_ref().zip(self.client_certificates).map(|(ca, demand)| tls::Clients {
+            ca: ca.clone(),
+            crl: self.client_crl.clone(),
+            demand,
+        });
+        let identity = self.tls.as_ref()?;
+        Some(ServerFiles::public("edge.tls", identity, self.tls_minimum, clients))
+    }
+
+    /// How many connections each address may have.
+    pub fn per_address(&self) -> PerAddress {
+        PerAddress { most: self.connections_per_address, uncounted: self.trusted_proxies.clone() }
     }
 }
 
@@ -233,5 +302,49 @@ impl Edge {
 
     fn call_timeout(&self) -> Duration {
         Duration::from_secs(self.config.call_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(keys: &str) -> String {
+        let tls = "[tls]\ncertificate = \"edge.pem\"\nkey = \"edge.key\"";
+        let text = format!("listen = \"127.0.0.1:0\"\npublic_url = \"https://localhost/mcp\"\n{keys}\n");
+        let text = if keys.contains("plaintext") { text } else { format!("{text}{tls}\n") };
+        let config = toml::from_str::<Config>(&text).map_err(|error| error.to_string());
+        let checked = config.and_then(|config| config.check().map_err(|error| error.to_string()));
+        checked.err().unwrap_or_default()
+    }
+
+    #[test]
+    fn client_certificates_are_configured_as_a_whole() {
+        for keys in [
+            "",
+            "tls_minimum = \"1.2\"",
+            "tls_minimum = \"1.3\"",
+            "client_ca = \"ca.pem\"\nclient_certificates = \"optional\"",
+            "client_ca = \"ca.pem\"\nclient_certificates = \"required\"\nclient_crl = [\"ca.crl\"]",
+            "connections_per_address = 1",
+        ] {
+            assert_eq!(check(keys), "", "{keys}");
+        }
+        for (keys, part) in [
+            ("client_certificates = \"required\"", "`[edge] client_certificates` needs `client_ca`"),
+            ("client_crl = [\"ca.crl\"]", "`[edge] client_crl` needs `client_ca`"),
+            ("client_ca = \"ca.pem\"", "needs `client_certificates"),
+            ("client_ca = \"ca.pem\"\nclient_certificates = \"maybe\"", "unknown variant"),
+            ("tls_minimum = \"1.1\"", "unknown variant"),
+            ("connections_per_address = 0", "nonzero"),
+            ("plaintext = true\ntls_minimum = \"1.2\"", "there is no `[edge.tls]`"),
+            (
+                "plaintext = true\nclient_ca = \"ca.pem\"\nclient_certificates = \"optional\"",
+                "there is no `[edge.tls]`",
+            ),
+        ] {
+            let refusal = check(keys);
+            assert!(refusal.contains(part), "{keys}: {refusal}");
+        }
     }
 }

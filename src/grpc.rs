@@ -14,6 +14,10 @@ use std::time::Duration;
 /// The metadata key under which an edge says which address a person calls from. Believed from an edge only.
 pub const CLIENT_ADDRESS: &str = "mcp-client-address";
 
+/// The metadata key under which an edge says which certificate a person's connection was made with: its thumbprint by RFC
+/// 8705, section 3.1. Believed from an edge only.
+pub const CLIENT_CERTIFICATE: &str = "mcp-client-certificate";
+
 /// The longest that a call may take, whatever deadline the caller asks for.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(60);
 

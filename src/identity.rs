@@ -9,6 +9,7 @@ pub mod oidc;
 pub mod peer;
 pub mod scope;
 mod supposed;
+pub mod thumbprint;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use peer::PeerId;
 use scope::Scopes;
+use thumbprint::Thumbprint;
 
 pub use supposed::{Supposed, SupposedKind};
 
@@ -33,6 +35,7 @@ pub struct Principal {
     client: Option<String>,
     scopes: Scopes,
     expires: Option<Timestamp>,
+    bound: Option<Thumbprint>,
     said: Said,
 }
 
@@ -89,6 +92,7 @@ impl Principal {
             client: None,
             scopes,
             expires: None,
+            bound: None,
             said: Said::default(),
         }
     }
@@ -105,6 +109,7 @@ impl Principal {
             client: None,
             scopes: Scopes::default(),
             expires: None,
+            bound: None,
             said: Said::default(),
         }
     }
@@ -161,6 +166,11 @@ impl Principal {
     /// Until when it is proven; none for certificates, whose end the connection holds.
     pub fn expires(&self) -> Option<Timestamp> {
         self.expires
+    }
+
+    /// The certificate that its token may only come with.
+    pub fn bound(&self) -> Option<&Thumbprint> {
+        self.bound.as_ref()
     }
 
     /// What its token says besides.

@@ -1,22 +1,56 @@
 //! TLS material and the settings of every connection: one stack (rustls), one provider (aws-lc-rs), chosen here alone.
+//!
+//! [`ServerFiles`] and [`ClientFiles`] name files; what they come to is checked as one set before it is used, and read
+//! again by a [`Reloader`] while it is.
 
+mod client;
 mod load;
+mod reload;
+mod server;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
+pub use client::{ClientFiles, ClientSet};
 pub use load::{LoadError, load_roots};
-pub use verify::validity;
+pub use reload::{Current, Material, Read, Reloader};
+pub use server::{Clients, Demand, ServerFiles, ServerSet, Version};
+pub use verify::{Purpose, UnfitError, end_of, validity};
 
-use load::{load_certificates, load_key};
+use load::Contents;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// `[tls]` in the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How often certificates, keys, CAs and revocation lists are read again.
+    #[serde(deserialize_with = "reload_time")]
+    pub reload: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { reload: Duration::from_secs(5) }
+    }
+}
+
+/// Reads how often: from a tenth of a second to an hour.
+fn reload_time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    let length = written.parse::<jiff::SignedDuration>().ok().and_then(|length| Duration::try_from(length).ok());
+    let sound = length.filter(|length| (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(length));
+    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration from 100ms to 1h, such as 5s")))
+}
 
 /// A certificate and its key, as files in PEM.
 #[derive(Clone, Debug, Deserialize)]
@@ -34,6 +68,9 @@ pub enum TlsError {
     /// A file is missing or holds something else.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A certificate or a revocation list that must not be used.
+    #[error(transparent)]
+    Unfit(#[from] UnfitError),
     /// Certificate and key do not fit, or a setting is not supported.
     #[error("the certificate {certificate} and its key cannot be used together")]
     Identity {
@@ -46,7 +83,7 @@ pub enum TlsError {
     /// The provider lacks what a protocol version needs.
     #[error("the cryptography provider does not support TLS 1.2 and 1.3")]
     Protocol(#[source] rustls::Error),
-    /// The CA certificates cannot be used to verify clients.
+    /// The CA certificates or revocation lists cannot be used to verify clients.
     #[error("the client CA {ca} cannot be used")]
     ClientCa {
         /// The CA's file.
@@ -58,8 +95,9 @@ pub enum TlsError {
 }
 
 impl Identity {
-    fn load(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), LoadError> {
-        Ok((load_certificates(&self.certificate)?, load_key(&self.key)?))
+    /// The certificates and the key, out of what was read.
+    fn take(&self, read: &Contents) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), LoadError> {
+        Ok((read.certificates(&self.certificate)?, read.key(&self.key)?))
     }
 
     fn unusable(&self, source: rustls::Error) -> TlsError {
@@ -70,46 +108,6 @@ impl Identity {
 /// The cryptography of the whole process.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-/// A server that demands a client certificate: TLS 1.3, HTTP/2.
-pub fn mutual_server(identity: &Identity, client_ca: &Path) -> Result<ServerConfig, TlsError> {
-    let (chain, key) = identity.load()?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(load_roots(client_ca)?), provider())
-        .build()
-        .map_err(|source| TlsError::ClientCa { ca: client_ca.to_owned(), source })?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .and_then(|config| config.with_client_cert_verifier(verifier).with_single_cert(chain, key))
-        .map_err(|source| identity.unusable(source))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    // A resumed session would carry a certificate that was checked long ago.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(config)
-}
-
-/// A server for anyone: TLS 1.3, HTTP/1.1 and HTTP/2.
-pub fn public_server(identity: &Identity) -> Result<ServerConfig, TlsError> {
-    let (chain, key) = identity.load()?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|source| identity.unusable(source))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-/// A client that shows its own certificate and trusts one CA: TLS 1.3, HTTP/2.
-pub fn mutual_client(identity: &Identity, server_ca: &Path) -> Result<ClientConfig, TlsError> {
-    let (chain, key) = identity.load()?;
-    let roots = load_roots(server_ca)?;
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .and_then(|config| config.with_root_certificates(roots).with_client_auth_cert(chain, key))
-        .map_err(|source| identity.unusable(source))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
 }
 
 /// A client of other people's servers: TLS 1.2 or 1.3, trusting `ca`, or the system's CAs where none is given.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
-use whitelistmcp::tls;
+use whitelistmcp::clock::Clock;
+use whitelistmcp::tls::{ClientFiles, Material as _};
 
 use crate::stack::Certificates;
 use crate::{Result, environment};
@@ -37,7 +38,8 @@ impl Process {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let path = directory.join(format!("{role}.toml"));
         std::fs::write(&path, config(port))?;
-        let tls = TlsConnector::from(Arc::new(tls::mutual_client(&certificates.identity("edge"), &certificates.ca())?));
+        let files = ClientFiles::mutual("edge.backend", &certificates.identity("edge"), &certificates.ca());
+        let tls = TlsConnector::from(Arc::clone(files.load(Clock::system().now())?.config()));
         let log = std::fs::File::create(directory.join(format!("{role}.log")))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_whitelistmcp"));
         environment(&mut command).arg(role).arg("--config").arg(path).stdin(Stdio::null()).stderr(log);

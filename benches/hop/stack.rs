@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use whitelistmcp::app;
 use whitelistmcp::certs::{self, Leaf};
+use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
 use whitelistmcp::grpc::client::{self, Link};
-use whitelistmcp::listen::Listener;
+use whitelistmcp::listen::{Listener, PerAddress};
 use whitelistmcp::shutdown::Shutdown;
-use whitelistmcp::tls::{self, Identity};
+use whitelistmcp::tls::{Current, Identity, Reloader, ServerFiles, ServerSet, Version};
 
 use crate::Result;
 
@@ -53,12 +54,13 @@ impl Certificates {
 
     /// The service's own link by mTLS, to `backend`: as the edge makes it, and as a gRPC client of the core makes it.
     pub(crate) fn link(&self, name: &str, backend: SocketAddr) -> Result<Link> {
-        Ok(Link::remote(&client::Config {
+        let config = client::Config {
             address: backend.to_string(),
             server_name: Some("localhost".to_owned()),
             identity: self.identity(name),
             ca: self.ca(),
-        })?)
+        };
+        Ok(Link::remote(&config, Clock::system())?.0)
     }
 }
 
@@ -90,21 +92,24 @@ pub(crate) fn start(
 }
 
 /// Serves a router as the service serves its own: the same listener, the same TLS.
-pub(crate) async fn serve(router: Router, tls: Option<rustls::ServerConfig>) -> Result<SocketAddr> {
-    let listener = Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), tls).await?;
+pub(crate) async fn serve(router: Router, tls: Option<Current<ServerSet>>) -> Result<SocketAddr> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = Listener::bind(address, tls, PerAddress::default(), Clock::system()).await?;
     let address = listener.address();
     tokio::spawn(listener.serve(router, CancellationToken::new(), TaskTracker::new()));
     Ok(address)
 }
 
 /// The core's TLS, for the bare hop's backend.
-pub(crate) fn backend_tls(certificates: &Certificates) -> Result<rustls::ServerConfig> {
-    Ok(tls::mutual_server(&certificates.identity("core"), &certificates.ca())?)
+pub(crate) fn backend_tls(certificates: &Certificates) -> Result<Current<ServerSet>> {
+    let files = ServerFiles::mutual("core.tls", &certificates.identity("core"), &certificates.ca(), &[]);
+    Ok(Reloader::new(files, Clock::system())?.1)
 }
 
 /// The edge's TLS, for the bare hop's front.
-pub(crate) fn front_tls(certificates: &Certificates) -> Result<rustls::ServerConfig> {
-    Ok(tls::public_server(&certificates.identity("edge"))?)
+pub(crate) fn front_tls(certificates: &Certificates) -> Result<Current<ServerSet>> {
+    let files = ServerFiles::public("edge.tls", &certificates.identity("edge"), Version::default(), None);
+    Ok(Reloader::new(files, Clock::system())?.1)
 }
 
 /// The core's configuration; port 0 lets the system choose.

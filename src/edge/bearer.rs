@@ -10,6 +10,7 @@ use super::Edge;
 use crate::error::Error;
 use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
+use crate::identity::thumbprint::Thumbprint;
 
 /// Whether a token was sent, and whose it is.
 pub(super) enum Presented {
@@ -23,7 +24,12 @@ pub(super) enum Presented {
     Refused(Error),
 }
 
-pub(super) async fn present(edge: &Edge, headers: &HeaderMap, address: Option<IpAddr>) -> Presented {
+pub(super) async fn present(
+    edge: &Edge,
+    headers: &HeaderMap,
+    address: Option<IpAddr>,
+    certificate: Option<&Thumbprint>,
+) -> Presented {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = match (values.next(), values.next()) {
         (None, _) => return Presented::Nothing,
@@ -35,7 +41,7 @@ pub(super) async fn present(edge: &Edge, headers: &HeaderMap, address: Option<Ip
         return Presented::Nothing;
     }
     let Some(bearer) = Bearer::from_authorization(value) else { return Presented::Malformed };
-    match edge.verifier.verify(&bearer, address).await {
+    match edge.verifier.verify(&bearer, address, certificate).await {
         Ok(principal) => Presented::Token(bearer, principal),
         Err(error) => Presented::Refused(error.into()),
     }

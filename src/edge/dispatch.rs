@@ -16,10 +16,11 @@ use tracing::Instrument;
 use super::waiting::{self, Before};
 use super::{Edge, callable, error, transcode};
 use crate::annotations::ToolSpec;
-use crate::grpc::CLIENT_ADDRESS;
 use crate::grpc::status::Refusal;
+use crate::grpc::{CLIENT_ADDRESS, CLIENT_CERTIFICATE};
 use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
+use crate::identity::thumbprint::Thumbprint;
 use crate::mcp::code;
 use crate::mcp::envelope::Request;
 use crate::mcp::era::{self, Era};
@@ -31,6 +32,7 @@ pub(super) struct Call<'a> {
     pub(super) bearer: &'a Bearer,
     pub(super) principal: &'a Arc<Principal>,
     pub(super) address: Option<IpAddr>,
+    pub(super) certificate: Option<Thumbprint>,
     pub(super) headers: &'a HeaderMap,
 }
 
@@ -228,7 +230,8 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
     }
 }
 
-/// The RPC's request: the message, the person's own token, the address they call from, the deadline and the trace.
+/// The RPC's request: the message, the person's own token, the address and the certificate that they call by, the deadline
+/// and the trace.
 pub(super) fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(edge.call_timeout());
@@ -238,6 +241,9 @@ pub(super) fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<t
     metadata.insert("authorization", authorization);
     if let Some(address) = call.address {
         metadata.insert(CLIENT_ADDRESS, MetadataValue::try_from(address.to_string()).ok()?);
+    }
+    if let Some(certificate) = call.certificate {
+        metadata.insert(CLIENT_CERTIFICATE, MetadataValue::try_from(certificate.to_string()).ok()?);
     }
     telemetry::inject_trace(|key, value| {
         if let (Ok(key), Ok(value)) =

@@ -18,6 +18,7 @@ use super::client_address::{client_address, is_proxy};
 use super::dispatch::{self, Answer, Call};
 use super::{Edge, approvals, error};
 use crate::error::Code;
+use crate::identity::thumbprint::Thumbprint;
 use crate::listen::Connection;
 use crate::mcp::code;
 use crate::mcp::envelope::{self, EnvelopeError, Message};
@@ -96,7 +97,8 @@ fn host_allowed(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> bool {
 pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();
     let address = address(&edge, parts.extensions.get::<Connection>(), &parts.headers);
-    let (bearer, principal) = match bearer::present(&edge, &parts.headers, address).await {
+    let certificate = certificate(parts.extensions.get::<Connection>());
+    let (bearer, principal) = match bearer::present(&edge, &parts.headers, address, certificate.as_ref()).await {
         Presented::Token(bearer, principal) => (bearer, principal),
         refused => return after(body, not_presented(&edge, refused)).await,
     };
@@ -123,13 +125,18 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         }
         Err(wrong) => return malformed(&wrong),
     };
-    let call = Call { bearer: &bearer, principal: &principal, address, headers: &parts.headers };
+    let call = Call { bearer: &bearer, principal: &principal, address, certificate, headers: &parts.headers };
     match dispatch::dispatch(&edge, &request, &call).await {
         Ok(Answer::Body(body)) => error::json_response(StatusCode::OK, body),
         Ok(Answer::Challenge(scope)) => challenge::refuse(&edge, &Challenge::Scope(&scope)),
         Ok(Answer::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why)),
         Err(wrong) => refused(&wrong, request.id),
     }
+}
+
+/// The thumbprint of the certificate that the connection was made with.
+fn certificate(connection: Option<&Connection>) -> Option<Thumbprint> {
+    connection.and_then(Connection::certificate_sha256).map(Thumbprint::from)
 }
 
 /// The refusal of a caller without a good token.

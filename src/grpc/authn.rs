@@ -10,11 +10,12 @@ use crate::error::{Code, Error};
 use crate::identity::bearer::{Bearer, Verifier};
 use crate::identity::oidc::Login;
 use crate::identity::peer::{PeerId, Peers, Role};
+use crate::identity::thumbprint::Thumbprint;
 use crate::identity::{Caller, Principal};
 use crate::listen::Connection;
 use crate::operation::Tool;
 
-use super::CLIENT_ADDRESS;
+use super::{CLIENT_ADDRESS, CLIENT_CERTIFICATE};
 
 /// Establishes who calls.
 #[derive(Debug)]
@@ -45,6 +46,12 @@ enum AuthnError {
     UnexpectedAddress,
     #[error("the metadata `{CLIENT_ADDRESS}` is not an IP address")]
     BadAddress,
+    #[error(
+        "only an edge says which certificate a person came with; `{CLIENT_CERTIFICATE}` is believed from nobody else"
+    )]
+    UnexpectedCertificate,
+    #[error("the metadata `{CLIENT_CERTIFICATE}` is not one SHA-256 in base64url")]
+    BadCertificate,
 }
 
 impl From<AuthnError> for Error {
@@ -59,6 +66,8 @@ impl From<AuthnError> for Error {
             AuthnError::UnexpectedBearer => (Code::PermissionDenied, "BEARER_REFUSED"),
             AuthnError::UnexpectedAddress => (Code::PermissionDenied, "CLIENT_ADDRESS_REFUSED"),
             AuthnError::BadAddress => (Code::InvalidArgument, "CLIENT_ADDRESS_INVALID"),
+            AuthnError::UnexpectedCertificate => (Code::PermissionDenied, "CLIENT_CERTIFICATE_REFUSED"),
+            AuthnError::BadCertificate => (Code::InvalidArgument, "CLIENT_CERTIFICATE_INVALID"),
         };
         Self::new(code, reason, error.to_string())
     }
@@ -85,17 +94,25 @@ impl Authenticator {
             (Some(_), Some(_)) => return Err(AuthnError::BadAddress.into()),
             (only, _) => only,
         };
+        let mut certificates = metadata.get_all(CLIENT_CERTIFICATE).iter();
+        let claimed_certificate = match (certificates.next(), certificates.next()) {
+            (Some(_), Some(_)) => return Err(AuthnError::BadCertificate.into()),
+            (only, _) => only,
+        };
         let remote = connection.remote().map(|remote| remote.ip());
         match role {
             Role::Service(_) if authorization.is_some() => Err(AuthnError::UnexpectedBearer.into()),
             Role::Service(_) | Role::Client if claimed_address.is_some() => Err(AuthnError::UnexpectedAddress.into()),
+            Role::Service(_) | Role::Client if claimed_certificate.is_some() => {
+                Err(AuthnError::UnexpectedCertificate.into())
+            }
             Role::Service(scopes) => Ok(Caller::new(Principal::service(peer, scopes.clone()), peer.clone(), remote)),
             Role::Client => {
                 let bearer = bearer(authorization.ok_or(AuthnError::NoKey)?)?;
                 if !bearer.is_api_key() {
                     return Err(AuthnError::NoKey.into());
                 }
-                self.bearer_caller(&bearer, peer, remote).await
+                self.bearer_caller(&bearer, peer, remote, None).await
             }
             Role::Edge => {
                 let bearer = bearer(authorization.ok_or(AuthnError::NoBearer)?)?;
@@ -104,7 +121,10 @@ impl Authenticator {
                         address.to_str().ok().and_then(|text| text.parse::<IpAddr>().ok()).ok_or(AuthnError::BadAddress)
                     })
                     .transpose()?;
-                self.bearer_caller(&bearer, peer, address).await
+                let certificate = claimed_certificate
+                    .map(|text| text.to_str().ok().and_then(Thumbprint::parse).ok_or(AuthnError::BadCertificate))
+                    .transpose()?;
+                self.bearer_caller(&bearer, peer, address, certificate.as_ref()).await
             }
         }
     }
@@ -115,9 +135,15 @@ impl Authenticator {
         Ok(verifier.login(caller.principal().issuer(), id_token, client).await?)
     }
 
-    async fn bearer_caller(&self, bearer: &Bearer, peer: &PeerId, address: Option<IpAddr>) -> Result<Caller, Error> {
+    async fn bearer_caller(
+        &self,
+        bearer: &Bearer,
+        peer: &PeerId,
+        address: Option<IpAddr>,
+        certificate: Option<&Thumbprint>,
+    ) -> Result<Caller, Error> {
         let verifier = self.verifier.as_ref().ok_or(AuthnError::NoIssuer)?;
-        let principal = verifier.verify(bearer, address).await.map_err(Error::from)?;
+        let principal = verifier.verify(bearer, address, certificate).await.map_err(Error::from)?;
         Ok(Caller::new(Principal::clone(&principal), peer.clone(), address))
     }
 

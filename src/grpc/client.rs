@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
@@ -21,8 +22,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 use tower::{Service, ServiceExt};
 
+use crate::clock::Clock;
 use crate::listen::Connection;
-use crate::tls;
+use crate::tls::{self, ClientFiles, ClientSet, Current, Material as _, Reloader};
 
 /// `[edge.backend]`: the gRPC service behind the edge.
 #[derive(Clone, Debug, Deserialize)]
@@ -43,9 +45,26 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub enum Link {
     /// By mTLS.
-    Remote(Channel),
+    Remote(Remote),
     /// In memory.
     Local(Routes),
+}
+
+/// A link by mTLS. It connects when it is first used, again when it broke, and anew with every new set of certificates;
+/// calls on the connection before may finish.
+#[derive(Clone)]
+pub struct Remote {
+    endpoint: Endpoint,
+    address: Arc<str>,
+    name: ServerName<'static>,
+    current: Current<ClientSet>,
+    made: Arc<ArcSwap<Made>>,
+}
+
+/// A channel, and the set of certificates that it was made for.
+struct Made {
+    set: Arc<ClientSet>,
+    channel: Channel,
 }
 
 /// A link that cannot be made.
@@ -68,8 +87,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 impl Link {
-    /// Prepares a link by mTLS. It connects when it is first used, and again when it broke.
-    pub fn remote(config: &Config) -> Result<Self, LinkError> {
+    /// Prepares a link by mTLS. What comes beside it reads its certificates again.
+    pub fn remote(config: &Config, clock: Clock) -> Result<(Self, Reloader<ClientFiles>), LinkError> {
         let wrong = || LinkError::Address(config.address.clone());
         let (host, port) = config.address.rsplit_once(':').ok_or_else(wrong)?;
         if host.is_empty() || port.parse::<u16>().is_err() {
@@ -77,16 +96,7 @@ impl Link {
         }
         let name = config.server_name.clone().unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
         let name = ServerName::try_from(name.clone()).map_err(|_| LinkError::ServerName(name))?;
-        let tls = TlsConnector::from(Arc::new(tls::mutual_client(&config.identity, &config.ca)?));
-        let address = config.address.clone();
-        let connect = tower::service_fn(move |_: http::Uri| {
-            let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
-            async move {
-                let stream = TcpStream::connect(&address).await?;
-                stream.set_nodelay(true)?;
-                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
-            }
-        });
+        let (reloader, current) = Reloader::new(config.files(), clock)?;
         let endpoint = Endpoint::from_shared(format!("http://{}", config.address)).map_err(|_| wrong())?;
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -95,7 +105,11 @@ impl Link {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20);
-        Ok(Self::Remote(endpoint.connect_with_connector_lazy(connect)))
+        let address: Arc<str> = config.address.as_str().into();
+        let set = Arc::clone(&current.borrow());
+        let channel = connect(&endpoint, &address, &name, &set);
+        let made = Arc::new(ArcSwap::from_pointee(Made { set, channel }));
+        Ok((Self::Remote(Remote { endpoint, address, name, current, made }), reloader))
     }
 
     /// A link to services in the same process.
@@ -106,7 +120,7 @@ impl Link {
     /// Calls a method with an encoded message.
     pub async fn unary(&self, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
         match self {
-            Self::Remote(channel) => unary(channel.clone(), path, request).await,
+            Self::Remote(remote) => unary(remote.channel(), path, request).await,
             Self::Local(routes) => {
                 let routes = routes.clone();
                 let service = tower::service_fn(move |mut request: http::Request<Body>| {
@@ -118,6 +132,55 @@ impl Link {
             }
         }
     }
+}
+
+impl Config {
+    /// The files that it does TLS by.
+    pub fn files(&self) -> ClientFiles {
+        ClientFiles::mutual("edge.backend", &self.identity, &self.ca)
+    }
+
+    /// Checks the certificates.
+    pub fn check(&self, clock: &Clock) -> Result<(), LinkError> {
+        self.files().load(clock.now())?;
+        Ok(())
+    }
+}
+
+impl Remote {
+    /// The channel by the certificates in force.
+    pub fn channel(&self) -> Channel {
+        let made = self.made.load();
+        let set = Arc::clone(&self.current.borrow());
+        if Arc::ptr_eq(&made.set, &set) {
+            return made.channel.clone();
+        }
+        // Of several calls that see the new set at once each makes a channel, and the last one's stays: none is connected
+        // before it is used.
+        let channel = connect(&self.endpoint, &self.address, &self.name, &set);
+        self.made.store(Arc::new(Made { set, channel: channel.clone() }));
+        channel
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// A channel by that set of certificates, not connected yet.
+fn connect(endpoint: &Endpoint, address: &Arc<str>, name: &ServerName<'static>, set: &ClientSet) -> Channel {
+    let tls = TlsConnector::from(Arc::clone(set.config()));
+    let (address, name) = (Arc::clone(address), name.clone());
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
+        let (tls, name, address) = (tls.clone(), name.clone(), Arc::clone(&address));
+        async move {
+            let stream = TcpStream::connect(&*address).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
+        }
+    }))
 }
 
 async fn unary<S>(service: S, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status>

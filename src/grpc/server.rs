@@ -1,6 +1,7 @@
 //! The core's gRPC server: the service, health, and reflection in both of its versions.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,7 +21,8 @@ use super::approvals;
 use super::authn::Authenticator;
 use super::catalogue::Catalogued;
 use super::service::Service;
-use crate::tls;
+use crate::listen::{PER_ADDRESS, PerAddress};
+use crate::tls::{self, ServerFiles};
 
 /// `[core]` in the configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,6 +35,12 @@ pub struct Config {
     pub tls: tls::Identity,
     /// The CA (PEM) that every client's certificate must come from.
     pub client_ca: PathBuf,
+    /// Revocation lists (PEM or DER) of that CA. With any, a certificate that none of them covers is refused.
+    #[serde(default)]
+    pub client_crl: Vec<PathBuf>,
+    /// The most connections that one address may have open.
+    #[serde(default = "default_connections")]
+    pub connections_per_address: NonZeroUsize,
     /// Who may connect, and as what.
     #[serde(default)]
     pub peers: Vec<peer::Config>,
@@ -40,6 +48,22 @@ pub struct Config {
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 8443))
+}
+
+fn default_connections() -> NonZeroUsize {
+    PER_ADDRESS
+}
+
+impl Config {
+    /// The files that it does TLS by.
+    pub fn files(&self) -> ServerFiles {
+        ServerFiles::mutual("core.tls", &self.tls, &self.client_ca, &self.client_crl)
+    }
+
+    /// How many connections each address may have.
+    pub fn per_address(&self) -> PerAddress {
+        PerAddress { most: self.connections_per_address, uncounted: Vec::new() }
+    }
 }
 
 /// The most bytes of a request. The largest sound request has a few hundred.

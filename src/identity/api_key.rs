@@ -165,6 +165,7 @@ impl Principal {
             client: None,
             scopes: entry.scopes.clone(),
             expires: Some(entry.expires),
+            bound: None,
             said: Said::default(),
         }
     }

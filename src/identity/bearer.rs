@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::Principal;
 use super::api_key::{ApiKeyError, ApiKeys, is_api_key};
-use super::oidc::{Issuers, Login, TokenError};
+use super::oidc::{ClaimsError, Issuers, Login, TokenError};
+use super::thumbprint::Thumbprint;
 use crate::clock::Clock;
 use crate::error::Error;
 
@@ -107,15 +108,25 @@ impl Verifier {
         &self.issuers
     }
 
-    /// Whose token this is, sent from that address as far as it is known.
-    pub async fn verify(&self, bearer: &Bearer, address: Option<IpAddr>) -> Result<Arc<Principal>, BearerError> {
+    /// Whose token this is, sent from that address and with that certificate, as far as they are known.
+    pub async fn verify(
+        &self,
+        bearer: &Bearer,
+        address: Option<IpAddr>,
+        certificate: Option<&Thumbprint>,
+    ) -> Result<Arc<Principal>, BearerError> {
         let now = self.clock.now();
         if bearer.is_api_key() {
             // Looked up each time: the address counts, and a key that is taken back is gone at once.
             let keys = self.api_keys.as_ref().ok_or(ApiKeyError::Off)?;
             return Ok(keys.verify(bearer.expose(), address, now).await?);
         }
-        Ok(self.verify_token(bearer, now).await?)
+        let principal = self.verify_token(bearer, now).await?;
+        // Asked each time, of tokens that are remembered as well: the certificate is the connection's, not the token's.
+        match principal.bound() {
+            Some(bound) if certificate != Some(bound) => Err(TokenError::from(ClaimsError::Certificate).into()),
+            _ => Ok(principal),
+        }
     }
 
     /// The login that an ID token of that issuer, meant for that OAuth client, tells of. It is no bearer token.

@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tonic::transport::Channel;
-use whitelistmcp::grpc::client::{Config as LinkConfig, Link};
 use whitelistmcp::pb::whitelistmcp::v1 as pb;
 use whitelistmcp::pb::whitelistmcp::v1::whitelist_service_client::WhitelistServiceClient;
-use whitelistmcp::tls;
 
 use crate::support::aws_double::{AwsDouble, What};
 use crate::support::certificates::Authority;
 use crate::support::temporary::Directory;
+use crate::support::tls::channel;
 use crate::support::{ACCOUNT, AwsAccess, REGION, journal, replica_config};
 
 const REPLICAS: usize = 3;
@@ -61,20 +60,7 @@ impl Drop for Replica {
 }
 
 fn client(directory: &Directory, port: u16, holder: &str) -> WhitelistServiceClient<Channel> {
-    let at = directory.path();
-    let config = LinkConfig {
-        address: format!("localhost:{port}"),
-        server_name: None,
-        identity: tls::Identity {
-            certificate: at.join(format!("{holder}.pem")),
-            key: at.join(format!("{holder}.key")),
-        },
-        ca: at.join("ca.pem"),
-    };
-    match Link::remote(&config).expect("a link") {
-        Link::Remote(channel) => WhitelistServiceClient::new(channel),
-        Link::Local(_) => unreachable!("asked for a remote link"),
-    }
+    WhitelistServiceClient::new(channel(directory.path(), holder, port))
 }
 
 /// A number that differs each time.

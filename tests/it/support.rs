@@ -7,6 +7,7 @@ pub(crate) mod emulator;
 pub(crate) mod issuer;
 pub(crate) mod redis;
 pub(crate) mod temporary;
+pub(crate) mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,11 +16,9 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 use whitelistmcp::app;
 use whitelistmcp::config::Config;
-use whitelistmcp::grpc::client::{Config as LinkConfig, Link};
 use whitelistmcp::http_client::HttpClient;
 use whitelistmcp::pb::whitelistmcp::v1::whitelist_service_client::WhitelistServiceClient;
 use whitelistmcp::shutdown::Shutdown;
-use whitelistmcp::tls;
 
 use aws_double::AwsDouble;
 use certificates::Authority;
@@ -65,11 +64,14 @@ pub(crate) struct Options {
     pub(crate) policy: Option<&'static str>,
     pub(crate) issuer_url: Option<String>,
     pub(crate) audience: Option<String>,
+    /// Keys of `[edge]`; `{at}` is the stack's directory.
     pub(crate) edge_extra: &'static str,
     /// What stands behind the issuer's own keys, at the edge and at the core alike.
     pub(crate) oidc_extra: String,
     /// What the edge alone knows of issuers and keys, in place of `oidc_extra`.
     pub(crate) edge_oidc_extra: Option<String>,
+    /// Keys of `[core]`; `{at}` is the stack's directory.
+    pub(crate) core_keys: &'static str,
     /// `[leases]`; the reconciler sleeps unless a test wakes it.
     pub(crate) leases: Option<&'static str>,
     pub(crate) core_extra: String,
@@ -108,8 +110,15 @@ impl Stack {
         let issuer = Issuer::start().await;
         let issuer_url = options.issuer_url.clone().unwrap_or_else(|| issuer.url.clone());
         let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
+<<<<<<< HEAD
         directory.write("login-secret", "approval-page-secret\n");
         let company = format!("[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n");
+=======
+        authority.revoke("ca.crl", &[]);
+        let company = format!(
+            "[tls]\nreload = \"100ms\"\n[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n"
+        );
+>>>>>>> b05cc8d2d213483b427394d7ba196feea6658730
         let shared = company.clone() + &options.oidc_extra;
         let core_config = core_config(&directory, aws, &options) + &shared;
 
@@ -144,7 +153,9 @@ ca = "{at}/ca.pem"
         let edge = bound.edge_address().expect("the edge listens");
         run(bound, &edge_shutdown);
 
-        let http = HttpClient::new(tls::public_client(Some(&directory.path().join("ca.pem"))).expect("the CA loads"));
+        let http = HttpClient::new(
+            whitelistmcp::tls::public_client(Some(&directory.path().join("ca.pem"))).expect("the CA loads"),
+        );
         Self { directory, authority, issuer, edge, core, shutdowns: vec![edge_shutdown, core_shutdown], http }
     }
 
@@ -218,20 +229,7 @@ ca = "{at}/ca.pem"
     }
 
     pub(crate) fn channel(&self, certificate: &str) -> Channel {
-        let at = self.directory.path();
-        let config = LinkConfig {
-            address: format!("localhost:{}", self.core.port()),
-            server_name: None,
-            identity: tls::Identity {
-                certificate: at.join(format!("{certificate}.pem")),
-                key: at.join(format!("{certificate}.key")),
-            },
-            ca: at.join("ca.pem"),
-        };
-        match Link::remote(&config).expect("a link") {
-            Link::Remote(channel) => channel,
-            Link::Local(_) => unreachable!("asked for a remote link"),
-        }
+        tls::channel(self.directory.path(), certificate, self.core.port())
     }
 
     /// The journal's lines.
@@ -374,6 +372,7 @@ fn core_config(directory: &Directory, aws: &AwsAccess, options: &Options) -> Str
 [core]
 listen = "127.0.0.1:0"
 client_ca = "{at}/ca.pem"
+{keys}
 [core.tls]
 certificate = "{at}/core.pem"
 key = "{at}/core.key"
@@ -400,6 +399,7 @@ regions = ["{REGION}"]
 account = "{account}"
 region = "{REGION}"
 "#,
+        keys = options.core_keys.replace("{at}", &at.to_string()),
         endpoint = aws.endpoint,
         account = aws.account,
         role = aws.role_arn,

@@ -32,6 +32,7 @@ PINS = {
     "ministack": ["requirements-ministack.txt"],
     "canaille": ["requirements-canaille.txt"],
     "python": ["requirements-python.txt"],
+    "sslyze": ["requirements-sslyze.txt"],
     "node": ["package.json", "package-lock.json"],
 }
 

@@ -14,7 +14,7 @@ use whitelistmcp::grpc::client::Link;
 use whitelistmcp::identity::oidc;
 use whitelistmcp::pb::DESCRIPTOR_SET;
 use whitelistmcp::policy::Policy;
-use whitelistmcp::tls::{self, validity};
+use whitelistmcp::tls::{self, Material as _, validity};
 
 use crate::{chain, fail, say};
 
@@ -114,13 +114,18 @@ fn edge(config: &Config, table: &mut Table) {
     let listens = format!("{} as {}{}", edge.public_url, edge.listen, if edge.plaintext { ", plain HTTP" } else { "" });
     table.add("edge", listens, edge.check());
     if let Some(identity) = &edge.tls {
-        table.add("edge.tls", identity.certificate.display().to_string(), tls::public_server(identity).map(drop));
+        let sound = edge.files().map(|files| files.load(Clock::system().now())).transpose();
+        table.add("edge.tls", identity.certificate.display().to_string(), sound.map(drop));
         window(table, "edge.tls", &identity.certificate);
     }
     match &edge.backend {
         None => table.note("edge.backend", "not configured: `edge` cannot run from this file; `serve` needs none"),
         Some(backend) => {
-            table.add("edge.backend", backend.address.clone(), within_runtime(|| Link::remote(backend).map(drop)));
+            table.add(
+                "edge.backend",
+                backend.address.clone(),
+                within_runtime(|| Link::remote(backend, Clock::system()).map(drop)),
+            );
             window(table, "edge.backend", &backend.identity.certificate);
         }
     }
@@ -137,7 +142,7 @@ fn core(config: &Config, table: &mut Table) {
         return table
             .note("core", "not configured: `core` cannot run from this file, and `serve` takes no gRPC callers");
     };
-    table.add("core", core.listen.to_string(), tls::mutual_server(&core.tls, &core.client_ca).map(drop));
+    table.add("core", core.listen.to_string(), core.files().load(Clock::system().now()).map(drop));
     window(table, "core.tls", &core.tls.certificate);
     table.add("core.peers", format!("{} known", core.peers.len()), app::peers(config).map(drop));
     if core.peers.is_empty() {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::scope::Scopes;
+use super::super::thumbprint::Thumbprint;
 use super::super::{Kind, Principal, Said, stable_id};
 use super::{CLOCK_LEEWAY, Config, IssuerError};
 
@@ -69,8 +70,13 @@ pub enum ClaimsError {
     #[error("its claim `{0}` is missing or malformed")]
     Claim(&'static str),
     /// `cnf`: bound to a key that this service cannot ask the caller to prove.
-    #[error("it is bound to a key (`cnf`), and proof of possession is not checked here")]
+    #[error(
+        "it is bound to a key (`cnf`), and of such bonds only that to a client certificate (`x5t#S256`) is known here"
+    )]
     Confirmation,
+    /// `cnf`: bound to a certificate that the connection did not show (RFC 8705, section 3).
+    #[error("it is bound to a client certificate (`cnf`), and that is not the one that the connection was made with")]
+    Certificate,
 }
 
 /// The claims of RFC 9068, section 2.2, and those that name people. Times and audience are checked below and not by the
@@ -206,9 +212,7 @@ impl Expected {
             Some(audience) if own(audience) => {}
             Some(_) => return Err(ClaimsError::Audience),
         }
-        if claims.rest.contains_key("cnf") {
-            return Err(ClaimsError::Confirmation);
-        }
+        let bound = claims.rest.get("cnf").map(certificate).transpose()?;
         let early = now.saturating_sub(CLOCK_LEEWAY).unwrap_or(now);
         let late = now.saturating_add(CLOCK_LEEWAY).unwrap_or(now);
         let expires = claims.exp.and_then(seconds).ok_or(ClaimsError::Claim("exp"))?;
@@ -251,8 +255,20 @@ impl Expected {
             client: Some(client),
             scopes: claims.scope.as_deref().map(Scopes::parse).unwrap_or_default(),
             expires: Some(expires),
+            bound,
             said: said(&claims.rest, &self.kept_claims),
         })
+    }
+}
+
+/// The certificate that a token is bound to by `cnf`, if it is bound to that and to nothing else (RFC 8705, section 3.1).
+fn certificate(confirmation: &Value) -> Result<Thumbprint, ClaimsError> {
+    let mut members = confirmation.as_object().into_iter().flatten();
+    match (members.next(), members.next()) {
+        (Some((name, Value::String(thumbprint))), None) if name == "x5t#S256" => {
+            Thumbprint::parse(thumbprint).ok_or(ClaimsError::Confirmation)
+        }
+        _ => Err(ClaimsError::Confirmation),
     }
 }
 

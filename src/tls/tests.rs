@@ -1,0 +1,246 @@
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, ExtendedKeyUsagePurpose,
+    IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+};
+
+use super::*;
+use crate::clock::Clock;
+use crate::error::Chain;
+
+/// A CA and what it signs, in a directory of its own.
+struct Authority {
+    at: PathBuf,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+fn moment(text: &str) -> Timestamp {
+    text.parse().expect("a moment")
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let at = std::env::temp_dir().join(format!("whitelistmcp-tls-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&at).expect("a directory");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+        let authority = Self { at, issuer };
+        authority.write("ca.pem", authority.issuer.pem());
+        authority.leaf("leaf", |_| ());
+        authority.list("ca.crl", |_| ());
+        authority
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        std::fs::write(self.at.join(name), text).expect("a file");
+    }
+
+    fn leaf(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        params.serial_number = Some(SerialNumber::from(7));
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key");
+        self.write(&format!("{name}.pem"), params.signed_by(&key, &self.issuer).expect("a certificate").pem());
+        self.write(&format!("{name}.key"), key.serialize_pem());
+    }
+
+    fn list(&self, name: &str, change: impl FnOnce(&mut CertificateRevocationListParams)) -> Vec<u8> {
+        let mut list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2025, 1, 1),
+            next_update: rcgen::date_time_ymd(2028, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        change(&mut list);
+        let list = list.signed_by(&self.issuer).expect("a list");
+        self.write(name, list.pem().expect("PEM"));
+        list.der().to_vec()
+    }
+
+    fn identity(&self, name: &str) -> Identity {
+        Identity { certificate: self.at.join(format!("{name}.pem")), key: self.at.join(format!("{name}.key")) }
+    }
+
+    fn files(&self, name: &str) -> ServerFiles {
+        ServerFiles::mutual("test.tls", &self.identity(name), &self.at.join("ca.pem"), &[self.at.join("ca.crl")])
+    }
+
+    fn refusal(&self, name: &str, now: &str) -> String {
+        Chain(&self.files(name).load(moment(now)).expect_err(name)).to_string()
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.at).unwrap_or_default();
+    }
+}
+
+const NOW: &str = "2026-06-01T00:00:00Z";
+
+#[test]
+fn a_set_is_sound_as_a_whole_or_refused_with_the_reason() {
+    let authority = Authority::new("one");
+    let set = authority.files("leaf").load(moment(NOW)).expect("sound");
+    assert_eq!(ServerFiles::end(&set), moment("2028-01-01T00:00:00Z"), "the list ends first");
+
+    for (now, part) in [
+        ("2019-12-31T00:00:00Z", "is not valid before 2020-01-01"),
+        ("2030-01-01T00:00:01Z", "expired on 2030-01-01"),
+        ("2024-06-01T00:00:00Z", "the revocation list"),
+        ("2028-01-01T00:00:01Z", "ended on 2028-01-01T00:00:00Z (nextUpdate)"),
+    ] {
+        let refusal = authority.refusal("leaf", now);
+        assert!(refusal.contains(part), "{now}: {refusal}");
+    }
+    authority.leaf("client", |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    assert!(authority.refusal("client", NOW).contains("lacks serverAuth"));
+    let files = ClientFiles::mutual("test.backend", &authority.identity("client"), &authority.at.join("ca.pem"));
+    assert!(files.load(moment(NOW)).is_ok());
+    authority.leaf("other", |_| ());
+    std::fs::copy(authority.at.join("other.key"), authority.at.join("client.key")).expect("a copy");
+    assert!(files.load(moment(NOW)).expect_err("unfit").to_string().contains("cannot be used together"));
+}
+
+#[test]
+fn authorities_are_authorities_and_valid() {
+    let authority = Authority::new("one");
+    let leaf = std::fs::read(authority.at.join("leaf.pem")).expect("a file");
+    let ca = std::fs::read(authority.at.join("ca.pem")).expect("a file");
+    authority.write("ca.pem", [ca.as_slice(), &leaf].concat());
+    assert!(authority.refusal("leaf", NOW).contains("no CA certificate"), "a leaf among them");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_after = rcgen::date_time_ymd(2025, 1, 1);
+    let old = params.self_signed(&KeyPair::generate().expect("a key")).expect("a CA");
+    authority.write("ca.pem", [ca.as_slice(), old.pem().as_bytes()].concat());
+    assert!(authority.refusal("leaf", NOW).contains("expired on 2025-01-01"), "an expired one among them");
+    authority.write("ca.pem", "");
+    assert!(authority.refusal("leaf", NOW).contains("holds no certificate"));
+}
+
+#[test]
+fn revocation_lists_are_those_of_the_ca() {
+    let authority = Authority::new("one");
+    let der = authority.list("ca.crl", |_| ());
+    authority.write("ca.crl", &der);
+    assert!(authority.files("leaf").load(moment(NOW)).is_ok(), "DER is fine");
+    let mut forged = der.clone();
+    *forged.last_mut().expect("a byte") ^= 1;
+    authority.write("ca.crl", &forged);
+    assert!(authority.refusal("leaf", NOW).contains("not signed by a CA"));
+    authority.write("ca.crl", [der.as_slice(), b"\0"].concat());
+    assert!(authority.refusal("leaf", NOW).contains("holds no certificate revocation list"));
+    authority.write("ca.crl", "");
+    assert!(authority.refusal("leaf", NOW).contains("holds no certificate revocation list"));
+    // A CA of the same name with another key, and one of another name.
+    for name in ["one", "two"] {
+        let other = Authority::new(name);
+        authority.write("ca.crl", other.list("ca.crl", |_| ()));
+        assert!(authority.refusal("leaf", NOW).contains("not signed by a CA"), "{name}");
+    }
+}
+
+#[test]
+fn a_chain_that_was_believed_can_be_revoked_and_can_end() {
+    let authority = Authority::new("one");
+    let chain = load::load_certificates(&authority.at.join("leaf.pem")).expect("a certificate");
+    let set = authority.files("leaf").load(moment(NOW)).expect("sound");
+    assert!(set.believes(&chain, moment(NOW)).is_ok());
+    assert!(set.believes(&chain, moment("2031-01-01T00:00:00Z")).is_err());
+    assert!(set.believes(&[], moment(NOW)).is_err());
+    authority.list("ca.crl", |list| {
+        list.revoked_certs = vec![RevokedCertParams {
+            serial_number: SerialNumber::from(7),
+            revocation_time: rcgen::date_time_ymd(2025, 6, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }];
+    });
+    let set = authority.files("leaf").load(moment(NOW)).expect("sound");
+    assert!(set.believes(&chain, moment(NOW)).is_err_and(|why| why.to_string().contains("Revoked")));
+    let other = Authority::new("two");
+    let set = other.files("leaf").load(moment(NOW)).expect("sound");
+    assert!(set.believes(&chain, moment(NOW)).is_err());
+}
+
+/// Lines of a log.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("sound").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn count(&self, part: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock().expect("sound")).lines().filter(|line| line.contains(part)).count()
+    }
+}
+
+#[tokio::test]
+async fn a_bad_set_is_said_once_and_taken_as_soon_as_it_is_good() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+
+    let authority = Authority::new("one");
+    let time = Arc::new(Mutex::new(moment(NOW)));
+    let told = Arc::clone(&time);
+    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (mut reloader, mut current) = Reloader::new(authority.files("leaf"), clock).expect("sound");
+    let mut looks = async || {
+        for _ in 0..3 {
+            reloader.look().await;
+        }
+    };
+    looks().await;
+    assert!(!current.has_changed().expect("running"), "nothing changes for nothing");
+
+    // From the future: refused once, then taken when its time has come, without another change.
+    authority.leaf("leaf", |params| params.not_before = rcgen::date_time_ymd(2026, 7, 1));
+    looks().await;
+    assert_eq!((log.count("new certificates are refused"), log.count("not valid before 2026-07-01")), (1, 1));
+    assert!(!current.has_changed().expect("running"));
+    *time.lock().expect("sound") = moment("2026-07-02T00:00:00Z");
+    looks().await;
+    assert!(current.has_changed().expect("running"));
+    current.mark_unchanged();
+
+    // Another bad one is said again; what ends while in force is said, once.
+    std::fs::remove_file(authority.at.join("leaf.key")).expect("a file");
+    looks().await;
+    assert_eq!((log.count("new certificates are refused"), log.count("leaf.key cannot be read")), (2, 1));
+    *time.lock().expect("sound") = moment("2028-01-02T00:00:00Z");
+    looks().await;
+    assert_eq!(log.count("have expired, and no newer ones are there"), 1);
+    assert!(!current.has_changed().expect("running"));
+}
+
+#[test]
+fn how_often_is_bounded() {
+    let read = |text: &str| toml::from_str::<Config>(text).map(|config| config.reload);
+    assert_eq!(read("").expect("the default"), Duration::from_secs(5));
+    assert_eq!(read("reload = \"1m\"").expect("sound"), Duration::from_secs(60));
+    for wrong in ["\"0s\"", "\"50ms\"", "\"2h\"", "\"-5s\"", "\"soon\"", "5"] {
+        assert!(read(&format!("reload = {wrong}")).is_err(), "{wrong}");
+    }
+}
