@@ -31,6 +31,7 @@ pub struct Principal {
     id: String,
     groups: BTreeSet<String>,
     client: Option<String>,
+    owner: Option<String>,
     scopes: Scopes,
     expires: Option<Timestamp>,
     said: Said,
@@ -87,6 +88,7 @@ impl Principal {
             subject,
             groups: BTreeSet::new(),
             client: None,
+            owner: None,
             scopes,
             expires: None,
             said: Said::default(),
@@ -103,6 +105,7 @@ impl Principal {
             name: role.to_owned(),
             groups: BTreeSet::new(),
             client: None,
+            owner: None,
             scopes: Scopes::default(),
             expires: None,
             said: Said::default(),
@@ -151,6 +154,11 @@ impl Principal {
     /// The OAuth client that it acts through, if it is a person.
     pub fn client(&self) -> Option<&str> {
         self.client.as_deref()
+    }
+
+    /// Who answers for it, if it is an API key.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
     }
 
     /// What it may ask for.
