@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// The name that people read; the subject unless given.
     #[arg(long)]
     name: Option<String>,
-    /// Their issuer; that of `[oidc]` unless given.
+    /// Their issuer; the first of `[oidc]` unless given.
     #[arg(long)]
     issuer: Option<String>,
     /// Who answers for an API key.
@@ -141,7 +141,7 @@ fn explain(arguments: &Arguments) -> Result<ExitCode, Box<dyn std::error::Error>
     let policy = Arc::new(Policy::load(&config.policy)?);
     let targets = arguments.described(app::targets(&config)?.1)?;
     let at = arguments.at.unwrap_or_else(|| Clock::system().now());
-    let issuer = arguments.issuer.clone().or_else(|| config.oidc.as_ref().map(|oidc| oidc.issuer.clone()));
+    let issuer = arguments.issuer.clone().or_else(|| config.oidc.values().next().map(|oidc| oidc.issuer.clone()));
     let who = arguments.who(issuer, &annotations);
     let asked = Asked { policy, targets: Arc::new(targets), annotations };
     let standing = arguments.standing(&who, at)?;
