@@ -23,9 +23,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use url::Url;
 
@@ -40,6 +42,18 @@ use crate::listen::{PER_ADDRESS, PerAddress};
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
 use crate::tls::{self, ServerFiles};
+
+/// Reads a tool's arguments as the edge reads those of a call: the request, encoded, or what a caller would be told.
+pub fn read_arguments(
+    annotations: &Annotations,
+    tool: &str,
+    arguments: &RawValue,
+) -> Result<Bytes, crate::error::Error> {
+    let unknown = || crate::error::Error::invalid("tool", "TOOL_UNKNOWN", format!("there is no tool `{tool}`"));
+    let spec = annotations.find(tool).ok_or_else(unknown)?;
+    transcode::to_message(&spec.method.input(), Some(arguments), annotations)
+        .map_err(|wrong| crate::error::Error::invalid("arguments", wrong.reason(), wrong.to_string()))
+}
 
 /// `[edge]` in the configuration.
 #[derive(Clone, Debug, Deserialize)]

@@ -33,6 +33,7 @@ pub struct Principal {
     id: String,
     groups: BTreeSet<String>,
     client: Option<String>,
+    owner: Option<String>,
     scopes: Scopes,
     expires: Option<Timestamp>,
     bound: Option<Thumbprint>,
@@ -90,6 +91,7 @@ impl Principal {
             subject,
             groups: BTreeSet::new(),
             client: None,
+            owner: None,
             scopes,
             expires: None,
             bound: None,
@@ -107,6 +109,7 @@ impl Principal {
             name: role.to_owned(),
             groups: BTreeSet::new(),
             client: None,
+            owner: None,
             scopes: Scopes::default(),
             expires: None,
             bound: None,
@@ -156,6 +159,11 @@ impl Principal {
     /// The OAuth client that it acts through, if it is a person.
     pub fn client(&self) -> Option<&str> {
         self.client.as_deref()
+    }
+
+    /// Who answers for it, if it is an API key.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
     }
 
     /// What it may ask for.

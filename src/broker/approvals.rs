@@ -24,9 +24,14 @@ impl Broker {
         let approvals = self.approvals.as_ref().ok_or_else(unknown)?;
         let request = approvals.find(id).await?.ok_or_else(unknown)?;
         if self.reads_descriptions() {
-            self.discover(&self.targets().places(None, None)?, STILL_OPTED_IN).await;
+            let place = self.group_of(&request)?.place().clone();
+            self.discover(&[place], STILL_OPTED_IN).await;
         }
-        let permitted = self.may_approve(caller, &request).is_ok();
+        let permitted = match self.may_approve(caller, &request) {
+            // Nobody can tell who may decide.
+            Err(error) if error.reason() == "GROUPS_UNREAD" => return Err(error),
+            permitted => permitted.is_ok(),
+        };
         if !permitted && !request.requester().is(caller.principal()) {
             return Err(unknown());
         }

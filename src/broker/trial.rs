@@ -22,7 +22,7 @@ use crate::operation::rule::{Rule, Source, Traffic};
 use crate::operation::target::{TargetError, Targets};
 use crate::operation::{CallId, Context, Kind, Opening, Operation, Scope, Tool};
 use crate::pb::whitelistmcp::v1 as pb;
-use crate::policy::{LookPermit, Policy};
+use crate::policy::{Demand, LookPermit, Policy};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -50,6 +50,8 @@ pub struct Allowed {
     pub until: Option<Timestamp>,
     /// The groups that are shown, where that is what is asked.
     pub groups: Vec<String>,
+    /// The policies that want somebody's word first, and whose.
+    pub waits: Option<Demand>,
 }
 
 /// A rule of this service's as it would stand, with leases of these holders for an hour from then.
@@ -123,6 +125,7 @@ pub fn ask(policy: &Arc<Policy>, targets: &Arc<Targets>, question: &Question<'_>
         let one = sight.decide(operation, question)?;
         allowed.policies.extend(one.policies);
         allowed.until = allowed.until.into_iter().chain(one.until).min();
+        allowed.waits = allowed.waits.or(one.waits);
     }
     allowed.policies.sort();
     allowed.policies.dedup();
@@ -160,26 +163,34 @@ impl BySight {
     fn decide(&self, operation: Operation, question: &Question<'_>) -> Result<Allowed, Error> {
         let look = self.policy.look(Arc::<Caller>::clone(&self.caller), operation).map_err(|(denial, _)| denial)?;
         let operation = look.operation();
-        let policies = match operation.scope() {
+        let (policies, waits) = match operation.scope() {
             Scope::Group(_) => self.change(&look, question)?,
-            Scope::Region(_) => look.policies().to_vec(),
+            Scope::Region(_) => (look.policies().to_vec(), None),
         };
         let until = operation.term().and_then(|term| term.end(operation.received()));
-        Ok(Allowed { policies, until, groups: Vec::new() })
+        // Who breaks the glass does not wait, if policy lets them.
+        let waits = match waits {
+            Some(_) if operation.manner().is_some_and(|manner| manner.break_glass) => {
+                self.policy.break_glass(&look)?;
+                None
+            }
+            waits => waits,
+        };
+        Ok(Allowed { policies, until, waits, ..Allowed::default() })
     }
 
-    fn change(&self, look: &LookPermit, question: &Question<'_>) -> Result<Vec<String>, Failure> {
+    fn change(&self, look: &LookPermit, question: &Question<'_>) -> Result<(Vec<String>, Option<Demand>), Failure> {
         let (standing, holder, now) = (question.standing, holder(look)?, question.at);
-        Ok(match look.operation().kind() {
-            Kind::Add(_) => self.policy.add(look, standing)?.policies().to_vec(),
-            Kind::Remove(remove) => Endings::decide(look, &holder, remove, standing, now)?.permit.policies().to_vec(),
-            Kind::Extend(extend) => {
-                Extension::decide(look, &holder, extend, standing, &[], now)?.permit.policies().to_vec()
+        let decided = match look.operation().kind() {
+            Kind::Add(_) => {
+                let permit = self.policy.add(look, standing)?;
+                return Ok((permit.policies().to_vec(), permit.demand().cloned()));
             }
-            Kind::Move(relocate) => {
-                Relocation::decide(look, &holder, relocate, standing, now)?.permit.policies().to_vec()
-            }
-            _ => look.policies().to_vec(),
-        })
+            Kind::Remove(remove) => Endings::decide(look, &holder, remove, standing, now)?.permit,
+            Kind::Extend(extend) => Extension::decide(look, &holder, extend, standing, &[], now)?.permit,
+            Kind::Move(relocate) => Relocation::decide(look, &holder, relocate, standing, now)?.permit,
+            _ => return Ok((look.policies().to_vec(), None)),
+        };
+        Ok((decided.policies().to_vec(), decided.demand().cloned()))
     }
 }

@@ -163,6 +163,7 @@ impl Principal {
             name: format!("{}/{}", entry.owner, entry.id),
             groups: std::collections::BTreeSet::new(),
             client: None,
+            owner: Some(entry.owner.clone()),
             scopes: entry.scopes.clone(),
             expires: Some(entry.expires),
             bound: None,

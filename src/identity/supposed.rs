@@ -25,6 +25,8 @@ pub struct Supposed {
     pub subject: String,
     /// The OAuth client that a person acts through.
     pub client: Option<String>,
+    /// Who answers for an API key.
+    pub owner: Option<String>,
     /// The groups that they are in.
     pub groups: BTreeSet<String>,
     /// The scopes that they hold.
@@ -64,7 +66,11 @@ impl Supposed {
             SupposedKind::ApiKey => (Kind::ApiKey, PeerId::in_process(), "api-key"),
         };
         let issuer = self.issuer.as_deref().filter(|_| person).unwrap_or(vouches);
-        let name = self.name.as_deref().unwrap_or_else(|| self.subject.rsplit("://").next().unwrap_or(&self.subject));
+        let owner = self.owner.as_deref().unwrap_or("nobody");
+        let of_key = format!("{owner} (key {})", self.subject);
+        let own =
+            if kind == Kind::ApiKey { &of_key } else { self.subject.rsplit("://").next().unwrap_or(&self.subject) };
+        let name = self.name.as_deref().unwrap_or(own);
         let ago = |seconds: i64| now.checked_sub(SignedDuration::from_secs(seconds)).ok();
         let said = Said {
             acr: self.acr.clone(),
@@ -75,12 +81,13 @@ impl Supposed {
         };
         let principal = Principal {
             kind,
-            id: stable_id(name, issuer, &self.subject),
+            id: stable_id(if kind == Kind::ApiKey { owner } else { name }, issuer, &self.subject),
             issuer: issuer.to_owned(),
             subject: self.subject.clone(),
             name: name.to_owned(),
             groups: self.groups.clone(),
             client: person.then(|| self.client.clone().unwrap_or_else(|| "client".to_owned())),
+            owner: (kind == Kind::ApiKey).then(|| owner.to_owned()),
             scopes: self.scopes.iter().cloned().collect::<Scopes>(),
             expires: None,
             said: if person { said } else { Said::default() },

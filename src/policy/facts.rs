@@ -93,7 +93,9 @@ fn principal_entities(caller: &Caller) -> Result<(EntityUid, Vec<Entity>), Denia
             )
         }
         identity::Kind::Service => (uid(&TYPES.service, principal.subject()), Vec::new()),
-        identity::Kind::ApiKey => (uid(&TYPES.api_key, principal.subject()), Vec::new()),
+        identity::Kind::ApiKey => {
+            (uid(&TYPES.api_key, principal.subject()), vec![("owner", string(principal.owner().unwrap_or_default()))])
+        }
         identity::Kind::Own => (uid(&TYPES.own, principal.subject()), Vec::new()),
     };
     attributes.push(("name", string(principal.name())));

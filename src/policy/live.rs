@@ -122,3 +122,46 @@ impl Policies {
         self.current.load().may_call(caller, tool)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "@id(\"one\") permit (principal, action, resource);";
+    const TWO: &str = "@id(\"two\") permit (principal, action, resource);";
+
+    #[test]
+    fn policies_are_replaced_once_they_stand_still_and_never_by_bad_ones() {
+        let file = std::env::temp_dir().join(format!("whitelistmcp-{}.cedar", uuid::Uuid::new_v4()));
+        let write = |text: &str| std::fs::write(&file, text).expect("written");
+        write(ONE);
+        let policies = Policies::load(&Config { file: Some(file.clone()), ..Config::default() }).expect("sound");
+        let ids = || policies.current().ids().into_iter().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(policies.reload(), Reload::Same);
+        write(TWO);
+        assert_eq!((policies.reload(), ids()), (Reload::Changed, vec!["one".to_owned()]), "it may not be whole yet");
+        assert_eq!((policies.reload(), ids()), (Reload::Replaced, vec!["two".to_owned()]));
+        assert_eq!(policies.reload(), Reload::Same);
+        for bad in ["nonsense", "@id(\"a\") permit (principal, action, resource) when { context.nothing };"] {
+            write(bad);
+            assert_eq!(policies.reload(), Reload::Changed);
+            assert_eq!(
+                (policies.reload(), policies.reload(), ids()),
+                (Reload::Bad, Reload::Bad, vec!["two".to_owned()])
+            );
+        }
+        std::fs::remove_file(&file).expect("removed");
+        assert_eq!((policies.reload(), ids()), (Reload::Bad, vec!["two".to_owned()]));
+        write(TWO);
+        assert_eq!(policies.reload(), Reload::Same, "as before");
+        // One that was written in two goes is never in force by half.
+        write("@id(\"a\") permit (principal, action, resource);");
+        assert_eq!(policies.reload(), Reload::Changed);
+        write(
+            "@id(\"a\") permit (principal, action, resource); @id(\"b\") @message(\"No.\") forbid (principal, action, resource);",
+        );
+        assert_eq!((policies.reload(), ids()), (Reload::Changed, vec!["two".to_owned()]));
+        assert_eq!((policies.reload(), ids().len()), (Reload::Replaced, 2));
+        std::fs::remove_file(&file).expect("removed");
+    }
+}

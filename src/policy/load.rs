@@ -7,14 +7,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cedar_policy::{Authorizer, Effect, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{ActionConstraint, Authorizer, Effect, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::{Policy, Reason, Rulebook, reach};
 use crate::approval::WhoseWord;
 use crate::digest::sha256_hex;
-use crate::operation::term;
+use crate::operation::{Tool, term};
 
 const SCHEMA: &str = include_str!("schema.cedarschema");
 const DEFAULT: &str = include_str!("default.cedar");
@@ -201,6 +201,21 @@ impl Policy {
     /// How many policies decide on callers.
     pub fn len(&self) -> usize {
         self.callers.reasons.len()
+    }
+
+    /// What those policies are called, in order.
+    pub fn ids(&self) -> BTreeSet<&str> {
+        self.callers.reasons.values().map(|reason| reason.policy.as_str()).collect()
+    }
+
+    /// Whether a policy decides on no tool: it sets a default term, or says whose word counts.
+    pub fn is_aside(&self, id: &str) -> bool {
+        let key = PolicyId::new(id);
+        let about = |policy: &cedar_policy::Policy| match policy.action_constraint() {
+            ActionConstraint::Eq(action) => Tool::from_name(action.id().unescaped()).is_none(),
+            ActionConstraint::Any | ActionConstraint::In(_) => false,
+        };
+        self.callers.terms.contains_key(&key) || self.callers.policies.policy(&key).is_some_and(about)
     }
 
     /// Whether there is none, so that everything is refused.

@@ -223,3 +223,106 @@ fn no_policy_means_no() {
     .expect_err("nothing permits it");
     assert!(matches!(denial, Denial::NotPermitted), "{denial}");
 }
+
+#[test]
+fn a_misspelt_attribute_is_an_error_wherever_it_stands() {
+    for (condition, part) in [
+        ("context.call.acr == \"mfa\"", "acr"),
+        ("context.call.minutes > 3", "minutes"),
+        ("context.call.amr == \"hwk\"", "Set"),
+        ("context.call.now > 5", "datetime"),
+        ("context.call.weekday == \"monday\"", "Long"),
+        ("context.call.authenticated < 60", "authenticated"),
+        ("context.call.actor == \"x\"", "actor"),
+        ("resource is SecurityGroup && resource.vpc == \"vpc-1\"", "vpc"),
+        ("resource is SecurityGroup && resource.getTag(\"env\") == \"prod\"", "env"),
+        ("resource is SecurityGroup && resource.tags.env == \"prod\"", "tags"),
+        ("principal is Person && principal.getTag(\"department\") == \"x\"", "department"),
+        ("principal is Person && principal.hasTag(\"a\") && principal.getTag(\"b\") == \"x\"", "b"),
+        ("principal is ApiKey && principal.ower == \"ops\"", "ower"),
+        ("principal is Service && principal.hasTag(\"a\")", "tag"),
+    ] {
+        let text = format!(
+            "@id(\"a\") permit (principal, action == Action::\"whitelist_list\", resource) when {{ {condition} }};"
+        );
+        let error = Policy::parse(&text).expect_err(condition).to_string();
+        assert!(error.contains(part), "{condition}: {error}");
+    }
+}
+
+#[test]
+fn what_aws_must_be_asked_for_is_found_in_the_policies() {
+    for (condition, speaks) in [
+        ("true", false),
+        ("principal is Person && principal.hasTag(\"department\") && principal.getTag(\"department\") == \"x\"", false),
+        ("resource is SecurityGroup && resource has name && resource.name == \"vpc\"", false),
+        ("context.call.peer == \"getTag\"", false),
+        ("resource is SecurityGroup && resource.hasTag(\"env\")", true),
+        ("resource is SecurityGroup && resource has vpc", true),
+        ("resource is SecurityGroup && resource has vpc && resource.vpc like \"vpc-*\"", true),
+        ("resource is SecurityGroup && (if principal is Person then resource else resource).hasTag(\"env\")", true),
+        ("SecurityGroup::\"1/r/sg-1\".hasTag(\"env\")", true),
+        (
+            "!(principal is Person && (context.call.hour > 3 || (resource is SecurityGroup && resource.hasTag(\"env\"))))",
+            true,
+        ),
+    ] {
+        let text = format!(
+            "@id(\"a\") permit (principal, action == Action::\"whitelist_list\", resource) when {{ {condition} }};"
+        );
+        let policy = Policy::parse(&text).unwrap_or_else(|error| panic!("{condition}: {error}"));
+        assert_eq!(policy.speaks_of_descriptions(), speaks, "{condition}");
+    }
+    assert!(
+        !Policy::load(&Config::default()).expect("sound").speaks_of_descriptions(),
+        "the shipped ones cost nothing"
+    );
+}
+
+#[test]
+fn without_what_policy_speaks_of_nothing_is_decided() {
+    let text = "@id(\"a\") permit (principal, action, resource is SecurityGroup) when { !resource.hasTag(\"env\") };";
+    let policy = Policy::parse(text).expect("sound");
+    let lasting = || operation(pb::AddRuleRequest { duration: "1h".to_owned(), ..request("db", "203.0.113.7", "22") });
+    let denial = look(&policy, caller(), lasting()).expect_err("unread");
+    assert!(matches!(denial, Denial::Undescribed), "no tag is not the same as no answer: {denial}");
+    let error = Error::from(denial);
+    assert_eq!((error.code(), error.reason()), (Code::Unavailable, "GROUPS_UNREAD"));
+    assert!(policy.sees(&caller(), &targets().named()[0], Timestamp::UNIX_EPOCH).is_err());
+    assert!(!policy.shows(&caller(), &targets().named()[0], Timestamp::UNIX_EPOCH));
+}
+
+#[test]
+fn the_time_of_day_is_told_in_the_zone_that_is_configured() {
+    let at = |zone: Option<&str>, hour: i64, weekday: i64| {
+        let text = format!(
+            "@id(\"a\") permit (principal, action, resource) when {{ context.call.hour == {hour} && context.call.minute == 30 && context.call.weekday == {weekday} }};"
+        );
+        let file = std::env::temp_dir().join(format!("whitelistmcp-{}.cedar", uuid::Uuid::new_v4()));
+        std::fs::write(&file, text).expect("written");
+        let time_zone = zone.map(str::to_owned);
+        let policy = Policy::load(&Config { file: Some(file.clone()), time_zone, ..Config::default() });
+        std::fs::remove_file(&file).expect("removed");
+        // A Sunday.
+        let now = "2027-07-04T22:30:00Z".parse().expect("a time");
+        policy.map(|policy| policy.sees(&caller(), &targets().named()[0], now).expect("an answer"))
+    };
+    assert!(at(None, 22, 7).expect("sound") && at(Some("UTC"), 22, 7).expect("sound"));
+    assert!(at(Some("Europe/Berlin"), 0, 1).expect("sound"), "a Monday there");
+    assert!(!at(Some("Europe/Berlin"), 22, 7).expect("sound"));
+    let error = at(Some("Europe/Atlantis"), 0, 1).expect_err("no zone").to_string();
+    assert!(error.contains("Europe/Atlantis"), "{error}");
+}
+
+#[test]
+fn policies_are_bounded() {
+    let many = |count: usize| {
+        (0..count).map(|n| format!("@id(\"p{n}\") permit (principal, action, resource);\n")).collect::<String>()
+    };
+    assert_eq!(Policy::parse(&many(500)).expect("as many as may be").len(), 500);
+    assert!(matches!(Policy::parse(&many(501)), Err(LoadError::TooMuch)));
+    let file = std::env::temp_dir().join(format!("whitelistmcp-{}.cedar", uuid::Uuid::new_v4()));
+    std::fs::write(&file, "/".repeat(512 * 1024 + 1)).expect("written");
+    assert!(matches!(Policy::load(&Config { file: Some(file.clone()), ..Config::default() }), Err(LoadError::TooMuch)));
+    std::fs::remove_file(&file).expect("removed");
+}

@@ -33,6 +33,8 @@ mod journey;
 mod leases;
 mod peers;
 mod policies;
+mod policy_facts;
+mod policy_files;
 mod properties;
 mod providers;
 mod reconciler;

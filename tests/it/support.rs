@@ -62,6 +62,8 @@ pub(crate) struct Stack {
 pub(crate) struct Options {
     pub(crate) without_journal: bool,
     pub(crate) policy: Option<&'static str>,
+    /// More of `[policy]`.
+    pub(crate) policy_extra: &'static str,
     pub(crate) issuer_url: Option<String>,
     pub(crate) audience: Option<String>,
     /// Keys of `[edge]`; `{at}` is the stack's directory.
@@ -249,6 +251,13 @@ ca = "{at}/ca.pem"
         panic!("the journal never got there: {:#?}", self.journal());
     }
 
+    /// Ends the core alone.
+    pub(crate) async fn stop_core(&self) {
+        let core = self.shutdowns.last().expect("a core");
+        core.begin();
+        core.finished().await;
+    }
+
     /// Ends the stack in order; everything must finish.
     pub(crate) async fn stop(&self) {
         for shutdown in &self.shutdowns {
@@ -415,7 +424,7 @@ region = "{REGION}"
     }
     if let Some(policy) = options.policy {
         directory.write("policy.cedar", policy);
-        config.push_str(&format!("[policy]\nfile = \"{at}/policy.cedar\"\n"));
+        config.push_str(&format!("[policy]\nfile = \"{at}/policy.cedar\"\n{}\n", options.policy_extra));
     }
     config
 }

@@ -80,11 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     oidc(&config, &mut table);
     api_keys(&config, &mut table);
     aws(&config, &mut table);
-    table.add(
-        "policy",
-        config.policy.file.as_ref().map_or("the shipped default".to_owned(), |file| file.display().to_string()),
-        Policy::load(&config.policy).map(drop),
-    );
+    policy(&config, &mut table);
     audit(&config, &mut table);
     if config.edge.is_none() && config.core.is_none() && !arguments.aws {
         table.wrong("edge, core", "neither is configured: nothing can run from this file");
@@ -200,6 +196,20 @@ fn aws(config: &Config, table: &mut Table) {
         table.note("targets", "no group has a name: under the shipped policies none can be reached");
     }
     table.add("proto", "every tool is annotated", Annotations::read(DESCRIPTOR_SET).map(drop));
+}
+
+fn policy(config: &Config, table: &mut Table) {
+    let from = config.policy.file.as_ref().map_or("the shipped default".to_owned(), |file| file.display().to_string());
+    let loaded = Policy::load(&config.policy);
+    let count = loaded.as_ref().map_or(0, Policy::len);
+    let speaks = loaded.as_ref().is_ok_and(Policy::speaks_of_descriptions);
+    table.add("policy", format!("{count} policies from {from}"), loaded.map(drop));
+    if speaks {
+        table.note(
+            "policy",
+            "they speak of groups' tags or VPC: every group of each Region is read, once a minute at most",
+        );
+    }
 }
 
 fn audit(config: &Config, table: &mut Table) {

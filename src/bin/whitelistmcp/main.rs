@@ -4,6 +4,7 @@ mod certs;
 mod check;
 mod iam;
 mod key;
+mod policy;
 mod reconcile;
 mod run;
 
@@ -40,6 +41,9 @@ enum Command {
     /// Prints what AWS is asked for.
     #[command(subcommand)]
     Iam(iam::Command),
+    /// Checks policies, tests them, and says what they would answer.
+    #[command(subcommand)]
+    Policy(policy::Command),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Key(command) => key::run(&command),
         Command::Iam(command) => iam::run(&command),
+        Command::Policy(command) => policy::run(&command),
     }
 }
 

@@ -253,6 +253,7 @@ impl Expected {
             name,
             groups,
             client: Some(client),
+            owner: None,
             scopes: claims.scope.as_deref().map(Scopes::parse).unwrap_or_default(),
             expires: Some(expires),
             bound,
