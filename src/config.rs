@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{approval, audit, aws, broker, edge, grpc, identity, operation, policy, shared, telemetry};
+use crate::{approval, audit, aws, broker, edge, grpc, identity, limit, operation, policy, shared, telemetry};
 
 pub use environment::PREFIX;
 
@@ -41,6 +41,9 @@ pub struct Config {
     /// `[audit]`
     #[serde(default)]
     pub audit: audit::Config,
+    /// `[limits]`
+    #[serde(default)]
+    pub limits: limit::Config,
     /// `[redis]`
     pub redis: Option<shared::Config>,
     /// `[telemetry]`

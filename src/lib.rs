@@ -43,6 +43,7 @@ pub mod grpc;
 pub mod health;
 pub mod http_client;
 pub mod identity;
+pub mod limit;
 pub mod listen;
 pub mod mcp;
 pub mod operation;

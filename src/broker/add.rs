@@ -30,6 +30,7 @@ impl Job<'_> {
         self.recorded.entry().decided(allowed.policies());
         let allowed = self.released(allowed, &standing).await?;
         let lease = new_lease(self.permit.operation(), &self.holder, add)?;
+        self.take_room(&add.openings, &lease, &standing).await?;
         let first = |(rule, spent): (&Rule, &Spent)| {
             let word = if rule.ownership()?.call == spent.call { Word::Opened } else { Word::Joined };
             let opening = match add.openings.as_slice() {

@@ -158,6 +158,8 @@ impl Reconciler {
         let now = self.broker.now();
         let (mut round, mut due, mut untidy) = (Round::default(), Vec::new(), Vec::new());
         let made = shown.map(|shown| self.broker.take_made(place, shown)).unwrap_or_default();
+        let leases = super::room::held_in(place, &rules, now);
+        self.broker.limits.surveyed(&place.to_string(), shown.unwrap_or(self.started), leases, now);
         self.compare(place, &rules, made, now, &mut round);
         let unrecorded = self.unrecorded(place, &rules).await;
         round.unrecorded = unrecorded.len();

@@ -73,10 +73,27 @@ pub(crate) struct Options {
     pub(crate) leases: Option<&'static str>,
     pub(crate) core_extra: String,
     pub(crate) public_url: Option<&'static str>,
+    /// `[limits]`; so high that no test meets them unless it is about them.
+    pub(crate) limits: Option<&'static str>,
+    /// Where Redis is, for core and edge.
+    pub(crate) redis: Option<String>,
 }
 
 /// What `[leases]` says where a test is not about it.
 const LEASES: &str = "settle = \"30ms\"\nclose = false\ndiscover = false\n";
+
+/// What `[limits]` says where a test is not about it.
+const LIMITS: &str = "reads_per_minute = 1000000
+changes_per_minute = 1000000
+others_per_minute = 1000000
+changes_per_hour = 100000
+changes_per_day = 100000
+open_leases = 100000
+in_flight = 10000
+operations = 10000
+address.requests_per_minute = 1000000
+address.bad_tokens_per_minute = 1000000
+";
 
 /// An answer of the edge.
 #[derive(Debug)]
@@ -120,7 +137,7 @@ impl Stack {
         let shared = company + options.edge_oidc_extra.as_ref().unwrap_or(&options.oidc_extra);
         let public_url = options.public_url.unwrap_or(AUDIENCE);
         let edge_config = format!(
-            r#"{shared}
+            r#"{shared}{limits}
 [edge]
 listen = "127.0.0.1:0"
 public_url = "{public_url}"
@@ -134,6 +151,7 @@ certificate = "{at}/edge.pem"
 key = "{at}/edge.key"
 ca = "{at}/ca.pem"
 "#,
+            limits = limits(&options),
             extra = options.edge_extra,
             port = core.port()
         );
@@ -364,6 +382,11 @@ pub(crate) fn replica_config(
     config
 }
 
+fn limits(options: &Options) -> String {
+    let redis = options.redis.as_ref().map(|url| format!("[redis]\nurl = \"{url}\"\n")).unwrap_or_default();
+    format!("[limits]\n{}{redis}", options.limits.unwrap_or(LIMITS))
+}
+
 fn core_config(directory: &Directory, aws: &AwsAccess, options: &Options) -> String {
     let at = directory.path().display();
     directory.write("aws-credentials", &credentials_file(aws));
@@ -408,6 +431,7 @@ region = "{REGION}"
     }
     config.push_str(&options.core_extra);
     config.push_str(&format!("[leases]\n{}", options.leases.unwrap_or(LEASES)));
+    config.push_str(&limits(options));
     if !options.without_journal {
         config.push_str(&format!("[audit]\ndirectory = \"{at}/journal\"\n"));
     }
