@@ -159,6 +159,8 @@ struct Job<'a> {
     acted: AtomicBool,
     /// Whether it may have been, and no answer said so.
     unsure: AtomicBool,
+    /// When what stands was read: what was done since may be missing from it.
+    shown: Instant,
     /// The room that the caller's new leases take.
     room: OnceLock<Room>,
 }
@@ -359,10 +361,11 @@ impl Broker {
         let mut done = Done::default();
         let result = async {
             let session = self.aws.assume(permit, policy, recorded.entry(), deadline).await?;
+            let shown = self.shown_from(Instant::now());
             let standing = session.rules().await?;
             recorded.before(&standing);
             self.check_clock()?;
-            let mut job = self.job(permit, &session, &recorded)?;
+            let mut job = self.job(permit, &session, &recorded, shown)?;
             // What was carried out under this key before has changed what stands itself.
             if job.replayed(&standing)?.is_empty() {
                 plan::check_plan(permit, &standing, self.now())?;
@@ -397,11 +400,17 @@ impl Broker {
         }
     }
 
+    /// From when on what is done may be missing from a read that begins now.
+    fn shown_from(&self, read: Instant) -> Instant {
+        read.checked_sub(self.config.settle).unwrap_or(read)
+    }
+
     fn job<'a>(
         &'a self,
         permit: &'a LookPermit,
         session: &'a Session<'a>,
         recorded: &'a DurableEntry,
+        shown: Instant,
     ) -> Result<Job<'a>, Failure> {
         let holder = holder(permit)?;
         Ok(Job {
@@ -412,6 +421,7 @@ impl Broker {
             holder,
             acted: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
+            shown,
             room: OnceLock::new(),
         })
     }

@@ -256,39 +256,28 @@ impl Exceeded {
 impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (most, free) = (self.most, Spoken(self.wait()));
+        let (what, pace) = match self.limit {
+            Limit::Reads => ("calls that read are limited to", "a minute for each caller"),
+            Limit::Changes => ("calls that change something are limited to", "a minute for each caller"),
+            Limit::Others => ("requests that call no tool are limited to", "a minute for each caller"),
+            Limit::ChangesPerHour => ("changes are limited to", "an hour for each caller"),
+            Limit::ChangesPerDay => ("changes are limited to", "a day for each caller"),
+            Limit::OpenLeases => ("open leases are limited to", "for each caller, over all groups"),
+            Limit::InFlight => ("calls at once are limited to", "for each caller"),
+            Limit::Operations => ("calls at once are limited to", "for all callers together"),
+            Limit::AddressRequests => ("requests are limited to", "a minute for each address"),
+            Limit::BadTokens => ("refused tokens are limited to", "a minute for each address"),
+        };
+        write!(f, "{what} {most} {pace}; ")?;
         match self.limit {
-            Limit::Reads => {
-                write!(f, "one caller may make {most} calls that read a minute; the next one is free in {free}")
-            }
-            Limit::Changes => {
-                write!(f, "one caller may make {most} calls that change a minute; the next one is free in {free}")
-            }
-            Limit::Others => {
-                write!(
-                    f,
-                    "one caller may make {most} requests that call no tool a minute; the next one is free in {free}"
-                )
-            }
-            Limit::ChangesPerHour => {
-                write!(f, "one caller may make {most} changes an hour; the next one is free in {free}")
-            }
-            Limit::ChangesPerDay => {
-                write!(f, "one caller may make {most} changes a day; the next one is free in {free}")
-            }
             Limit::OpenLeases => write!(
                 f,
-                "one caller may hold {most} leases at once, over all groups, and this would be more: close what is not needed (whitelist_leases shows what you hold), or wait: the next one ends in {free}"
+                "close what is not needed (whitelist_leases shows what you hold), or wait: the next one ends in {free}"
             ),
-            Limit::InFlight => write!(f, "{most} calls of one caller are worked on at once; wait until one has ended"),
-            Limit::Operations => {
-                write!(f, "this service works on {most} calls at once; try again in {free}")
-            }
-            Limit::AddressRequests => {
-                write!(f, "one address may make {most} requests a minute; the next one is free in {free}")
-            }
-            Limit::BadTokens => {
-                write!(f, "one address may send {most} refused tokens a minute; the next token is looked at in {free}")
-            }
+            Limit::InFlight => f.write_str("try again when one has ended"),
+            Limit::Operations => write!(f, "try again in {free}"),
+            Limit::BadTokens => write!(f, "the next token is looked at in {free}"),
+            _ => write!(f, "the next one is free in {free}"),
         }
     }
 }
@@ -342,7 +331,10 @@ mod tests {
     #[test]
     fn a_refusal_says_which_limit_its_number_and_when_it_is_free() {
         let exceeded = Exceeded::new(Limit::ChangesPerHour, 60, Duration::from_millis(700_100));
-        assert_eq!(exceeded.to_string(), "one caller may make 60 changes an hour; the next one is free in 12 minutes");
+        assert_eq!(
+            exceeded.to_string(),
+            "changes are limited to 60 an hour for each caller; the next one is free in 12 minutes"
+        );
         let error = Error::from(exceeded);
         assert_eq!(
             (error.code(), error.reason(), error.wait()),

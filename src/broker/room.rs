@@ -36,7 +36,10 @@ impl Job<'_> {
         let (place, group) = (target.place().to_string(), target.group().to_string());
         let standing = standing.iter().filter_map(|rule| held(subject, target, rule, holds(rule)?.until)).collect();
         let limits = &self.broker.limits;
-        let room = limits.room(subject, (&place, &group), standing, count, now).await.map_err(Failure::Limited)?;
+        let room = limits
+            .room(subject, (&place, &group), (standing, self.shown), count, now)
+            .await
+            .map_err(Failure::Limited)?;
         self.room.set(room).map_err(|_| Failure::Unsettled)
     }
 

@@ -429,7 +429,7 @@ impl Broker {
             let (leave, kept) = permit.policy().upkeep(&permit, stands, self.now())?;
             fates.extend(kept.into_iter().map(|rule| (rule, Fate::Held)));
             recorded.entry().decided(leave.policies());
-            let job = self.job(&permit, &session, &recorded)?;
+            let job = self.job(&permit, &session, &recorded, Instant::now())?;
             let ending = |rule: &Rule| Ending { rule: rule.clone(), leases: Vec::new() };
             let closed = job.end(&leave, leave.rules().iter().map(ending).collect()).await;
             done = job.done();

@@ -14,6 +14,9 @@ use tokio::time::Instant;
 
 use super::Subject;
 
+/// How long a lease is believed in that was seen in a group, where no survey tells whether it still stands.
+const SEEN_FOR: Duration = Duration::from_secs(120);
+
 /// How long the room of an opening stays taken whose outcome is not known: several surveys.
 const LINGER: Duration = Duration::from_secs(120);
 
@@ -50,6 +53,8 @@ struct Noted {
     group: String,
     until: Timestamp,
     at: Instant,
+    /// Until when it is believed in, if not until its end.
+    believed: Option<Instant>,
 }
 
 /// Room for leases that are about to be opened. Dropped, it is free again; what was opened is noted before.
@@ -87,12 +92,15 @@ impl Tally {
         (Room { tally: self.clone(), subject, id, count, lingers: false }, held)
     }
 
-    /// Notes what was read of a subject's leases in one group: they are these, and no others.
-    pub(super) fn stands(&self, subject: Subject, (place, group): (&str, &str), leases: Vec<Held>) {
+    /// Notes what was read of a subject's leases in one group: as of `shown` they are these, and no others.
+    pub(super) fn stands(&self, subject: Subject, (place, group): (&str, &str), leases: Vec<Held>, shown: Instant) {
         let mut all = self.lock();
         let known = all.entry(subject).or_default();
-        known.leases.retain(|_, noted| noted.place != place || noted.group != group);
-        known.leases.extend(leases.into_iter().map(Noted::of));
+        known.leases.retain(|_, noted| noted.place != place || noted.group != group || noted.at >= shown);
+        for (rule, noted) in leases.into_iter().map(Noted::of) {
+            let believed = Some(shown + SEEN_FOR);
+            known.leases.entry(rule).or_insert(Noted { at: shown, believed, ..noted });
+        }
     }
 
     /// Notes a lease that was opened, extended or ended just now.
@@ -130,7 +138,8 @@ impl Known {
         self.taken.retain(|_, (_, until)| *until > instant);
         // Where nothing is surveyed nobody else tidies up.
         self.leases.retain(|_, noted| noted.until > now || noted.at.elapsed() < LINGER);
-        let live = || self.leases.iter().filter(|(_, noted)| noted.until > now);
+        let believed = |noted: &Noted| noted.believed.is_none_or(|until| until > instant);
+        let live = || self.leases.iter().filter(|(_, noted)| noted.until > now && believed(noted));
         Count {
             rules: live().map(|(rule, _)| rule.clone()).collect(),
             taken: self.taken.values().map(|(count, _)| count).sum(),
@@ -141,7 +150,10 @@ impl Known {
 
 impl Noted {
     fn of(held: Held) -> (String, Self) {
-        (held.rule, Self { place: held.place, group: held.group, until: held.until, at: Instant::now() })
+        (
+            held.rule,
+            Self { place: held.place, group: held.group, until: held.until, at: Instant::now(), believed: None },
+        )
     }
 }
 
@@ -229,8 +241,16 @@ mod tests {
         let tally = Tally::default();
         tally.note(held("sgr-1", 100));
         tally.note(Held { group: "h".to_owned(), ..held("sgr-2", 100) });
-        tally.stands(ALICE, ("p", "g"), vec![held("sgr-3", 100), held("sgr-4", 50)]);
+        let (before, after) = (Instant::now() - Duration::from_millis(1), Instant::now() + Duration::from_millis(1));
+        let read = || vec![held("sgr-3", 100), held("sgr-4", 50)];
+        // Read before it was opened: it says nothing of it.
+        tally.stands(ALICE, ("p", "g"), read(), before);
+        assert_eq!(count(&tally, 0), 4);
+        tally.stands(ALICE, ("p", "g"), read(), after);
         let (_room, known) = tally.take(ALICE, 1, 1, at(0));
         assert_eq!((known.rules.len(), known.taken, known.first_end), (3, 1, Some(at(50))));
+        // Where nothing is surveyed nobody tells when they are gone.
+        let (_room, known) = tally.take_at(ALICE, 2, 0, at(0), after + SEEN_FOR);
+        assert_eq!(known.rules.into_iter().collect::<Vec<_>>(), ["sgr-2"]);
     }
 }

@@ -141,20 +141,20 @@ impl Limits {
         }
     }
 
-    /// Room for so many more leases of a subject, given which they hold in the group at hand as it was just read.
+    /// Room for so many more leases of a subject, given which they held in the group at hand at an instant.
     pub async fn room(
         &self,
         subject: Subject,
         group: (&str, &str),
-        standing: Vec<Held>,
+        (standing, shown): (Vec<Held>, Instant),
         count: usize,
         now: Timestamp,
     ) -> Result<Room, Exceeded> {
-        self.tally.stands(subject, group, standing);
+        self.tally.stands(subject, group, standing, shown);
         let (room, held) = self.tally.take(subject, uuid::Uuid::new_v4().as_u128(), count, now);
         let mut holds = held.rules.len() + held.taken;
         if let Some(replicas) = &self.replicas {
-            holds = holds.max(replicas.room(&room, held.rules).await);
+            holds = replicas.room(&room, held.rules).await.unwrap_or(holds);
         }
         if count == 0 || holds <= usize::try_from(self.config.open_leases).unwrap_or(usize::MAX) {
             return Ok(room);
@@ -274,15 +274,19 @@ impl Replicas {
         }
     }
 
-    /// How many leases a subject holds, with what other replicas tell of and the room that is taken. Nothing, if Redis
-    /// does not answer.
-    async fn room(&self, room: &Room, mut known: HashSet<String>) -> usize {
+    /// How many leases a subject holds, with what other replicas tell of and the room that is taken; none if Redis does
+    /// not answer.
+    async fn room(&self, room: &Room, mut known: HashSet<String>) -> Option<usize> {
         let key = room.subject.key("leases");
         let arguments = [ROOM_MOST.as_millis().to_string(), room.count.to_string(), taken(room.id)];
         let told = self.shared.script::<Vec<String>>(&self.room, &[key.as_str()], &arguments).await;
-        let Ok(told) = told else { return 0 };
-        known.extend(told);
-        known.len()
+        for member in told.ok()? {
+            match member.strip_prefix('-') {
+                Some(left) => known.remove(left),
+                None => known.insert(member),
+            };
+        }
+        Some(known.len())
     }
 
     async fn settle(&self, subject: Subject, id: u128, count: usize, opened: &[Held], left: &[Held]) {
@@ -380,19 +384,20 @@ mod tests {
             rule: rule.to_owned(),
             until: Timestamp::from_second(1600).expect("a time"),
         };
-        let room = limits.room(alice, ("p", "g"), vec![held("sgr-1")], 2, now).await.expect("room");
-        let refused = limits.room(alice, ("p", "g"), vec![held("sgr-1")], 1, now).await.expect_err("full");
+        let room = limits.room(alice, ("p", "g"), (vec![held("sgr-1")], Instant::now()), 2, now).await.expect("room");
+        let refused =
+            limits.room(alice, ("p", "g"), (vec![held("sgr-1")], Instant::now()), 1, now).await.expect_err("full");
         assert_eq!((refused.limit(), refused.wait()), (Limit::OpenLeases, Duration::from_secs(600)));
         limits.settle(&room, &[held("sgr-2")], &[]).await;
         drop(room);
         // In another group: what is known of this one still counts.
-        let room = limits.room(alice, ("p", "h"), Vec::new(), 1, now).await.expect("room");
-        assert!(limits.room(alice, ("p", "h"), Vec::new(), 1, now).await.is_err());
+        let room = limits.room(alice, ("p", "h"), (Vec::new(), Instant::now()), 1, now).await.expect("room");
+        assert!(limits.room(alice, ("p", "h"), (Vec::new(), Instant::now()), 1, now).await.is_err());
         drop(room);
         limits.left(alice, &[Held { until: now, ..held("sgr-1") }]).await;
-        limits.room(alice, ("p", "h"), Vec::new(), 2, now).await.expect("room");
+        limits.room(alice, ("p", "h"), (Vec::new(), Instant::now()), 2, now).await.expect("room");
         // Who opens nothing new is never refused.
         let all = ["a", "b", "c", "d"].map(held).to_vec();
-        limits.room(alice, ("p", "g"), all, 0, now).await.expect("nothing new");
+        limits.room(alice, ("p", "g"), (all, Instant::now()), 0, now).await.expect("nothing new");
     }
 }

@@ -2,7 +2,7 @@
 --
 -- KEYS: the rules opened lately and the room taken, by when they are forgotten.
 -- ARGV: how long room is taken, in milliseconds; how much; what its members begin with.
--- Answers the members.
+-- Answers the members; a rule behind a `-` was left.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)

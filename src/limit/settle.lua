@@ -12,8 +12,11 @@ for number = 4, #ARGV do
   local rule = string.sub(ARGV[number], 2)
   if string.sub(ARGV[number], 1, 1) == '+' then
     redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), rule)
+    redis.call('ZREM', KEYS[1], '-' .. rule)
   else
+    -- Told as well as not told of: other replicas may have seen it.
     redis.call('ZREM', KEYS[1], rule)
+    redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), '-' .. rule)
   end
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end

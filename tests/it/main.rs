@@ -28,6 +28,8 @@ mod introspection;
 mod issuers;
 mod journey;
 mod leases;
+mod limits;
+mod limits_shared;
 mod peers;
 mod policies;
 mod properties;

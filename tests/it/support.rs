@@ -384,7 +384,7 @@ pub(crate) fn replica_config(
 
 fn limits(options: &Options) -> String {
     let redis = options.redis.as_ref().map(|url| format!("[redis]\nurl = \"{url}\"\n")).unwrap_or_default();
-    format!("[limits]\n{}{redis}", options.limits.unwrap_or(LIMITS))
+    format!("[limits]\n{}\n{redis}", options.limits.unwrap_or(LIMITS))
 }
 
 fn core_config(directory: &Directory, aws: &AwsAccess, options: &Options) -> String {
