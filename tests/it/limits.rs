@@ -168,7 +168,7 @@ async fn open_leases_are_counted_over_all_groups() {
     // What is held already, longer, or elsewhere, is not one more.
     assert_eq!(stack.done("whitelist_add", add(2)).await["outcome"], "already_yours");
     stack.done("whitelist_extend", json!({"security_group": "staging-db", "port": "22", "duration": "3h"})).await;
-    let moved = json!({"security_group": "staging-db", "from_address": "203.0.113.2", "to_address": "203.0.113.7"});
+    let moved = json!({"security_group": "staging-db", "from_address": "203.0.113.2", "address": "203.0.113.7"});
     stack.done("whitelist_move", moved).await;
     assert_eq!(stack.refused("whitelist_add", add(3)).await["reason"], "LEASES_LIMIT");
     // What is closed is room at once, in any group.
