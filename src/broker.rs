@@ -43,7 +43,7 @@ use crate::aws::{Aws, AwsError, Session};
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::identity::Caller;
-use crate::limit::{Admitted, Charge, Limits, Room};
+use crate::limit::{Admitted, Charge, Class, Limits, Room};
 use crate::operation::lease::Holder;
 use crate::operation::ownership::{Ownership, Spent};
 use crate::operation::reach::Reach;
@@ -51,6 +51,7 @@ use crate::operation::rule::{Rule, Traffic};
 use crate::operation::target::{GroupId, Place, Target, Targets};
 use crate::operation::{CallId, Check, Context, Kind, List, Operation, Sight, Tool};
 use crate::policy::{LookPermit, Policies, Policy};
+use crate::telemetry;
 
 pub use answer::{Answer, Item, Plan, Word};
 pub use directory::{FRESH, LOOK_AGAIN, STILL_OPTED_IN};
@@ -203,6 +204,18 @@ impl Broker {
         &self.limits
     }
 
+    /// Lets a call in that performs no operation. It is not written down, whether it is let in or not.
+    pub async fn admit_other(&self, caller: &Caller) -> Result<Admitted, Error> {
+        let admitted = match self.limits.operation() {
+            Ok(operation) => self.limits.admit(operation, room::subject(caller), Class::Other).await,
+            Err(exceeded) => Err(exceeded),
+        };
+        admitted.map_err(|exceeded| {
+            telemetry::record_limited("core", exceeded.limit().name());
+            exceeded.into()
+        })
+    }
+
     /// The groups, accounts and Regions that are known at the moment.
     pub fn targets(&self) -> Arc<Targets> {
         self.directory.targets()
@@ -285,7 +298,8 @@ impl Broker {
         Ok((permit, policy))
     }
 
-    /// Performs an operation of a call that was let in. Dropping the future gives up a read; a change that was begun is finished all the same.
+    /// Performs an operation of a call that was let in. Dropping the future gives up a read; a change that was begun is
+    /// finished all the same.
     pub async fn perform(
         self: &Arc<Self>,
         caller: Arc<Caller>,

@@ -172,6 +172,17 @@ pub enum Class {
     Other,
 }
 
+impl Class {
+    /// How its rate is named in Redis.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Change => "change",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A limit, by its name in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {

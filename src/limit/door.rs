@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::principals::{Replicas, Verdict};
 use super::rate::{Rate, Rates};
-use super::{Class, Config, Exceeded, Limit, LogBudget, Subject};
+use super::{Config, Exceeded, Limit, LogBudget, Subject};
 use crate::shared::Shared;
 
 /// How many refusals of each kind an edge logs a second.
@@ -84,7 +84,7 @@ impl Door {
         let over = |wait| Exceeded::new(Limit::Others, rate.most, wait);
         self.others.take(subject, rate, Instant::now()).map_err(over)?;
         let Some(replicas) = &self.replicas else { return Ok(()) };
-        match replicas.admit(subject, Class::Other, rate, 0, "").await {
+        match replicas.admit(subject, "answered", rate, 0, "").await {
             Verdict::Rate(wait) => Err(over(wait)),
             Verdict::Free | Verdict::InFlight | Verdict::NotTold => Ok(()),
         }

@@ -106,7 +106,7 @@ impl Limits {
         let mut replicas = None;
         if let Some(all) = &self.replicas {
             let call = uuid::Uuid::new_v4().simple().to_string();
-            match all.admit(subject, class, rate, self.config.in_flight, &call).await {
+            match all.admit(subject, class.key(), rate, self.config.in_flight, &call).await {
                 Verdict::Free => replicas = Some((all.clone(), call)),
                 Verdict::Rate(wait) => return Err(Exceeded::new(limit, most, wait)),
                 Verdict::InFlight => return Err(full()),
@@ -238,12 +238,7 @@ impl Replicas {
         }
     }
 
-    pub(super) async fn admit(&self, subject: Subject, class: Class, rate: Rate, most: u32, call: &str) -> Verdict {
-        let what = match class {
-            Class::Read => "read",
-            Class::Change => "change",
-            Class::Other => "other",
-        };
+    pub(super) async fn admit(&self, subject: Subject, what: &str, rate: Rate, most: u32, call: &str) -> Verdict {
         let keys = [subject.key(what), subject.key("flight")];
         let arguments = [
             rate.interval.as_micros().max(1).to_string(),
