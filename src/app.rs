@@ -154,7 +154,11 @@ pub async fn edge(config: &Config) -> Result<Bound, StartError> {
     let verifier = verifier(config)?;
     section.check()?;
     let listener = bind(section.listen, section.tls.as_ref().map(tls::public_server).transpose()?).await?;
-    let limits = Door::new(limits(config)?, shared(config)?);
+    let shared = shared(config)?;
+    if let Some(shared) = &shared {
+        shared.connect_soon();
+    }
+    let limits = Door::new(limits(config)?, shared);
     let router = edge_router(config, section, verifier, Link::remote(backend)?, limits, Health::default())?;
     Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None })
 }

@@ -17,8 +17,8 @@ use super::rate::{Rate, Rates};
 use super::{Class, Config, Exceeded, Limit, Subject};
 use crate::shared::{Condition, Script, Shared};
 
-/// For how long a call counts as worked on in Redis, should its replica die: longer than any call takes.
-const FLIGHT_MOST: Duration = Duration::from_secs(180);
+/// For how long a call counts as worked on in Redis, should its replica die: longer than a call may take.
+const FLIGHT_MOST: Duration = Duration::from_secs(90);
 
 /// For how long Redis tells other replicas of a lease. By then each has seen it in a survey.
 const LATELY: Duration = Duration::from_secs(300);
