@@ -29,12 +29,13 @@ use crate::identity::api_key::{self, ApiKeys};
 use crate::identity::bearer::Verifier;
 use crate::identity::oidc::{self, Issuers};
 use crate::identity::peer::{self, Peers};
+use crate::limit::{self, Door, Limits};
 use crate::listen::{Listener, PerAddress};
 use crate::operation::target::{TargetError, Targets};
 use crate::pb::DESCRIPTOR_SET;
 use crate::policy::{self, Policies};
 use crate::seal::Seal;
-use crate::shared::{self, Shared};
+use crate::shared::{self, Condition, Shared};
 use crate::shutdown::Shutdown;
 use crate::tls::{self, ClientFiles, Current, Reloader, ServerFiles, ServerSet, TlsError};
 
@@ -105,6 +106,9 @@ pub enum StartError {
     /// `[policy]`
     #[error("`[policy]`")]
     Policy(#[from] policy::LoadError),
+    /// `[limits]`
+    #[error(transparent)]
+    Limits(#[from] limit::ConfigError),
     /// `[redis]`
     #[error(transparent)]
     Redis(#[from] shared::ConfigError),
@@ -150,7 +154,7 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     let mut reloads = Reloads::new(config);
     let tls = reloads.server(section.files())?;
     let listener = bind(section.listen, Some(tls), section.per_address()).await?;
-    let (routes, upkeep) = core_routes(config, verifier, peers(config)?, shutdown).await?;
+    let (routes, upkeep) = core_routes(config, shared(config)?, verifier, peers(config)?, shutdown).await?;
     Ok(Bound { core: Some((listener, routes.into_axum_router())), edge: None, upkeep: Some(upkeep), reloads })
 }
 
@@ -165,7 +169,12 @@ pub async fn edge(config: &Config) -> Result<Bound, StartError> {
     let listener = bind(section.listen, tls, section.per_address()).await?;
     let (link, reloader) = Link::remote(backend, reloads.clock.clone())?;
     reloads.links.push(reloader);
-    let router = edge_router(config, section, verifier, link, Health::default())?;
+    let shared = shared(config)?;
+    if let Some(shared) = &shared {
+        shared.connect_soon();
+    }
+    let limits = Door::new(limits(config)?, shared);
+    let router = edge_router(config, section, verifier, link, limits, Health::default())?;
     Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None, reloads })
 }
 
@@ -183,9 +192,11 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
         None => None,
         Some(core) => Some(bind(core.listen, Some(reloads.server(core.files())?), core.per_address()).await?),
     };
-    let (routes, upkeep) = core_routes(config, Some(Arc::clone(&verifier)), peers, shutdown).await?;
+    let shared = shared(config)?;
+    let (routes, upkeep) = core_routes(config, shared.clone(), Some(Arc::clone(&verifier)), peers, shutdown).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
-    let router = edge_router(config, section, verifier, Link::local(routes), upkeep.health.clone())?;
+    let limits = Door::new(limits(config)?, shared);
+    let router = edge_router(config, section, verifier, Link::local(routes), limits, upkeep.health.clone())?;
     Ok(Bound { core, edge: Some((edge, router)), upkeep: Some(upkeep), reloads })
 }
 
@@ -245,7 +256,7 @@ impl Upkeep {
         let Self { policies, broker, reconciler, closes, records, health, reporter } = self;
         shutdown.tasks().spawn(policies.run(shutdown.token()));
         if records {
-            shutdown.tasks().spawn(recover::run(broker, shutdown.token()));
+            shutdown.tasks().spawn(recover::run(Arc::clone(&broker), shutdown.token()));
         }
         if closes {
             shutdown.tasks().spawn(reconciler.run());
@@ -255,8 +266,18 @@ impl Upkeep {
             loop {
                 let status = if health.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
                 reporter.set_service_status(server::SERVICE, status).await;
+                if let Some(condition) = broker.limits().condition() {
+                    // Told, and no reason not to be ready: limits hold without it.
+                    let up = condition != Condition::Down;
+                    let status = if up { ServingStatus::Serving } else { ServingStatus::NotServing };
+                    reporter.set_service_status(server::REDIS, status).await;
+                }
+                broker.write_counted(stop.is_cancelled());
+                if stop.is_cancelled() {
+                    return;
+                }
                 tokio::select! {
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => {}
                     () = tokio::time::sleep(HEALTH_EVERY) => {}
                 }
             }
@@ -282,7 +303,7 @@ impl Reloading {
 
 /// A reconciler without a service around it, for one round.
 pub async fn reconciler(config: &Config, shutdown: &Shutdown) -> Result<Arc<Reconciler>, StartError> {
-    Ok(core_parts(config, shutdown).await?.reconciler)
+    Ok(core_parts(config, shared(config)?, shutdown).await?.reconciler)
 }
 
 /// The targets that the configuration names, checked.
@@ -313,13 +334,20 @@ pub fn api_keys(config: &Config) -> Result<Option<ApiKeys>, StartError> {
     Ok(Some(ApiKeys::open(section, scopes, Monotonic::system())?))
 }
 
+/// The limits that the configuration sets, checked.
+pub fn limits(config: &Config) -> Result<limit::Config, StartError> {
+    config.limits.check()?;
+    Ok(config.limits.clone())
+}
+
 async fn core_routes(
     config: &Config,
+    shared: Option<Shared>,
     verifier: Option<Arc<Verifier>>,
     peers: Peers,
     shutdown: &Shutdown,
 ) -> Result<(tonic::service::Routes, Upkeep), StartError> {
-    let Parts { policies, broker, reconciler, audit } = core_parts(config, shutdown).await?;
+    let Parts { policies, broker, reconciler, audit } = core_parts(config, shared, shutdown).await?;
     let records = audit.keeps_a_journal();
     let closes = config.leases.close && records;
     let journal = move || (!audit.is_writable()).then(|| "cannot be written".to_owned());
@@ -344,9 +372,14 @@ struct Parts {
     audit: Audit,
 }
 
-async fn core_parts(config: &Config, shutdown: &Shutdown) -> Result<Parts, StartError> {
+async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown) -> Result<Parts, StartError> {
     let clock = Clock::system();
     let (accounts, targets) = targets(config)?;
+    let limits = limits(config)?;
+    if let Some(shared) = &shared {
+        shared.connect_soon();
+    }
+    let limits = Arc::new(Limits::new(limits, shared.clone()));
     let policies = Arc::new(Policies::load(&config.policy)?);
     let aws = Aws::new(&config.aws, accounts).await?;
     // The journal is opened last: a start that fails leaves no file.
@@ -358,7 +391,6 @@ async fn core_parts(config: &Config, shutdown: &Shutdown) -> Result<Parts, Start
     }
     let audit = Audit::new(journal);
     let actions = Actions::embedded()?;
-    let shared = shared(config)?;
     let approvals =
         config.approvals.as_ref().map(|section| Approvals::new(section, shared, clock.clone())).transpose()?;
     let leases = config.leases.clone();
@@ -372,6 +404,7 @@ async fn core_parts(config: &Config, shutdown: &Shutdown) -> Result<Parts, Start
         leases,
         clock,
         shutdown.tasks(),
+        limits,
     );
     let broker = Arc::new(broker);
     let reconciler = Arc::new(Reconciler::new(Arc::clone(&broker), shutdown.token()));
@@ -383,11 +416,12 @@ fn edge_router(
     section: &edge::Config,
     verifier: Arc<Verifier>,
     link: Link,
+    limits: Door,
     health: Health,
 ) -> Result<axum::Router, StartError> {
     let annotations = Annotations::read(DESCRIPTOR_SET)?;
     let approvals = section.login.as_ref().map(|login| approval_page(config, section, login)).transpose()?;
-    let edge = Edge::new(section.clone(), verifier, link, annotations, health).with_approvals(approvals);
+    let edge = Edge::new(section.clone(), verifier, link, annotations, limits, health).with_approvals(approvals);
     Ok(edge::router::router(Arc::new(edge)))
 }
 

@@ -149,6 +149,21 @@ impl Audit {
             arguments: operation.map(operation::arguments),
             error: record::Failure::of(error),
             policies,
+            counted: None,
+        }));
+    }
+
+    /// Records calls that were refused alike, with the last of them for all.
+    pub fn refuse_counted(&self, tool: Tool, call: &CallId, caller: Option<&Caller>, error: &Error, counted: u64) {
+        self.write(record::Body::Refused(Refused {
+            call: call.as_str().to_owned(),
+            tool: tool.name(),
+            who: caller.map(Who::of),
+            target: None,
+            arguments: None,
+            error: record::Failure::of(error),
+            policies: Vec::new(),
+            counted: Some(counted),
         }));
     }
 
@@ -240,6 +255,12 @@ impl Entry {
     /// Notes a call that was made to AWS for this operation.
     pub fn note(&self, call: AwsCall) {
         self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(call);
+    }
+
+    /// Whether AWS was asked to change something, and answered.
+    pub fn has_asked_for_change(&self) -> bool {
+        let calls = self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        calls.iter().any(|call| !call.action.starts_with("sts:") && !call.action.starts_with("ec2:Describe"))
     }
 
     /// Keeps the policies that permitted the operation once AWS was read. Said twice, the first counts.

@@ -17,8 +17,10 @@ mod failure;
 mod hold;
 mod leaver;
 mod plan;
+mod refusals;
 mod relocate;
 mod remove;
+mod room;
 mod search;
 pub mod trial;
 pub mod upkeep;
@@ -26,7 +28,7 @@ mod word;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -41,6 +43,7 @@ use crate::aws::{Aws, AwsError, Session};
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::identity::Caller;
+use crate::limit::{Admitted, Charge, Class, Limits, Room};
 use crate::operation::lease::Holder;
 use crate::operation::ownership::{Ownership, Spent};
 use crate::operation::reach::Reach;
@@ -48,6 +51,7 @@ use crate::operation::rule::{Rule, Traffic};
 use crate::operation::target::{GroupId, Place, Target, Targets};
 use crate::operation::{CallId, Check, Context, Kind, List, Operation, Sight, Tool};
 use crate::policy::{LookPermit, Policies, Policy};
+use crate::telemetry;
 
 pub use answer::{Answer, Item, Plan, Word};
 pub use directory::{FRESH, LOOK_AGAIN, STILL_OPTED_IN};
@@ -56,6 +60,7 @@ pub use search::GroupShown;
 
 use directory::Directory;
 use failure::Failure;
+use refusals::Refusals;
 
 /// `[leases]` in the configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -115,6 +120,8 @@ pub struct Broker {
     config: Config,
     clock: Clock,
     tasks: TaskTracker,
+    limits: Arc<Limits>,
+    refusals: Refusals,
     /// The rules that this core has taken away, and when, so that they are not taken for lost.
     gone: Mutex<HashMap<String, Instant>>,
     /// The rules that this core has opened or changed and the reconciler has not looked for yet.
@@ -153,6 +160,10 @@ struct Job<'a> {
     acted: AtomicBool,
     /// Whether it may have been, and no answer said so.
     unsure: AtomicBool,
+    /// When what stands was read: what was done since may be missing from it.
+    shown: Instant,
+    /// The room that the caller's new leases take.
+    room: OnceLock<Room>,
 }
 
 impl Broker {
@@ -168,6 +179,7 @@ impl Broker {
         config: Config,
         clock: Clock,
         tasks: TaskTracker,
+        limits: Arc<Limits>,
     ) -> Self {
         let directory = Directory::new(targets);
         Self {
@@ -180,9 +192,28 @@ impl Broker {
             config,
             clock,
             tasks,
+            limits,
+            refusals: Refusals::default(),
             gone: Mutex::default(),
             made: Mutex::default(),
         }
+    }
+
+    /// How much callers may ask for.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Lets a call in that performs no operation. It is not written down, whether it is let in or not.
+    pub async fn admit_other(&self, caller: &Caller) -> Result<Admitted, Error> {
+        let admitted = match self.limits.operation() {
+            Ok(operation) => self.limits.admit(operation, room::subject(caller), Class::Other).await,
+            Err(exceeded) => Err(exceeded),
+        };
+        admitted.map_err(|exceeded| {
+            telemetry::record_limited("core", exceeded.limit().name());
+            exceeded.into()
+        })
     }
 
     /// The groups, accounts and Regions that are known at the moment.
@@ -267,10 +298,12 @@ impl Broker {
         Ok((permit, policy))
     }
 
-    /// Performs an operation. Dropping the future gives up a read; a change that was begun is finished all the same.
+    /// Performs an operation of a call that was let in. Dropping the future gives up a read; a change that was begun is
+    /// finished all the same.
     pub async fn perform(
         self: &Arc<Self>,
         caller: Arc<Caller>,
+        admitted: &Arc<Admitted>,
         operation: Operation,
         deadline: Option<Instant>,
     ) -> Result<Answer, Error> {
@@ -279,9 +312,10 @@ impl Broker {
         if !changes {
             return self.read(&permit, &policy, deadline).await;
         }
-        let broker = Arc::clone(self);
+        // A change that outlives its call is still worked on.
+        let (broker, admitted) = (Arc::clone(self), Arc::clone(admitted));
         let span = tracing::Span::current();
-        let change = async move { broker.change(&permit, &policy, deadline).await };
+        let change = async move { broker.change(&permit, &policy, deadline, &admitted).await };
         let change = self.tasks.spawn(tracing::Instrument::instrument(change, span));
         change.await.unwrap_or_else(|panic| {
             Err(Error::new(
@@ -323,17 +357,29 @@ impl Broker {
         permit: &LookPermit,
         policy: &SessionPolicy,
         deadline: Option<Instant>,
+        admitted: &Admitted,
     ) -> Result<Answer, Error> {
-        let recorded = self.audit.begin_change(permit, policy.sha256()).await;
-        let recorded = recorded
-            .map_err(|error| self.refuse_operation(permit.caller(), permit.operation(), error.into(), Vec::new()))?;
+        let (operation, caller) = (permit.operation(), permit.caller());
+        // Everything of one who leaves is ended by one change, or the quota would keep some of it open.
+        let once = operation.tool() == Tool::RevokeHolder;
+        let charge = self.limits.charge(admitted, once).await;
+        let charge = charge
+            .map_err(|exceeded| self.refuse_exceeded(operation.tool(), operation.call(), Some(caller), exceeded))?;
+        let recorded = match self.audit.begin_change(permit, policy.sha256()).await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                self.give_back(charge).await;
+                return Err(self.refuse_operation(caller, operation, error.into(), Vec::new()));
+            }
+        };
         let mut done = Done::default();
         let result = async {
             let session = self.aws.assume(permit, policy, recorded.entry(), deadline).await?;
+            let shown = self.shown_from(Instant::now());
             let standing = session.rules().await?;
             recorded.before(&standing);
             self.check_clock()?;
-            let job = self.job(permit, &session, &recorded)?;
+            let mut job = self.job(permit, &session, &recorded, shown)?;
             // What was carried out under this key before has changed what stands itself.
             if job.replayed(&standing)?.is_empty() {
                 plan::check_plan(permit, &standing, self.now())?;
@@ -347,13 +393,30 @@ impl Broker {
                 _ => Err(Failure::Unsettled),
             };
             done = job.done();
+            job.settle_room(&answer, done).await;
             if let (Ok(answer), Some(target)) = (&answer, permit.operation().scope().group()) {
                 self.has_made(target, answer);
             }
             answer
         }
         .await;
+        // Only what AWS was asked to change counts: neither what policy refused nor what stood already.
+        let unknown = done.unsure || result.as_ref().err().is_some_and(Failure::may_have_acted);
+        if !(done.acted || unknown || recorded.entry().has_asked_for_change()) {
+            self.give_back(charge).await;
+        }
         settle(recorded.into_entry(), result, true, done)
+    }
+
+    async fn give_back(&self, charge: Option<Charge>) {
+        if let Some(charge) = charge {
+            self.limits.give_back(charge).await;
+        }
+    }
+
+    /// From when on what is done may be missing from a read that begins now.
+    fn shown_from(&self, read: Instant) -> Instant {
+        read.checked_sub(self.config.settle).unwrap_or(read)
     }
 
     fn job<'a>(
@@ -361,6 +424,7 @@ impl Broker {
         permit: &'a LookPermit,
         session: &'a Session<'a>,
         recorded: &'a DurableEntry,
+        shown: Instant,
     ) -> Result<Job<'a>, Failure> {
         let holder = holder(permit)?;
         Ok(Job {
@@ -371,6 +435,8 @@ impl Broker {
             holder,
             acted: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
+            shown,
+            room: OnceLock::new(),
         })
     }
 

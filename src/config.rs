@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{approval, audit, aws, broker, edge, grpc, identity, operation, policy, shared, telemetry, tls};
+use crate::{approval, audit, aws, broker, edge, grpc, identity, limit, operation, policy, shared, telemetry, tls};
 
 pub use environment::PREFIX;
 
@@ -44,6 +44,9 @@ pub struct Config {
     /// `[audit]`
     #[serde(default)]
     pub audit: audit::Config,
+    /// `[limits]`
+    #[serde(default)]
+    pub limits: limit::Config,
     /// `[redis]`
     pub redis: Option<shared::Config>,
     /// `[telemetry]`

@@ -38,6 +38,7 @@ use crate::grpc::DEADLINE_MAX;
 use crate::grpc::client::{self, Link};
 use crate::health::Health;
 use crate::identity::bearer::Verifier;
+use crate::limit::Door;
 use crate::listen::{PER_ADDRESS, PerAddress};
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
@@ -195,6 +196,7 @@ pub struct Edge {
     tools: Vec<Value>,
     callable: Callable,
     server: Server,
+    limits: Door,
     health: Health,
     in_flight: Arc<Semaphore>,
 }
@@ -285,7 +287,14 @@ impl Config {
 
 impl Edge {
     /// Puts the parts together.
-    pub fn new(config: Config, verifier: Arc<Verifier>, link: Link, annotations: Annotations, health: Health) -> Self {
+    pub fn new(
+        config: Config,
+        verifier: Arc<Verifier>,
+        link: Link,
+        annotations: Annotations,
+        limits: Door,
+        health: Health,
+    ) -> Self {
         let server = Server {
             name: env!("CARGO_PKG_NAME"),
             title: "AWS allow lists",
@@ -302,6 +311,7 @@ impl Edge {
             link,
             annotations,
             server,
+            limits,
             health,
             in_flight,
         }

@@ -24,8 +24,9 @@
 //!
 //! One way only: the binary → [`app`] → [`edge`] → [`grpc::client`], [`mcp`]; [`app`] → `grpc::server` → [`broker`] →
 //! [`aws`] → [`audit`] → [`policy`] → [`identity`], [`operation`]. The edge imports nothing that could reach AWS. Only
-//! [`app`] and the binary import [`config`]. What replicas share ([`shared`], Redis) is a leaf, as are the error codes, TLS,
-//! telemetry and health. [`mcp`], [`policy`] and [`operation`] do no I/O.
+//! [`app`] and the binary import [`config`]. What replicas share ([`shared`], Redis) and the counts that limit callers
+//! ([`limit`]) are leaves, as are the error codes, TLS, telemetry and health. [`mcp`], [`policy`] and [`operation`] do no
+//! I/O.
 
 pub mod annotations;
 pub mod app;
@@ -43,6 +44,7 @@ pub mod grpc;
 pub mod health;
 pub mod http_client;
 pub mod identity;
+pub mod limit;
 pub mod listen;
 pub mod mcp;
 pub mod operation;

@@ -189,6 +189,15 @@ pub fn record_round(standing: usize, damaged: usize, closed: usize, lag: Duratio
     CLOSED.add(count(closed), &[]);
 }
 
+/// Counts a call that was refused for a limit.
+pub fn record_limited(door: &'static str, limit: &'static str) {
+    static REFUSED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+        let text = "Calls that were refused for a limit, by door and limit";
+        meter().u64_counter("whitelistmcp.limit.refused").with_description(text).build()
+    });
+    REFUSED.add(1, &[KeyValue::new("door", door), KeyValue::new("limit", limit)]);
+}
+
 /// Tells whether Redis, which replicas share, is in use.
 pub fn record_redis(up: bool) {
     static UP: LazyLock<Gauge<u64>> = LazyLock::new(|| {

@@ -112,6 +112,19 @@ pub(crate) fn front_tls(certificates: &Certificates) -> Result<Current<ServerSet
     Ok(Reloader::new(files, Clock::system())?.1)
 }
 
+/// So high that none of what is measured meets them.
+const LIMITS: &str = "
+        [limits]
+        reads_per_minute = 10000000
+        changes_per_minute = 10000000
+        others_per_minute = 10000000
+        changes_per_hour = 100000
+        changes_per_day = 100000
+        in_flight = 10000
+        operations = 10000
+        address.requests_per_minute = 10000000
+        ";
+
 /// The core's configuration; port 0 lets the system choose.
 pub(crate) fn core_config(
     certificates: &Certificates,
@@ -157,6 +170,7 @@ pub(crate) fn core_config(
 
         [audit]
         directory = "{journal}"
+        {LIMITS}
         "#,
         ca = ca.display(),
         certificate = core.certificate.display(),
@@ -185,6 +199,7 @@ pub(crate) fn edge_config(certificates: &Certificates, port: u16, issuer: &str, 
         [oidc.company]
         issuer = "{issuer}"
         audience = "{AUDIENCE}"
+        {LIMITS}
         "#,
         certificate = edge.certificate.display(),
         key = edge.key.display(),

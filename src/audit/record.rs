@@ -89,6 +89,9 @@ pub(super) struct Refused {
     pub(super) arguments: Option<Value>,
     pub(super) error: Failure,
     pub(super) policies: Vec<String>,
+    /// How many calls of this caller were refused for this reason and are not written down one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) counted: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -28,8 +28,10 @@ impl Job<'_> {
     pub(super) async fn add(&self, add: &Add, mut standing: Vec<Rule>) -> Result<Answer, Failure> {
         let allowed = self.permit.policy().add(self.permit, &standing)?;
         self.recorded.entry().decided(allowed.policies());
-        let allowed = self.released(allowed, &standing).await?;
         let lease = new_lease(self.permit.operation(), &self.holder, add)?;
+        // Before anybody's word is asked for or spent: it would be given for nothing.
+        self.take_room(&add.openings, &lease, &standing).await?;
+        let allowed = self.released(allowed, &standing).await?;
         let first = |(rule, spent): (&Rule, &Spent)| {
             let word = if rule.ownership()?.call == spent.call { Word::Opened } else { Word::Joined };
             let opening = match add.openings.as_slice() {

@@ -6,6 +6,7 @@ use super::word::waits_for;
 use crate::approval::Request;
 use crate::aws::AwsError;
 use crate::error::{Code, Error};
+use crate::limit::Exceeded;
 use crate::policy::{Denial, Reason};
 
 /// Why an operation that was begun was not done.
@@ -35,6 +36,8 @@ pub(super) enum Failure {
     Wrong(Error),
     /// The holder's name stands for several holders.
     SeveralHolders(Vec<String>),
+    /// The caller is over a limit.
+    Limited(Exceeded),
     /// This machine's clock is wrong, by that many seconds.
     Skewed {
         /// How far ahead of AWS it is.
@@ -133,6 +136,7 @@ impl From<Failure> for Error {
                 format!("the rule {rule} carries as many tags as it can, its holders' and others', so one more holder cannot be named; ask for a narrower address of your own, or wait until somebody's lease has ended"),
             ),
             Failure::Wrong(error) => error,
+            Failure::Limited(exceeded) => exceeded.into(),
             Failure::SeveralHolders(ids) => Self::invalid(
                 "holder",
                 "HOLDER_AMBIGUOUS",

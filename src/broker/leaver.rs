@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::{Answer, Broker};
 use crate::error::Error;
 use crate::identity::Caller;
+use crate::limit::Admitted;
 use crate::operation::Operation;
 use crate::operation::request::Leaver;
 use crate::operation::target::{Place, Target};
@@ -40,13 +41,14 @@ impl Broker {
     pub async fn search(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
+        admitted: &Arc<Admitted>,
         searches: Vec<Operation>,
         deadline: Option<Instant>,
     ) -> (Vec<(Target, crate::operation::rule::Rule)>, Vec<Missed>) {
         let (mut found, mut missed) = (Vec::new(), Vec::new());
         let answers = futures_util::stream::iter(searches).map(|search| {
             let (broker, caller, place) = (Arc::clone(self), Arc::clone(caller), search.scope().place().clone());
-            async move { (place, broker.perform(caller, search, deadline).await) }
+            async move { (place, broker.perform(caller, admitted, search, deadline).await) }
         });
         let answers: Vec<_> = answers.buffered(AT_ONCE).collect().await;
         for (place, answer) in answers {
@@ -63,12 +65,13 @@ impl Broker {
     pub async fn end_holder(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
+        admitted: &Arc<Admitted>,
         searches: Vec<Operation>,
         leaver: &Leaver,
         deadline: Option<Instant>,
     ) -> Result<Ended, Error> {
         let first = searches.first().cloned();
-        let (found, mut missed) = self.search(caller, searches, deadline).await;
+        let (found, mut missed) = self.search(caller, admitted, searches, deadline).await;
         if found.is_empty() && !missed.is_empty() {
             // Nothing was found because nothing could be asked.
             return Err(missed.swap_remove(0).error);
@@ -95,7 +98,7 @@ impl Broker {
         let parts = futures_util::stream::iter(parts).map(|part| {
             let (broker, caller) = (Arc::clone(self), Arc::clone(caller));
             async move {
-                let answer = broker.perform(caller, part.clone(), deadline).await;
+                let answer = broker.perform(caller, admitted, part.clone(), deadline).await;
                 (part, answer)
             }
         });

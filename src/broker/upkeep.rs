@@ -158,6 +158,8 @@ impl Reconciler {
         let now = self.broker.now();
         let (mut round, mut due, mut untidy) = (Round::default(), Vec::new(), Vec::new());
         let made = shown.map(|shown| self.broker.take_made(place, shown)).unwrap_or_default();
+        let leases = super::room::held_in(place, &rules, now);
+        self.broker.limits.surveyed(&place.to_string(), shown.unwrap_or(self.started), leases, now);
         self.compare(place, &rules, made, now, &mut round);
         let unrecorded = self.unrecorded(place, &rules).await;
         round.unrecorded = unrecorded.len();
@@ -427,7 +429,7 @@ impl Broker {
             let (leave, kept) = permit.policy().upkeep(&permit, stands, self.now())?;
             fates.extend(kept.into_iter().map(|rule| (rule, Fate::Held)));
             recorded.entry().decided(leave.policies());
-            let job = self.job(&permit, &session, &recorded)?;
+            let job = self.job(&permit, &session, &recorded, Instant::now())?;
             let ending = |rule: &Rule| Ending { rule: rule.clone(), leases: Vec::new() };
             let closed = job.end(&leave, leave.rules().iter().map(ending).collect()).await;
             done = job.done();

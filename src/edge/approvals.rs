@@ -36,6 +36,7 @@ use crate::grpc::status::Refusal;
 use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
 use crate::identity::oidc::TokenError;
+use crate::identity::thumbprint::Thumbprint;
 use crate::listen::Connection;
 use crate::pb::mcp::v1 as pb;
 use crate::seal::Seal;
@@ -92,6 +93,7 @@ struct Person {
     bearer: Bearer,
     principal: Arc<Principal>,
     address: Option<IpAddr>,
+    certificate: Option<Thumbprint>,
 }
 
 /// A page instead of what was asked for.
@@ -296,8 +298,10 @@ impl Person {
         let bearer = Bearer::from_authorization(&format!("Bearer {access_token}"));
         // A token that nobody could send is none of this service's.
         let bearer = bearer.ok_or_else(|| refused_login(&TokenError::Malformed))?;
-        let principal = edge.verifier.verify(&bearer, address).await.map_err(|error| refused_login(&error))?;
-        Ok(Self { bearer, principal, address })
+        let certificate = http::certificate(browser.connection.as_ref());
+        let principal = edge.verifier.verify(&bearer, address, certificate.as_ref()).await;
+        let principal = principal.map_err(|error| refused_login(&error))?;
+        Ok(Self { bearer, principal, address, certificate })
     }
 
     /// Calls the core's approvals as that person.
@@ -310,7 +314,13 @@ impl Person {
         let path = PathAndQuery::try_from(format!("/mcp.v1.Approvals/{method}")).map_err(|_| broken())?;
         let message = Bytes::from(request.encode_to_vec());
         let nothing = HeaderMap::new();
-        let call = Call { bearer: &self.bearer, principal: &self.principal, address: self.address, headers: &nothing };
+        let call = Call {
+            bearer: &self.bearer,
+            principal: &self.principal,
+            address: self.address,
+            certificate: self.certificate,
+            headers: &nothing,
+        };
         let request = dispatch::outgoing(edge, &call, message).ok_or_else(broken)?;
         let sent = tokio::time::timeout(edge.call_timeout(), edge.link.unary(path, request)).await;
         let late = || Refused::new(StatusCode::GATEWAY_TIMEOUT, "The service took too long to answer.");

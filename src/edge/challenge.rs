@@ -25,7 +25,6 @@ pub(super) enum Challenge<'a> {
 
 /// `GET /.well-known/oauth-protected-resource…`
 pub(super) async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
-<<<<<<< HEAD
     // RFC 9728, section 3.2: what has no values is left out, as the issuers are where API keys alone are taken.
     let issuers: Vec<&str> = edge.verifier.issuers().urls().collect();
     let issuers = (!issuers.is_empty()).then(|| ("authorization_servers".to_owned(), json!(issuers)));
@@ -34,20 +33,11 @@ pub(super) async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
         ("scopes_supported".to_owned(), json!(edge.annotations.scopes().scopes().collect::<Vec<_>>())),
         ("bearer_methods_supported".to_owned(), json!(["header"])),
         ("resource_name".to_owned(), json!(edge.server.title)),
+        ("tls_client_certificate_bound_access_tokens".to_owned(), json!(edge.config.client_ca.is_some())),
     ]
     .into_iter()
     .chain(issuers)
     .collect();
-=======
-    let body = json!({
-        "resource": resource(&edge),
-        "authorization_servers": edge.verifier.issuers().urls().collect::<Vec<_>>(),
-        "scopes_supported": edge.annotations.scopes().scopes().collect::<Vec<_>>(),
-        "bearer_methods_supported": ["header"],
-        "resource_name": edge.server.title,
-        "tls_client_certificate_bound_access_tokens": edge.config.client_ca.is_some(),
-    });
->>>>>>> b05cc8d2d213483b427394d7ba196feea6658730
     ([(CACHE_CONTROL, "public, max-age=300"), (::http::header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], Json(body))
         .into_response()
 }

@@ -18,6 +18,10 @@ pub enum ForwardedBy {
     Forwarded,
 }
 
+/// The address that a request came from, if that is known, as it was established once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClientAddress(pub(super) Option<IpAddr>);
+
 /// Walks back from the connection through declared proxies to the first address that is not one of them.
 ///
 /// Every hop appends, so the list is read from its end, and an entry that cannot be read ends the walk: what is before

@@ -21,6 +21,7 @@ use crate::grpc::{CLIENT_ADDRESS, CLIENT_CERTIFICATE};
 use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
 use crate::identity::thumbprint::Thumbprint;
+use crate::limit::{Exceeded, Subject};
 use crate::mcp::code;
 use crate::mcp::envelope::Request;
 use crate::mcp::era::{self, Era};
@@ -36,10 +37,19 @@ pub(super) struct Call<'a> {
     pub(super) headers: &'a HeaderMap,
 }
 
+impl Call<'_> {
+    /// Whose limits it counts against.
+    fn subject(&self) -> Subject {
+        Subject::of(self.principal.id())
+    }
+}
+
 /// What a request comes to.
 pub(super) enum Answer {
     /// A JSON-RPC result.
     Body(Vec<u8>),
+    /// The caller is over a limit of the edge's.
+    Limited(Exceeded),
     /// The token lacks these scopes.
     Challenge(String),
     /// The service behind the edge refused the token.
@@ -56,7 +66,22 @@ struct ToolCall<'a> {
     responses: Option<HashMap<String, &'a RawValue>>,
 }
 
+/// Calls of tools are counted by the core, whatever door they come through. What the edge answers or refuses by itself no
+/// core hears of, so it is counted here.
 pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
+    let calls_a_tool = request.method == "tools/call";
+    if !calls_a_tool && let Err(exceeded) = edge.limits.other(call.subject()).await {
+        return Ok(Answer::Limited(exceeded));
+    }
+    match answer(edge, request, call).await {
+        Err(_) if calls_a_tool && let Err(exceeded) = edge.limits.other(call.subject()).await => {
+            Ok(Answer::Limited(exceeded))
+        }
+        answer => answer,
+    }
+}
+
+async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
     let spoken = Era::of(&request.method, request.params, one(call.headers, "mcp-protocol-version")?)?;
     let era = spoken.era;
     if era.is_modern() {
@@ -96,18 +121,22 @@ pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>
                 Outcome::Question(question) => {
                     (None, Err(Answer::Body(message::result(request.id, &edge.server.input_required(question)))))
                 }
+                Outcome::Limited(exceeded) => (Some("rate_limited"), Err(Answer::Limited(exceeded))),
                 Outcome::Challenge(scope) => (Some("insufficient_scope"), Err(Answer::Challenge(scope))),
                 Outcome::TokenRefused(why) => (Some("invalid_token"), Err(Answer::TokenRefused(why))),
             };
             if let Some(kind) = kind {
-                span.in_scope(|| {
-                    tracing::info!(
-                        tool = params.name,
-                        who = call.principal.id(),
-                        outcome = kind,
-                        "a tool call was not done"
-                    )
-                });
+                if let Some(left_out) = edge.limits.log_principal() {
+                    span.in_scope(|| {
+                        tracing::info!(
+                            tool = params.name,
+                            who = call.principal.id(),
+                            outcome = kind,
+                            left_out,
+                            "a tool call was not done"
+                        )
+                    });
+                }
                 span.record("error.type", kind);
                 span.record("otel.status_code", "ERROR");
             }
@@ -149,6 +178,7 @@ enum Outcome {
     Result(Vec<Value>, Value),
     ToolError(Vec<Value>),
     Question(Value),
+    Limited(Exceeded),
     Challenge(String),
     TokenRefused(String),
 }
@@ -156,11 +186,15 @@ enum Outcome {
 async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &Call<'_>, opens_urls: bool) -> Outcome {
     let scope = &spec.annotations.scope;
     if !edge.annotations.scopes().grants(call.principal.scopes(), scope) {
-        return Outcome::Challenge(scope.clone());
+        let counted = edge.limits.other(call.subject()).await;
+        return counted.map_or_else(Outcome::Limited, |()| Outcome::Challenge(scope.clone()));
     }
     let message = match transcode::to_message(&spec.method.input(), params.arguments, &edge.annotations) {
         Ok(message) => message,
         Err(wrong) => {
+            if let Err(exceeded) = edge.limits.other(call.subject()).await {
+                return Outcome::Limited(exceeded);
+            }
             let structured = json!({"error": {"code": "INVALID_ARGUMENT", "reason": wrong.reason(), "message": wrong.to_string(), "retryable": false}});
             return Outcome::ToolError(vec![text(format!("Refused: {wrong}")), text(structured.to_string())]);
         }

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::grpc::status::Refusal;
+use crate::limit::Exceeded;
 use crate::mcp::code;
 use crate::mcp::message::RpcError;
 
@@ -45,6 +46,20 @@ pub(super) fn busy() -> Response {
         "too many requests at once; try again in a second",
     );
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// A request that is over a limit.
+pub(super) fn limited(exceeded: &Exceeded, id: Option<&RawValue>) -> Response {
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    let data = json!({
+        "reason": exceeded.limit().reason(),
+        "limit": exceeded.limit().name(),
+        "retry_after_seconds": exceeded.wait().as_secs(),
+    });
+    let mut response =
+        json_response(status, RpcError::new(code_of(status), exceeded.to_string()).with_data(data).to_body(id));
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(exceeded.wait().as_secs()));
     response
 }
 

@@ -11,18 +11,21 @@ use axum::extract::State;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::value::RawValue;
 
 use super::bearer::{self, Presented};
 use super::challenge::{self, Challenge};
-use super::client_address::{client_address, is_proxy};
+use super::client_address::{ClientAddress, client_address, is_proxy};
 use super::dispatch::{self, Answer, Call};
 use super::{Edge, approvals, error};
 use crate::error::Code;
 use crate::identity::thumbprint::Thumbprint;
+use crate::limit::{Exceeded, Subject};
 use crate::listen::Connection;
 use crate::mcp::code;
 use crate::mcp::envelope::{self, EnvelopeError, Message};
 use crate::mcp::message::RpcError;
+use crate::telemetry;
 
 /// How much of a refused request's body is read away, and for how long.
 const DRAIN_MAX: usize = 64 * 1024;
@@ -31,8 +34,13 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Refuses requests that a browser was tricked into sending: a name that is not ours (DNS rebinding), or a page that is
-/// not listed. A missing `Origin` is fine: programs send none.
-pub(super) async fn guard(State(edge): State<Arc<Edge>>, request: Request<Body>, next: Next) -> Response {
+/// not listed. A missing `Origin` is fine: programs send none. Before that, addresses that ask too often.
+pub(super) async fn guard(State(edge): State<Arc<Edge>>, mut request: Request<Body>, next: Next) -> Response {
+    let address = address(&edge, request.extensions().get::<Connection>(), request.headers());
+    if let Err(exceeded) = edge.limits.request(address) {
+        return after(request.into_body(), limited(&edge, address, &exceeded, None)).await;
+    }
+    request.extensions_mut().insert(ClientAddress(address));
     match refuse_stranger(&edge, &request) {
         Some(message) => {
             let status = StatusCode::FORBIDDEN;
@@ -96,11 +104,14 @@ fn host_allowed(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> bool {
 /// `POST /mcp`
 pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();
-    let address = address(&edge, parts.extensions.get::<Connection>(), &parts.headers);
+    let address = parts.extensions.get::<ClientAddress>().and_then(|known| known.0);
+    if let Err(exceeded) = edge.limits.listens(address) {
+        return after(body, limited(&edge, address, &exceeded, None)).await;
+    }
     let certificate = certificate(parts.extensions.get::<Connection>());
     let (bearer, principal) = match bearer::present(&edge, &parts.headers, address, certificate.as_ref()).await {
         Presented::Token(bearer, principal) => (bearer, principal),
-        refused => return after(body, not_presented(&edge, refused)).await,
+        refused => return after(body, not_presented(&edge, address, refused)).await,
     };
     if let Some(refusal) = refuse_encoding(&parts.headers) {
         return after(body, refusal).await;
@@ -113,21 +124,28 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
     let Ok(_place) = Arc::clone(&edge.in_flight).try_acquire_owned() else { return error::busy() };
     let request = match envelope::parse(&body) {
         Ok(Message::Request(request)) => request,
-        // None of the notifications that exist asks anything of a server that keeps no state.
-        Ok(Message::Notification { .. }) => return StatusCode::ACCEPTED.into_response(),
-        Ok(Message::Response) => {
-            return error::rpc(
-                StatusCode::BAD_REQUEST,
-                None,
-                code::INVALID_REQUEST,
-                "this server asks nothing, so it takes no responses",
-            );
+        // No core hears of it, so it is counted here.
+        other => {
+            if let Err(exceeded) = edge.limits.other(Subject::of(principal.id())).await {
+                return limited(&edge, address, &exceeded, None);
+            }
+            return match other {
+                Err(wrong) => malformed(&wrong),
+                // None of the notifications that exist asks anything of a server that keeps no state.
+                Ok(Message::Notification { .. }) => StatusCode::ACCEPTED.into_response(),
+                Ok(_) => error::rpc(
+                    StatusCode::BAD_REQUEST,
+                    None,
+                    code::INVALID_REQUEST,
+                    "this server asks nothing, so it takes no responses",
+                ),
+            };
         }
-        Err(wrong) => return malformed(&wrong),
     };
     let call = Call { bearer: &bearer, principal: &principal, address, certificate, headers: &parts.headers };
     match dispatch::dispatch(&edge, &request, &call).await {
         Ok(Answer::Body(body)) => error::json_response(StatusCode::OK, body),
+        Ok(Answer::Limited(exceeded)) => limited(&edge, address, &exceeded, Some(request.id)),
         Ok(Answer::Challenge(scope)) => challenge::refuse(&edge, &Challenge::Scope(&scope)),
         Ok(Answer::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why)),
         Err(wrong) => refused(&wrong, request.id),
@@ -135,18 +153,31 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
 }
 
 /// The thumbprint of the certificate that the connection was made with.
-fn certificate(connection: Option<&Connection>) -> Option<Thumbprint> {
+pub(super) fn certificate(connection: Option<&Connection>) -> Option<Thumbprint> {
     connection.and_then(Connection::certificate_sha256).map(Thumbprint::from)
 }
 
+/// The refusal of a request that is over a limit of the edge.
+fn limited(edge: &Edge, address: Option<IpAddr>, exceeded: &Exceeded, id: Option<&RawValue>) -> Response {
+    let limit = exceeded.limit().name();
+    telemetry::record_limited("edge", limit);
+    if let Some(left_out) = edge.limits.log_stranger() {
+        tracing::info!(limit, address = address.map(tracing::field::display), left_out, "a request is over a limit");
+    }
+    error::limited(exceeded, id)
+}
+
 /// The refusal of a caller without a good token.
-fn not_presented(edge: &Edge, presented: Presented) -> Response {
+fn not_presented(edge: &Edge, address: Option<IpAddr>, presented: Presented) -> Response {
     match presented {
         Presented::Refused(refused) if refused.code() == Code::Unavailable => {
             error::unavailable(refused.message(), refused.wait())
         }
         Presented::Refused(refused) => {
-            tracing::info!(reason = refused.reason(), why = refused.message(), "a token was refused");
+            edge.limits.bad_token(address);
+            if let Some(left_out) = edge.limits.log_stranger() {
+                tracing::info!(reason = refused.reason(), why = refused.message(), left_out, "a token was refused");
+            }
             challenge::refuse(edge, &Challenge::Invalid(refused.message()))
         }
         Presented::Malformed => challenge::refuse(edge, &Challenge::Malformed),
@@ -162,7 +193,7 @@ async fn after(body: Body, response: Response) -> Response {
     response
 }
 
-fn refused(wrong: &RpcError, id: &serde_json::value::RawValue) -> Response {
+fn refused(wrong: &RpcError, id: &RawValue) -> Response {
     error::json_response(
         StatusCode::from_u16(wrong.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         wrong.to_body(Some(id)),

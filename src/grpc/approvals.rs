@@ -11,6 +11,7 @@ use crate::broker::Broker;
 use crate::broker::approvals::Shown;
 use crate::error::Error;
 use crate::identity::{Caller, Kind};
+use crate::limit::Admitted;
 use crate::listen::Connection;
 use crate::operation::{CallId, Tool};
 use crate::pb::mcp::v1 as pb;
@@ -28,21 +29,22 @@ impl Service {
         Self { broker, authenticator }
     }
 
-    /// Who calls. Whoever decides on changes must be able to ask for some: the scope is that of changing.
-    async fn enter<Q>(&self, request: &Request<Q>) -> Result<Caller, Error> {
+    /// Who calls, and that they are within their limits. Whoever decides on changes must be able to ask for some: the scope is that of changing.
+    async fn enter<Q>(&self, request: &Request<Q>) -> Result<(Caller, Admitted), Error> {
         let connection = request.extensions().get::<Connection>();
         let caller = self.authenticator.authenticate(connection, request.metadata()).await?;
+        let admitted = self.broker.admit_other(&caller).await?;
         self.authenticator.require_scope(&caller, Tool::Add)?;
-        Ok(caller)
+        Ok((caller, admitted))
     }
 
     async fn get(&self, request: Request<pb::GetApprovalRequest>) -> Result<pb::Approval, Error> {
-        let caller = self.enter(&request).await?;
+        let (caller, _admitted) = self.enter(&request).await?;
         Ok(shown(self.broker.approval(&caller, &request.get_ref().id).await?))
     }
 
     async fn say(&self, request: Request<pb::DecideRequest>) -> Result<pb::Approval, Error> {
-        let caller = self.enter(&request).await?;
+        let (caller, _admitted) = self.enter(&request).await?;
         let decision = request.into_inner();
         let approve = match decision.verdict() {
             pb::Verdict::Approve => true,

@@ -35,6 +35,7 @@ impl Catalogue for Catalogued {
         let connection = request.extensions().get::<Connection>();
         let caller = self.authenticator.authenticate(connection, request.metadata()).await;
         let caller = caller.map_err(|error| to_status(&error))?;
+        let _admitted = self.broker.admit_other(&caller).await.map_err(|error| to_status(&error))?;
         let callable = |tool: &Tool| {
             self.authenticator.require_scope(&caller, *tool).is_ok() && self.broker.may_call(&caller, *tool)
         };

@@ -72,6 +72,9 @@ const REQUEST_MAX: usize = 64 * 1024;
 /// The service, as its health is asked for.
 pub const SERVICE: &str = "whitelistmcp.v1.WhitelistService";
 
+/// What replicas share, as its health is asked for where it is configured.
+pub const REDIS: &str = "redis";
+
 /// The core's services as one router, and what tells its health service how it is.
 pub async fn routes(
     broker: Arc<Broker>,

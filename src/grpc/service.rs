@@ -14,6 +14,7 @@ use crate::broker::{AT_ONCE, Broker, FRESH, LOOK_AGAIN, STILL_OPTED_IN};
 use crate::error::Error;
 use crate::grpc::authn::Authenticator;
 use crate::identity::Caller;
+use crate::limit::{Admitted, Class, Subject};
 use crate::listen::Connection;
 use crate::operation::target::Known;
 use crate::operation::{CallId, Context, Operation, Tool};
@@ -38,6 +39,7 @@ struct Entered<Q> {
     service: Service,
     tool: Tool,
     caller: Arc<Caller>,
+    admitted: Arc<Admitted>,
     call: CallId,
     message: Q,
     deadline: Option<Instant>,
@@ -85,9 +87,9 @@ impl Service {
         let deadline = Some(started + timeout(&metadata));
         let connection = extensions.get::<Connection>().cloned();
         let result = async {
-            let caller = self.enter(tool, &call, connection.as_ref(), &metadata).await?;
+            let (caller, admitted) = self.enter(tool, &call, connection.as_ref(), &metadata).await?;
             let service = self.clone();
-            work(Entered { service, tool, caller, call: call.clone(), message, deadline }).await
+            work(Entered { service, tool, caller, admitted, call: call.clone(), message, deadline }).await
         }
         .instrument(span.clone())
         .await;
@@ -107,23 +109,28 @@ impl Service {
         }
     }
 
-    /// Who calls, and that they hold the tool's scope.
+    /// Who calls, that they are within their limits, and that they hold the tool's scope.
     async fn enter(
         &self,
         tool: Tool,
         call: &CallId,
         connection: Option<&Connection>,
         metadata: &MetadataMap,
-    ) -> Result<Arc<Caller>, Error> {
-        let caller = self
-            .authenticator
-            .authenticate(connection, metadata)
-            .await
-            .map_err(|error| self.broker.refuse(tool, call, None, error))?;
+    ) -> Result<(Arc<Caller>, Arc<Admitted>), Error> {
+        let (broker, limits) = (&self.broker, self.broker.limits());
+        // Before anything is asked of anybody: what waits for an answer takes memory as well.
+        let operation = limits.operation().map_err(|exceeded| broker.refuse_exceeded(tool, call, None, exceeded))?;
+        let caller = self.authenticator.authenticate(connection, metadata).await.map_err(|error| {
+            let peer = connection.and_then(Connection::peer).map(|names| format!("{names:?}"));
+            broker.refuse_unproven(tool, call, &peer.unwrap_or_default(), error)
+        })?;
         tracing::Span::current().record("whitelistmcp.principal", caller.principal().id());
-        let refuse = |error| self.broker.refuse(tool, call, Some(&caller), error);
+        let class = if tool.can_change() { Class::Change } else { Class::Read };
+        let admitted = limits.admit(operation, Subject::of(caller.principal().id()), class).await;
+        let admitted = admitted.map_err(|exceeded| broker.refuse_exceeded(tool, call, Some(&caller), exceeded))?;
+        let refuse = |error| broker.refuse(tool, call, Some(&caller), error);
         self.authenticator.require_scope(&caller, tool).map_err(refuse)?;
-        Ok(Arc::new(caller))
+        Ok((Arc::new(caller), Arc::new(admitted)))
     }
 
     /// A tool that is about named groups: one operation for each.
@@ -195,7 +202,7 @@ impl<Q: Clone> Entered<Q> {
         tracing::Span::current().record("whitelistmcp.target", groups.join(", "));
         let parts = futures_util::stream::iter(operations).map(|operation| {
             let shown = Shown::of(&operation, &self.caller, broker, &self.service.reconciler);
-            let performed = broker.perform(Arc::clone(&self.caller), operation, self.deadline);
+            let performed = broker.perform(Arc::clone(&self.caller), &self.admitted, operation, self.deadline);
             async move { Part { shown, result: performed.await } }
         });
         let mut parts: Vec<Part> = parts.buffered(AT_ONCE).collect().await;
@@ -234,7 +241,7 @@ async fn leases(entered: Entered<pb::ListLeasesRequest>) -> Result<pb::ListLease
             |_| Known::Configured,
         )
         .await?;
-    let (found, missed) = broker.search(&entered.caller, searches, entered.deadline).await;
+    let (found, missed) = broker.search(&entered.caller, &entered.admitted, searches, entered.deadline).await;
     if found.is_empty() && !missed.is_empty() {
         // Nothing was found because nothing could be asked, or may be.
         let mut missed = missed;
@@ -259,7 +266,7 @@ async fn revoke_holder(entered: Entered<pb::RevokeHolderRequest>) -> Result<pb::
     let (searches, leaver) = entered
         .read(|this, context| Operation::find_holder(&this.message, &this.call, context), |_| Known::Configured)
         .await?;
-    let ended = broker.end_holder(&entered.caller, searches, &leaver, entered.deadline).await?;
+    let ended = broker.end_holder(&entered.caller, &entered.admitted, searches, &leaver, entered.deadline).await?;
     let parts = ended.groups.into_iter().map(|(operation, result)| {
         let shown = Shown::of(&operation, &entered.caller, broker, &entered.service.reconciler);
         Part { shown, result }

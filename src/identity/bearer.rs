@@ -199,14 +199,14 @@ mod tests {
             bearer
         };
         let (good, ended) = (known("a", "2026-01-01T00:00:01Z"), known("b", "2026-01-01T00:00:00Z"));
-        assert!(verifier.verify(&good, None).await.is_ok());
-        assert!(verifier.verify(&ended, None).await.is_err());
+        assert!(verifier.verify(&good, None, None).await.is_ok());
+        assert!(verifier.verify(&ended, None, None).await.is_err());
         assert!(verifier.verified.get(&ended.digest()).is_none(), "it is forgotten");
         for number in 0..3 * VERIFIED_MOST {
             known(&number.to_string(), "2026-01-01T00:00:01Z");
         }
         assert!(verifier.verified.len() <= VERIFIED_MOST);
         let long = Bearer("a".repeat(TOKEN_MAX + 1).into());
-        assert!(matches!(verifier.verify(&long, None).await, Err(BearerError::Token(TokenError::Malformed))));
+        assert!(matches!(verifier.verify(&long, None, None).await, Err(BearerError::Token(TokenError::Malformed))));
     }
 }

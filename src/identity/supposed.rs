@@ -91,6 +91,7 @@ impl Supposed {
             scopes: self.scopes.iter().cloned().collect::<Scopes>(),
             expires: None,
             said: if person { said } else { Said::default() },
+            bound: None,
         };
         Caller::new(principal, peer, from)
     }

@@ -74,6 +74,8 @@ fn what_is_wrong_is_said_in_a_table() {
         ("# plaintext = true", "plaintext = true", "has both `tls` and `plaintext`"),
         ("# trusted_proxies = [\"10.0.0.0/8\"]", "trusted_proxies = [\"0.0.0.0/0\"]", "which is everybody"),
         ("call_timeout = 30", "call_timeout = 300", "at most 60 seconds"),
+        ("changes_per_hour = 60", "changes_per_hour = 0", "`[limits] changes_per_hour` must be from 1"),
+        ("# [redis]\n", "[redis]\nurl = \"redis://redis.internal\"\n", "must be rediss://"),
         (
             "# allowed_origins = [\"https://app.example.com\"]",
             "allowed_origins = [\"*\"]",

@@ -31,6 +31,8 @@ mod introspection;
 mod issuers;
 mod journey;
 mod leases;
+mod limits;
+mod limits_shared;
 mod peers;
 mod policies;
 mod policy_facts;

@@ -147,7 +147,8 @@ async fn what_a_token_says_is_known_to_policy() {
             context.call.weekday >= 1 && context.call.weekday <= 7
         };
     "#;
-    let options = Options { policy: Some(strict), oidc_extra: "claims = [\"department\"]\n".to_owned(), ..Options::default() };
+    let options =
+        Options { policy: Some(strict), oidc_extra: "claims = [\"department\"]\n".to_owned(), ..Options::default() };
     let stack = Stack::with(&aws.access(), options).await;
     let said = || {
         json!({

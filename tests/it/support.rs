@@ -78,10 +78,27 @@ pub(crate) struct Options {
     pub(crate) leases: Option<&'static str>,
     pub(crate) core_extra: String,
     pub(crate) public_url: Option<&'static str>,
+    /// `[limits]`; so high that no test meets them unless it is about them.
+    pub(crate) limits: Option<&'static str>,
+    /// Where Redis is, for core and edge.
+    pub(crate) redis: Option<String>,
 }
 
 /// What `[leases]` says where a test is not about it.
 const LEASES: &str = "settle = \"30ms\"\nclose = false\ndiscover = false\n";
+
+/// What `[limits]` says where a test is not about it.
+const LIMITS: &str = "reads_per_minute = 1000000
+changes_per_minute = 1000000
+others_per_minute = 1000000
+changes_per_hour = 100000
+changes_per_day = 100000
+open_leases = 100000
+in_flight = 10000
+operations = 10000
+address.requests_per_minute = 1000000
+address.bad_tokens_per_minute = 1000000
+";
 
 /// An answer of the edge.
 #[derive(Debug)]
@@ -112,15 +129,11 @@ impl Stack {
         let issuer = Issuer::start().await;
         let issuer_url = options.issuer_url.clone().unwrap_or_else(|| issuer.url.clone());
         let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
-<<<<<<< HEAD
         directory.write("login-secret", "approval-page-secret\n");
-        let company = format!("[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n");
-=======
         authority.revoke("ca.crl", &[]);
         let company = format!(
             "[tls]\nreload = \"100ms\"\n[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n"
         );
->>>>>>> b05cc8d2d213483b427394d7ba196feea6658730
         let shared = company.clone() + &options.oidc_extra;
         let core_config = core_config(&directory, aws, &options) + &shared;
 
@@ -133,7 +146,7 @@ impl Stack {
         let shared = company + options.edge_oidc_extra.as_ref().unwrap_or(&options.oidc_extra);
         let public_url = options.public_url.unwrap_or(AUDIENCE);
         let edge_config = format!(
-            r#"{shared}
+            r#"{shared}{limits}
 [edge]
 listen = "127.0.0.1:0"
 public_url = "{public_url}"
@@ -147,6 +160,7 @@ certificate = "{at}/edge.pem"
 key = "{at}/edge.key"
 ca = "{at}/ca.pem"
 "#,
+            limits = limits(&options),
             extra = options.edge_extra.replace("{at}", &at.to_string()),
             port = core.port()
         );
@@ -373,6 +387,11 @@ pub(crate) fn replica_config(
     config
 }
 
+fn limits(options: &Options) -> String {
+    let redis = options.redis.as_ref().map(|url| format!("[redis]\nurl = \"{url}\"\n")).unwrap_or_default();
+    format!("[limits]\n{}\n{redis}", options.limits.unwrap_or(LIMITS))
+}
+
 fn core_config(directory: &Directory, aws: &AwsAccess, options: &Options) -> String {
     let at = directory.path().display();
     directory.write("aws-credentials", &credentials_file(aws));
@@ -419,6 +438,7 @@ region = "{REGION}"
     }
     config.push_str(&options.core_extra);
     config.push_str(&format!("[leases]\n{}", options.leases.unwrap_or(LEASES)));
+    config.push_str(&limits(options));
     if !options.without_journal {
         config.push_str(&format!("[audit]\ndirectory = \"{at}/journal\"\n"));
     }

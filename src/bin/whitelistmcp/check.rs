@@ -82,6 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     aws(&config, &mut table);
     policy(&config, &mut table);
     audit(&config, &mut table);
+    limits(&config, &mut table);
     if config.edge.is_none() && config.core.is_none() && !arguments.aws {
         table.wrong("edge, core", "neither is configured: nothing can run from this file");
     }
@@ -143,6 +144,19 @@ fn core(config: &Config, table: &mut Table) {
     table.add("core.peers", format!("{} known", core.peers.len()), app::peers(config).map(drop));
     if core.peers.is_empty() {
         table.note("core.peers", "none: every caller will be refused");
+    }
+}
+
+fn limits(config: &Config, table: &mut Table) {
+    let limits = &config.limits;
+    let text = format!(
+        "{} changes an hour and {} a day, {} open leases, for each principal",
+        limits.changes_per_hour, limits.changes_per_day, limits.open_leases
+    );
+    table.add("limits", text, limits.check());
+    match &config.redis {
+        Some(redis) => table.add("redis", format!("{:?}", redis.url), app::shared(config).map(drop)),
+        None => table.note("redis", "not configured: each replica counts by itself"),
     }
 }
 

@@ -45,9 +45,7 @@ impl Browser {
             "--no-proxy-server".to_owned(),
             format!("--user-data-dir={}", profile.path().display()),
             // Nothing but this machine is ever reached.
-            format!(
-                "--host-resolver-rules=MAP localhost:443 127.0.0.1:{port}, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-            ),
+            format!("--host-resolver-rules=MAP localhost:443 127.0.0.1:{port}, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
         ];
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "acceptInsecureCerts": true, "goog:chromeOptions": {"args": arguments},
