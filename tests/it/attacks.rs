@@ -132,6 +132,10 @@ async fn rfc9700_4_10_1_sender_constrained_tokens_are_not_taken_as_bearer_tokens
         let token = stack.issuer.token_with("alice", "whitelist:write", json!({ "cnf": cnf }));
         assert!(refused(&stack, &aws, &token).await.contains("bound to a key"), "{cnf}");
     }
+    // Bound to a certificate that the thief does not have.
+    let bound = json!({"cnf": {"x5t#S256": BASE64_URL_SAFE_NO_PAD.encode([7; 32])}});
+    let token = stack.issuer.token_with("alice", "whitelist:write", bound);
+    assert!(refused(&stack, &aws, &token).await.contains("bound to a client certificate"));
     let dpop = format!("DPoP {}", stack.token());
     assert_eq!(stack.post(None, &[("authorization", &dpop), ("dpop", "x.y.z")], LIST).await.status, 401);
     stack.stop().await;
