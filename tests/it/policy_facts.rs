@@ -204,13 +204,13 @@ async fn every_door_asks_the_same_policy_with_the_same_facts() {
     let stack = Stack::with(&aws.access(), options).await;
     let mut grpc = stack.grpc("ci-runner");
     for (group, address, duration, expected) in [
-        ("staging-db", "203.0.113.7", "1h", "allow"),
-        ("web", "203.0.113.7", "", "allow"),
-        ("staging-db", "203.0.113.0/24", "1h", "POLICY_FORBIDS narrow"),
+        ("staging-db", "8.8.4.4", "1h", "allow"),
+        ("web", "8.8.4.4", "", "allow"),
+        ("staging-db", "8.8.4.0/24", "1h", "POLICY_FORBIDS narrow"),
         ("web", "10.0.0.1", "2h", "POLICY_FORBIDS narrow,short"),
-        ("payroll-db", "203.0.113.7", "1h", "SECURITY_GROUP_UNKNOWN "),
-        ("hidden-web", "203.0.113.0/24", "9h", "SECURITY_GROUP_UNKNOWN "),
-        ("nowhere", "203.0.113.7", "1h", "SECURITY_GROUP_UNKNOWN "),
+        ("payroll-db", "8.8.4.4", "1h", "SECURITY_GROUP_UNKNOWN "),
+        ("hidden-web", "8.8.4.0/24", "9h", "SECURITY_GROUP_UNKNOWN "),
+        ("nowhere", "8.8.4.4", "1h", "SECURITY_GROUP_UNKNOWN "),
     ] {
         for dry_run in [true, false] {
             let mut arguments =
