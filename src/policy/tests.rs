@@ -240,7 +240,6 @@ fn a_misspelt_attribute_is_an_error_wherever_it_stands() {
         ("principal is Person && principal.getTag(\"department\") == \"x\"", "department"),
         ("principal is Person && principal.hasTag(\"a\") && principal.getTag(\"b\") == \"x\"", "b"),
         ("principal is ApiKey && principal.ower == \"ops\"", "ower"),
-        ("principal is Service && principal.hasTag(\"a\")", "tag"),
     ] {
         let text = format!(
             "@id(\"a\") permit (principal, action == Action::\"whitelist_list\", resource) when {{ {condition} }};"

@@ -59,7 +59,7 @@ async fn tags_and_vpc_are_read_before_the_first_decision_and_once() {
     let aws = tagged().await;
     let options = Options { policy: Some(BY_TAG), leases: Some(DISCOVERING), ..Options::default() };
     let stack = Stack::with(&aws.access(), options).await;
-    let add = |group: &str, port: &str, dry_run: bool| json!({"security_group": group, "address": "203.0.113.7", "port": port, "reason": "x", "dry_run": dry_run});
+    let add = |group: &str, port: &str, dry_run: bool| json!({"security_group": group, "address": "203.0.113.7", "port": port, "reason": "a test", "dry_run": dry_run});
     for group in ["staging-db", "web", GROUP, "sg-0cccccccccccccccc"] {
         stack.done("whitelist_list", json!({"security_group": group})).await;
         stack.done("whitelist_add", add(group, "443", false)).await;
@@ -91,7 +91,7 @@ async fn who_speaks_of_no_tag_pays_for_none() {
     stack
         .done(
             "whitelist_add",
-            json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "443", "reason": "x"}),
+            json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "443", "reason": "a test"}),
         )
         .await;
     stack.refused("whitelist_list", json!({"security_group": "nowhere"})).await;
@@ -110,7 +110,10 @@ async fn where_groups_cannot_be_read_nothing_is_guessed_and_nothing_told() {
     for group in ["staging-db", "payroll-db", "nowhere", "sg-0dddddddddddddddd"] {
         for (tool, arguments) in [
             ("whitelist_list", json!({"security_group": group})),
-            ("whitelist_add", json!({"security_group": group, "address": "203.0.113.7", "port": "443", "reason": "x"})),
+            (
+                "whitelist_add",
+                json!({"security_group": group, "address": "203.0.113.7", "port": "443", "reason": "a test"}),
+            ),
             ("whitelist_leases", json!({"security_group": group})),
         ] {
             let error = stack.refused(tool, arguments).await;
@@ -158,7 +161,7 @@ async fn what_a_token_says_is_known_to_policy() {
     };
     let call = async |said: Value| {
         let token = stack.issuer.token_with("alice", "whitelist:write", said);
-        let arguments = json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "443", "reason": "x", "dry_run": true});
+        let arguments = json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "443", "reason": "a test", "dry_run": true});
         stack.call_as(&token, "whitelist_add", arguments).await
     };
     assert_eq!(call(said()).await["isError"], false);
@@ -204,17 +207,16 @@ async fn every_door_asks_the_same_policy_with_the_same_facts() {
     let stack = Stack::with(&aws.access(), options).await;
     let mut grpc = stack.grpc("ci-runner");
     for (group, address, duration, expected) in [
-        ("staging-db", "203.0.113.7", "1h", "allow"),
-        ("web", "203.0.113.7", "", "allow"),
-        ("staging-db", "203.0.113.0/24", "1h", "POLICY_FORBIDS narrow"),
+        ("staging-db", "8.8.4.4", "1h", "allow"),
+        ("web", "8.8.4.4", "", "allow"),
+        ("staging-db", "8.8.4.0/24", "1h", "POLICY_FORBIDS narrow"),
         ("web", "10.0.0.1", "2h", "POLICY_FORBIDS narrow,short"),
-        ("payroll-db", "203.0.113.7", "1h", "SECURITY_GROUP_UNKNOWN "),
-        ("hidden-web", "203.0.113.0/24", "9h", "SECURITY_GROUP_UNKNOWN "),
-        ("nowhere", "203.0.113.7", "1h", "SECURITY_GROUP_UNKNOWN "),
+        ("payroll-db", "8.8.4.4", "1h", "SECURITY_GROUP_UNKNOWN "),
+        ("hidden-web", "8.8.4.0/24", "9h", "SECURITY_GROUP_UNKNOWN "),
+        ("nowhere", "8.8.4.4", "1h", "SECURITY_GROUP_UNKNOWN "),
     ] {
         for dry_run in [true, false] {
-            let mut arguments =
-                json!({"security_group": group, "address": address, "port": "443", "reason": "x", "dry_run": dry_run});
+            let mut arguments = json!({"security_group": group, "address": address, "port": "443", "reason": "a test", "dry_run": dry_run});
             if !duration.is_empty() {
                 arguments["duration"] = duration.into();
             }
@@ -228,7 +230,7 @@ async fn every_door_asks_the_same_policy_with_the_same_facts() {
                 security_group: group.to_owned(),
                 address: address.to_owned(),
                 port: "443".to_owned(),
-                reason: "x".to_owned(),
+                reason: "a test".to_owned(),
                 duration: duration.to_owned(),
                 dry_run,
                 ..Default::default()
@@ -272,14 +274,14 @@ async fn asked_for(policy: &'static str, name: &str) -> (Vec<String>, Vec<String
     for (tool, arguments) in [
         ("whitelist_list", json!({"security_group": name})),
         ("whitelist_list", json!({"security_group": name})),
-        ("whitelist_add", json!({"security_group": name, "address": "203.0.113.7", "port": "443", "reason": "x"})),
+        ("whitelist_add", json!({"security_group": name, "address": "203.0.113.7", "port": "443", "reason": "a test"})),
         (
             "whitelist_add",
-            json!({"security_groups": ["staging-db", name], "address": "203.0.113.7", "port": "443", "reason": "x"}),
+            json!({"security_groups": ["staging-db", name], "address": "203.0.113.7", "port": "443", "reason": "a test"}),
         ),
         (
             "whitelist_add",
-            json!({"security_groups": [name, "not-there"], "address": "203.0.113.7", "port": "443", "reason": "x"}),
+            json!({"security_groups": [name, "not-there"], "address": "203.0.113.7", "port": "443", "reason": "a test"}),
         ),
         ("whitelist_remove", json!({"security_groups": [name, "staging-db"], "port": "443"})),
         ("whitelist_leases", json!({"security_group": name})),

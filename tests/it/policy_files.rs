@@ -20,7 +20,7 @@ const SHUT: &str = r#"
 "#;
 
 fn add(n: u8) -> serde_json::Value {
-    json!({"security_group": "staging-db", "address": format!("203.0.113.{n}"), "port": "443", "reason": "x"})
+    json!({"security_group": "staging-db", "address": format!("203.0.113.{n}"), "port": "443", "reason": "a test"})
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,7 +30,7 @@ async fn new_policies_come_into_force_whole_and_bad_ones_do_not() {
     let stack = Stack::with(&aws.access(), options).await;
     stack.done("whitelist_add", add(1)).await;
     // A call that has begun keeps the policies that it began with, for its second decision too.
-    aws.fail("AssumeRole", Fault::Hang(Duration::from_secs(6)));
+    aws.fail("AssumeRole", Fault::Hang(Duration::from_millis(3500)));
     let slow = stack.call("whitelist_add", add(2));
     let replaced = async {
         while !aws.actions().iter().filter(|action| *action == "AssumeRole").count().gt(&1) {
@@ -92,7 +92,7 @@ fn a_table_that_does_not_hold_says_which_case_and_why() {
     };
     let case = |expect: &str| {
         format!(
-            "[[cases]]\nwho = \"alice\"\ntool = \"whitelist_add\"\narguments = {{ security_group = \"db\", address = \"0.0.0.0/0\", port = \"443\", reason = \"x\" }}\nexpect = \"{expect}\"\n"
+            "[[cases]]\nwho = \"alice\"\ntool = \"whitelist_add\"\narguments = {{ security_group = \"db\", address = \"0.0.0.0/0\", port = \"443\", reason = \"a test\" }}\nexpect = \"{expect}\"\n"
         )
     };
     let (ok, said) = policy(&["test", &table(&case("deny by whole-internet"))]);
