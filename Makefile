@@ -35,7 +35,7 @@ promises: tools-python build ## Runs the command behind every promise that is ke
 	python3 scripts/promises.py
 
 tools: ## Installs what the tests need from Debian (as root); Rust comes from elsewhere.
-	apt-get install --yes --no-install-recommends build-essential git nodejs npm python3 python3-venv redis-server
+	apt-get install --yes --no-install-recommends build-essential git nodejs npm openssl python3 python3-venv redis-server chromium chromium-driver
 
 tools-python: # The emulators, the provider and the clients, pinned, in .tools; never in the system.
 	@$(INSTALL)

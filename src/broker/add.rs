@@ -29,6 +29,9 @@ impl Job<'_> {
         let allowed = self.permit.policy().add(self.permit, &standing)?;
         self.recorded.entry().decided(allowed.policies());
         let lease = new_lease(self.permit.operation(), &self.holder, add)?;
+        if let Some(answer) = self.nothing_to_do(add, &lease, &standing)? {
+            return Ok(answer);
+        }
         // Before anybody's word is asked for or spent: it would be given for nothing.
         self.take_room(&add.openings, &lease, &standing).await?;
         let allowed = self.released(allowed, &standing).await?;
@@ -87,6 +90,21 @@ impl Job<'_> {
             answer.push(item.1.clone());
         }
         Ok(Answer::Changed { items: answer, kept: Vec::new(), plan: None })
+    }
+
+    /// The answer where everything that is asked for stands already: nobody's word is needed for that.
+    fn nothing_to_do(&self, add: &Add, lease: &Lease, standing: &[Rule]) -> Result<Option<Answer>, Failure> {
+        if !self.replayed(standing)?.is_empty() {
+            return Ok(None);
+        }
+        let mut items = Vec::with_capacity(add.openings.len());
+        for &opening in &add.openings {
+            match step(opening, lease, standing, self.now())? {
+                Step::Done(item) => items.push(item),
+                Step::Open | Step::Join(_) => return Ok(None),
+            }
+        }
+        Ok(Some(Answer::Changed { items, kept: Vec::new(), plan: None }))
     }
 
     /// Makes rules, all or none, and says how they stand; none if somebody else was faster with one of them.

@@ -108,7 +108,7 @@ pub fn ask(policy: &Arc<Policy>, targets: &Arc<Targets>, question: &Question<'_>
         Tool::RevokeHolder => {
             let request: pb::RevokeHolderRequest = read(message)?;
             let (searches, leaver) = Operation::find_holder(&request, &call, context)?;
-            let named = sight.targets.named().iter().cloned().filter(|_| !question.standing.is_empty());
+            let named = sight.targets.named().iter().filter(|_| !question.standing.is_empty()).cloned();
             let first = searches.first().cloned();
             let parts = named.filter_map(|target| {
                 Some(first.as_ref()?.end_holder(target, leaver.holder.clone(), leaver.reason.clone(), leaver.dry_run))

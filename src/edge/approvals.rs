@@ -199,7 +199,7 @@ async fn arrive(edge: &Edge, query: &str, browser: &Browser) -> Result<Response,
             "This login was not begun here, or took too long. Open the link once more.",
         )
     };
-    let one = |name| one(query.as_bytes(), name).ok_or_else(again);
+    let one = |name| one(query.as_bytes(), name).map_err(|Twice| again());
     let state = one("state")?.ok_or_else(again)?;
     let id = state.split('.').next().unwrap_or_default();
     let away: Away = cookie(headers, id).and_then(|sealed| approvals.open("away", &sealed)).ok_or_else(again)?;
@@ -271,7 +271,7 @@ async fn conclude(edge: &Edge, browser: &Browser, body: Body) -> Result<Response
     let body = Limited::new(body, FORM_MAX).collect();
     let body = tokio::time::timeout(http::BODY_TIMEOUT, body).await.map_err(|_| again())?;
     let form = body.map_err(|_| again())?.to_bytes();
-    let one = |name| one(&form, name).ok_or_else(again);
+    let one = |name| one(&form, name).map_err(|Twice| again());
     let here: Here = one("sealed")?.and_then(|sealed| approvals.open("here", &sealed)).ok_or_else(again)?;
     let seat = cookie(headers, &here.id).ok_or_else(again)?;
     if !same(&seat, &here.seat) || approvals.clock.now() > here.until {
@@ -374,12 +374,15 @@ fn refused_login(error: &(dyn std::error::Error + 'static)) -> Refused {
     Refused::new(StatusCode::FORBIDDEN, "The tokens of this login are not accepted here.")
 }
 
-/// The one value of a name in a query or form; an error where it is there twice.
-fn one(form: &[u8], name: &str) -> Option<Option<String>> {
+/// A name that is in a query or form more than once.
+struct Twice;
+
+/// The one value of a name in a query or form.
+fn one(form: &[u8], name: &str) -> Result<Option<String>, Twice> {
     let mut values = url::form_urlencoded::parse(form).filter(|(key, _)| key == name).map(|(_, value)| value);
     match (values.next(), values.next()) {
-        (value, None) => Some(value.map(std::borrow::Cow::into_owned)),
-        _ => None,
+        (value, None) => Ok(value.map(std::borrow::Cow::into_owned)),
+        _ => Err(Twice),
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) enum Before {
 impl Before {
     /// Reads `inputResponses`. What cannot be read, or answers something else, counts as no answer.
     pub(super) fn of(responses: Option<&HashMap<String, &RawValue>>) -> Self {
+        // The answers to further questions go the same way: there is one change, done or not.
         let answer = responses.and_then(|responses| responses.get(ASKED));
         let answer = answer.and_then(|answer| serde_json::from_str::<Answered>(answer.get()).ok());
         match answer.as_ref().map(|answer| answer.action.as_str()) {
@@ -51,22 +52,26 @@ pub(super) fn point_to_page(edge: &Edge, refusal: &mut Refusal) -> Option<Value>
     if refusal.reason != "APPROVAL_NEEDED" {
         return None;
     }
-    let id = refusal.facts.get("approval")?;
-    let url = approvals::url_of(edge, id)?;
+    let ids = refusal.facts.get("approval")?.clone();
+    let pages: Vec<(&str, String)> =
+        ids.split(',').map(|id| Some((id, approvals::url_of(edge, id)?))).collect::<Option<_>>()?;
+    let questions = pages.iter().enumerate().map(|(at, (id, url))| {
+        let name = if at == 0 { ASKED.to_owned() } else { format!("{ASKED}-{}", at + 1) };
+        let params = json!({"mode": "url", "message": refusal.message, "url": url, "elicitationId": id});
+        (name, json!({"method": "elicitation/create", "params": params}))
+    });
     let question = json!({
-        "inputRequests": {ASKED: {
-            "method": "elicitation/create",
-            "params": {"mode": "url", "message": refusal.message, "url": url, "elicitationId": id},
-        }},
+        "inputRequests": questions.collect::<serde_json::Map<_, _>>(),
         // It says nothing that the arguments do not: the core finds the request by who asks for what.
-        "requestState": id,
+        "requestState": ids,
     });
     let whose = if refusal.facts.get("approval_from").is_some_and(|from| from == "requester") {
         "The person who asks decides there"
     } else {
         "Send this link to somebody who may decide"
     };
-    refusal.message = format!("{}. {whose}: {url}", refusal.message.trim_end_matches('.'));
-    refusal.facts.insert("approval_url".to_owned(), url);
+    let urls = pages.into_iter().map(|(_, url)| url).collect::<Vec<_>>().join(" ");
+    refusal.message = format!("{}. {whose}: {urls}", refusal.message.trim_end_matches('.'));
+    refusal.facts.insert("approval_url".to_owned(), urls);
     Some(question)
 }

@@ -45,7 +45,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub enum Link {
     /// By mTLS.
-    Remote(Remote),
+    Remote(Box<Remote>),
     /// In memory.
     Local(Routes),
 }
@@ -109,7 +109,7 @@ impl Link {
         let set = Arc::clone(&current.borrow());
         let channel = connect(&endpoint, &address, &name, &set);
         let made = Arc::new(ArcSwap::from_pointee(Made { set, channel }));
-        Ok((Self::Remote(Remote { endpoint, address, name, current, made }), reloader))
+        Ok((Self::Remote(Box::new(Remote { endpoint, address, name, current, made })), reloader))
     }
 
     /// A link to services in the same process.

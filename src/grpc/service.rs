@@ -208,10 +208,29 @@ impl<Q: Clone> Entered<Q> {
         let mut parts: Vec<Part> = parts.buffered(AT_ONCE).collect().await;
         // With nothing done anywhere the whole call has failed, and the first refusal says why.
         if !parts.is_empty() && parts.iter().all(|part| part.result.is_err()) {
+            if let Some(waiting) = all_that_waits(&parts) {
+                return Err(waiting);
+            }
             parts.swap_remove(0).result?;
         }
         Ok(parts)
     }
+}
+
+/// What waits for somebody's word in several groups, as one refusal that names every request.
+fn all_that_waits(parts: &[Part]) -> Option<Error> {
+    let waiting: Vec<&Error> = parts
+        .iter()
+        .filter_map(|part| part.result.as_ref().err().filter(|error| error.reason() == "APPROVAL_NEEDED"))
+        .collect();
+    let [first, _, ..] = waiting.as_slice() else { return None };
+    let of = |name: &str, error: &Error| {
+        error.facts().iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    let text = waiting.iter().map(|error| error.message()).collect::<Vec<_>>().join("; ");
+    let ids: Vec<String> = waiting.iter().map(|error| of("approval", error)).collect();
+    let error = Error::new(first.code(), first.reason(), text);
+    Some(error.fact("approval", ids.join(",")).fact("approval_from", of("approval_from", first)))
 }
 
 /// How well the least known of the groups is known.

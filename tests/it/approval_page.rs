@@ -53,7 +53,7 @@ async fn a_person_approves_in_a_browser_under_a_login_of_their_own() {
     // The requester may look, and is told whose word it needs.
     browser.open(&url).await;
     browser.sign_in("alice").await;
-    assert!(browser.text("#state").await.contains("the word of somebody other than alice@example.test"));
+    browser.reads("#state", "the word of somebody other than alice@example.test").await;
     assert!(!browser.has("button[value=approve]").await);
     // Somebody who is no approver is told nothing.
     browser.forget().await;
@@ -77,8 +77,7 @@ async fn a_person_approves_in_a_browser_under_a_login_of_their_own() {
         std::fs::write(std::path::Path::new(&at).join("approval.png"), browser.screenshot().await).expect("kept");
     }
     browser.click("button[value=approve]").await;
-    let state = browser.text("#state").await;
-    assert!(state.contains("bob@example.test has approved this, saying: seen & <fine>"), "{state}");
+    browser.reads("#state", "bob@example.test has approved this, saying: seen & <fine>").await;
 
     let opened = stack.call_as(&alice, "whitelist_add", payroll("443")).await;
     assert_eq!(opened["structuredContent"]["outcome"], "opened", "{opened:#}");
@@ -95,7 +94,7 @@ async fn a_person_approves_in_a_browser_under_a_login_of_their_own() {
     browser.open(&url).await;
     browser.sign_in("dora").await;
     browser.click("button[value=decline]").await;
-    assert!(browser.text("#state").await.contains("dora@example.test has declined this"));
+    browser.reads("#state", "dora@example.test has declined this").await;
     let result = stack.call_as(&alice, "whitelist_add", payroll("8443")).await;
     assert_eq!(error_of(&result)["reason"], "APPROVAL_DECLINED");
 
@@ -106,7 +105,7 @@ async fn a_person_approves_in_a_browser_under_a_login_of_their_own() {
     browser.open(&url).await;
     browser.sign_in("alice").await;
     browser.click("button[value=approve]").await;
-    assert!(browser.text("#state").await.contains("alice@example.test has approved this"));
+    browser.reads("#state", "alice@example.test has approved this").await;
     let opened = stack.call_as(&alice, "whitelist_add", rdp).await;
     assert_eq!(opened["structuredContent"]["outcome"], "opened", "{opened:#}");
     browser.end().await;

@@ -268,6 +268,34 @@ async fn a_service_decides_by_its_certificate_and_nobody_by_another_s_word() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_groups_wait_each_for_a_word_of_its_own() {
+    let aws = AwsDouble::start().await;
+    let everywhere: &str = r#"
+        @id("all") permit (principal, action, resource);
+        @id("an-hour") @duration("1h") permit (principal, action == Action::"default_duration", resource);
+        @id("four-eyes") @approval("another") @message("Two people.")
+        forbid (principal, action == Action::"whitelist_add", resource);
+    "#;
+    let stack = Stack::with(&aws.access(), Options { policy: Some(everywhere), ..options() }).await;
+    let arguments = json!({"security_groups": ["payroll-db", "staging-db"], "address": "203.0.113.7", "port": "443", "reason": "both"});
+    let ids = ask(&stack, arguments.clone()).await;
+    let [first, second] = ids.split(',').collect::<Vec<_>>()[..] else { panic!("two requests: {ids}") };
+    let mut runner = client(&stack, "ci-runner");
+    runner.decide(decision(second, true, None, "")).await.expect("decided");
+    let done = stack.done("whitelist_add", arguments.clone()).await;
+    assert_eq!(done["outcome"], "mixed", "{done:#}");
+    assert!(done["items"].to_string().contains(first), "what still waits is named: {done:#}");
+    runner.decide(decision(first, true, None, "")).await.expect("decided");
+    // What was done is held already, and needs no word.
+    let done = stack.done("whitelist_add", arguments).await;
+    assert_eq!(
+        (done["items"][0]["outcome"].as_str(), done["items"][1]["outcome"].as_str()),
+        (Some("opened"), Some("already_yours"))
+    );
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_glass_is_heard_and_marked() {
     let aws = AwsDouble::start().await;
     let stack = Stack::with(&aws.access(), options()).await;

@@ -5,7 +5,6 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
-    clippy::unreachable,
     reason = "a helper that cannot go on fails the test, and says why"
 )]
 
@@ -14,6 +13,7 @@ mod support;
 mod api_keys;
 mod approval_page;
 mod approvals;
+mod approvals_shared;
 mod arguments;
 mod attacks;
 mod audit;

@@ -298,12 +298,12 @@ async fn asked_for(policy: &'static str, name: &str) -> (Vec<String>, Vec<String
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hidden_group_cannot_be_told_from_none_by_words_or_by_what_aws_is_asked() {
     for policy in [BY_NAME, BY_TAG] {
-        let nowhere = asked_for(policy, "nowhere").await;
+        let nowhere = Box::pin(asked_for(policy, "nowhere")).await;
         assert!(nowhere.1.iter().all(|said| said.contains("SECURITY_GROUP_UNKNOWN")), "{:#?}", nowhere.1);
         assert!(nowhere.0.iter().any(|action| action == "DescribeSecurityGroups"), "it is looked for");
         // Configured, opted in, and by id.
         for name in ["payroll-db", "hidden-web", OTHER_GROUP] {
-            assert_eq!(asked_for(policy, name).await, nowhere, "{name}");
+            assert_eq!(Box::pin(asked_for(policy, name)).await, nowhere, "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A headless Chromium, driven by WebDriver (<https://www.w3.org/TR/webdriver2/>) as a person would.
+//! A headless Chromium, driven by the `WebDriver` protocol (<https://www.w3.org/TR/webdriver2/>) as a person would.
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::emulator::{free_port, leashed};
 use super::temporary::Directory;
 
-/// The key under which WebDriver names an element.
+/// The key under which `WebDriver` names an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 pub(crate) struct Browser {
@@ -95,13 +95,19 @@ impl Browser {
 
     /// The text of an element, once it is there.
     pub(crate) async fn text(&self, selector: &str) -> String {
-        let element = self.find(selector).await;
-        self.ask("GET", &format!("/element/{element}/text"), json!({}))
-            .await
-            .expect("a text")
-            .as_str()
-            .expect("text")
-            .to_owned()
+        let text = self.on(selector, "GET", "text", json!({})).await;
+        text.as_str().expect("text").to_owned()
+    }
+
+    /// Waits until an element says this.
+    pub(crate) async fn reads(&self, selector: &str, part: &str) {
+        for _ in 0..200 {
+            if self.text(selector).await.contains(part) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("`{part}` is not in {:?}", self.text(selector).await);
     }
 
     pub(crate) async fn url(&self) -> String {
@@ -109,13 +115,24 @@ impl Browser {
     }
 
     pub(crate) async fn write(&self, selector: &str, text: &str) {
-        let element = self.find(selector).await;
-        self.ask("POST", &format!("/element/{element}/value"), json!({"text": text})).await.expect("it is written");
+        self.on(selector, "POST", "value", json!({"text": text})).await;
     }
 
     pub(crate) async fn click(&self, selector: &str) {
-        let element = self.find(selector).await;
-        self.ask("POST", &format!("/element/{element}/click"), json!({})).await.expect("it is clicked");
+        self.on(selector, "POST", "click", json!({})).await;
+    }
+
+    /// Does something with an element, once it is there: the page may be replaced under one's hands.
+    async fn on(&self, selector: &str, method: &str, what: &str, body: Value) -> Value {
+        for _ in 0..20 {
+            let element = self.find(selector).await;
+            match self.ask(method, &format!("/element/{element}/{what}"), body.clone()).await {
+                Ok(value) => return value,
+                Err(error) if error.contains("stale element") => {}
+                Err(error) => panic!("{what} of `{selector}`: {error}"),
+            }
+        }
+        panic!("`{selector}` never stays")
     }
 
     /// Runs a script in the page; what it returns.
