@@ -436,7 +436,7 @@ fn approval_page(
         Some(file) => Seal::from_file(file).map_err(LoginError::Key)?,
         None => Seal::random().map_err(LoginError::Key)?,
     };
-    let login = Login::new(login, &issuer.issuer, section.public_url.clone(), http)?;
+    let login = Login::new(login, issuer, section.public_url.clone(), http)?;
     Ok(edge::approvals::Approvals::new(login, seal, Clock::system()))
 }
 

@@ -94,7 +94,9 @@ pub enum ApprovalError {
     #[error("where approvals are kept cannot be reached at the moment, so nothing that needs one is done")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Too many of the caller's wait.
-    #[error("you have asked for {WAITING_MOST} approvals already, as many as may wait at once; nothing was asked for")]
+    #[error(
+        "you have asked for {WAITING_MOST} approvals within the time that one may wait, which is as many as are taken; try again later"
+    )]
     TooMany,
     /// Too many wait.
     #[error("too many requests wait for approval already; nothing was asked for")]
@@ -169,15 +171,11 @@ impl Approvals {
     }
 
     /// The word for a change, spent by this very use; or the request that waits for it, made now if there is none.
-    ///
-    /// With `key`, the caller's idempotency key, the same word is found again for the same request: an answer that was
-    /// lost need not be approved twice.
     pub async fn word(
         &self,
         binding: &Binding,
         from: WhoseWord,
         describe: impl FnOnce() -> Change,
-        key: Option<&str>,
     ) -> Result<Result<Granted, Request>, ApprovalError> {
         let place = binding.place();
         let standing = self.store.value(&place).await?;
@@ -185,7 +183,7 @@ impl Approvals {
             && let Some(request) = self.find(&String::from_utf8_lossy(id)).await?
             && request.from() >= from
             && request.is_for(binding)
-            && let Some(answer) = self.answer(request, binding, key).await?
+            && let Some(answer) = self.answer(request).await?
         {
             return Ok(answer);
         }
@@ -210,18 +208,12 @@ impl Approvals {
     }
 
     /// What a request that stands comes to; nothing where it is spent, and a new one is needed.
-    async fn answer(
-        &self,
-        request: Request,
-        binding: &Binding,
-        key: Option<&str>,
-    ) -> Result<Option<Result<Granted, Request>>, ApprovalError> {
-        let spent = match request.state() {
-            State::Waiting | State::Declined => return Ok(Some(Err(request))),
-            State::Approved => self.spend(&request, binding, key).await?,
-            State::Used => self.is_spent_by(&request, binding, key).await?,
-        };
-        Ok(if spent { request.granted().map(Ok) } else { None })
+    async fn answer(&self, request: Request) -> Result<Option<Result<Granted, Request>>, ApprovalError> {
+        match request.state() {
+            State::Waiting | State::Declined => Ok(Some(Err(request))),
+            State::Approved if self.spend(&request).await? => Ok(request.granted().map(Ok)),
+            State::Approved | State::Used => Ok(None),
+        }
     }
 
     /// Nobody fills the store: each has so many places, for as long as a request waits.
@@ -246,8 +238,9 @@ impl Approvals {
             let opened = self.seal.open(&context("decision", id), &sealed);
             // What cannot be read is nobody's decision, and no second one can be written: the request is dead.
             let Some(decision) = opened.and_then(|text| Decision::from_json(&text)) else { return Ok(None) };
+            let used = decision.is_used();
             request.decided(decision);
-            request.used(self.store.value(&at("spent", id)).await?.is_some());
+            request.used(used || self.store.value(&at("spent", id)).await?.is_some());
         }
         Ok(Some(request))
     }
@@ -275,25 +268,16 @@ impl Approvals {
         Ok(request)
     }
 
-    /// Spends an approval; false where that was done before.
-    async fn spend(&self, request: &Request, binding: &Binding, key: Option<&str>) -> Result<bool, ApprovalError> {
-        let spender = binding.spender(key);
-        Ok(self.store.put_new(&at("spent", request.id()), spender.as_bytes(), self.left(request)).await?
-            || self.is_spent_by(request, binding, key).await?)
-    }
-
-    /// Whether this very request, by its key, has spent the approval.
-    async fn is_spent_by(
-        &self,
-        request: &Request,
-        binding: &Binding,
-        key: Option<&str>,
-    ) -> Result<bool, ApprovalError> {
-        if key.is_none() {
+    /// Spends an approval, once; false where that was done before.
+    async fn spend(&self, request: &Request) -> Result<bool, ApprovalError> {
+        if !self.store.put_new(&at("spent", request.id()), b"", self.left(request)).await? {
             return Ok(false);
         }
-        let spent = self.store.value(&at("spent", request.id())).await?;
-        Ok(spent.is_some_and(|spent| spent == binding.spender(key).as_bytes()))
+        // Said with the decision as well: should the spending be lost, the word is not found unspent.
+        let Some(decision) = request.decision() else { return Ok(false) };
+        let sealed = self.seal.close(&context("decision", request.id()), &decision.used().to_json());
+        self.store.put(&at("decision", request.id()), &sealed, self.left(request)).await?;
+        Ok(true)
     }
 
     /// How long what belongs to a request is kept: as long as the request itself, and a little longer, so that nothing is
@@ -316,7 +300,7 @@ pub fn may_decide(request: &Request, by: &Principal) -> Result<(), ApprovalError
     if let Some(decision) = request.decision() {
         return Err(ApprovalError::Decided { by: decision.by().name.clone(), approved: decision.is_approval() });
     }
-    match (request.from(), request.requester().is(by)) {
+    match (request.from(), request.requester().is_behind(by)) {
         (WhoseWord::Another, true) => Err(ApprovalError::OwnRequest),
         (WhoseWord::Requester, false) => Err(ApprovalError::NotRequester),
         _ => Ok(()),

@@ -24,7 +24,7 @@ pub use journal::{Config, Journal, JournalError};
 pub use record::AwsCall;
 pub use unfinished::Unfinished;
 
-use record::{Begin, End, Refused, Vouched, Who};
+use record::{Begin, Carried, End, Refused, Vouched, Who};
 
 /// The audit trail of one process. Clones share it.
 #[derive(Clone, Debug)]
@@ -268,11 +268,6 @@ impl Entry {
         self.decided.get_or_init(|| policies.to_vec());
     }
 
-    /// Keeps whose word stood in for what policy demands, and the policies that demand it.
-    pub fn vouched(&self, word: &Word, demanded_by: Vec<String>) {
-        self.vouched.get_or_init(|| Vouched::of(word, demanded_by));
-    }
-
     /// Ends the operation. The answer to the caller does not wait for the disk.
     pub fn end(mut self, outcome: &Outcome<'_>) {
         self.finish(outcome);
@@ -306,6 +301,18 @@ impl Drop for Entry {
 // === impl DurableEntry ===
 
 impl DurableEntry {
+    /// Records whose word stands in for what policy demands, and the policies that demand it; returns once that is on
+    /// disk. Only then may AWS be changed.
+    pub async fn vouched(&self, word: &Word, demanded_by: Vec<String>) -> Result<(), AuditError> {
+        let journal = self.0.audit.journal.as_ref().ok_or(AuditError::NoJournal)?;
+        let approval = Vouched::of(word, demanded_by);
+        let call = self.0.call.as_str().to_owned();
+        let body = record::Body::Vouched(Carried { call, approval: approval.clone() });
+        journal.write_durably(body).await.map_err(AuditError::Journal)?;
+        self.0.vouched.get_or_init(|| approval);
+        Ok(())
+    }
+
     /// The entry, to note calls to AWS on.
     pub fn entry(&self) -> &Entry {
         &self.0

@@ -76,6 +76,18 @@ pub struct Caller {
     address: Option<IpAddr>,
 }
 
+impl Kind {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::Service => "service",
+            Self::ApiKey => "api_key",
+            Self::Own => "own",
+        }
+    }
+}
+
 // === impl Principal ===
 
 impl Principal {

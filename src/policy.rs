@@ -399,7 +399,7 @@ impl Policy {
     /// May the caller go ahead with what they asked for, though policy wants somebody's word first?
     pub fn break_glass(&self, look: &LookPermit) -> Result<Glass, Denial> {
         let facts = self.facts(&look.caller, look.operation.scope(), look.operation.received())?;
-        let context = facts.about(look.operation.tool().name(), None)?;
+        let context = facts.glass(look.operation.tool().name())?;
         Ok(Glass { policies: self.ask(&self.callers, &facts, "break_glass", context)?.firm()? })
     }
 
@@ -408,14 +408,14 @@ impl Policy {
     pub fn approve(
         &self,
         caller: &Caller,
-        tool: &str,
+        request: &crate::approval::Request,
         target: &Target,
         own: bool,
         at: Timestamp,
     ) -> Result<Vec<String>, Denial> {
         let facts = self.facts(caller, &Scope::Group(target.clone()), at)?;
         self.see(&facts, "")?;
-        self.ask(&self.callers, &facts, "approve", facts.about(tool, Some(own))?)?.firm()
+        self.ask(&self.callers, &facts, "approve", facts.decision(request, own)?)?.firm()
     }
 
     /// Which of these rules may the service itself close or tidy, as they stand `now`? The others are those that

@@ -67,9 +67,4 @@ impl Binding {
     pub(super) fn place(&self) -> String {
         format!("approval:asked:{}", self.digest)
     }
-
-    /// Who spends an approval: this very request of the caller, where it has a key, or else nobody twice.
-    pub(super) fn spender(&self, key: Option<&str>) -> String {
-        key.map_or_else(|| uuid::Uuid::new_v4().to_string(), |key| sha256_hex(format!("{}\n{key}", self.digest)))
-    }
 }

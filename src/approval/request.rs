@@ -34,6 +34,8 @@ pub struct Decision {
     approved: bool,
     note: String,
     at: Timestamp,
+    #[serde(default)]
+    used: bool,
 }
 
 /// What became of a request.
@@ -51,7 +53,16 @@ pub enum State {
 
 impl Decision {
     pub(super) fn new(by: Person, approved: bool, note: &str, at: Timestamp) -> Self {
-        Self { by, approved, note: note.to_owned(), at }
+        Self { by, approved, note: note.to_owned(), at, used: false }
+    }
+
+    /// The same, once it was used.
+    pub(super) fn used(&self) -> Self {
+        Self { used: true, ..self.clone() }
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.used
     }
 
     pub(super) fn to_json(&self) -> Vec<u8> {

@@ -26,20 +26,16 @@ fn change() -> Change {
     }
 }
 
-async fn ask(approvals: &Approvals, binding: &Binding, key: Option<&str>) -> Result<Granted, Request> {
-    approvals.word(binding, WhoseWord::Another, change, key).await.expect("reachable")
+async fn ask(approvals: &Approvals, binding: &Binding) -> Result<Granted, Request> {
+    approvals.word(binding, WhoseWord::Another, change).await.expect("reachable")
 }
 
 #[tokio::test]
 async fn a_word_is_for_one_binding_and_one_use() {
     let (approvals, (alice, bob)) = (approvals(), people());
     let binding = Binding::new(&alice, "these arguments", "this difference");
-    let request = ask(&approvals, &binding, None).await.expect_err("it waits");
-    assert_eq!(
-        ask(&approvals, &binding, None).await.expect_err("still").id(),
-        request.id(),
-        "asked again, it is the same"
-    );
+    let request = ask(&approvals, &binding).await.expect_err("it waits");
+    assert_eq!(ask(&approvals, &binding).await.expect_err("still").id(), request.id(), "asked again, it is the same");
     let decided = approvals.decide(request.clone(), &bob, true, "fine").await.expect("decided");
     assert_eq!(decided.state(), State::Approved);
     // Another person, another argument, another difference: each a request of its own.
@@ -49,56 +45,75 @@ async fn a_word_is_for_one_binding_and_one_use() {
         Binding::new(&alice, "these arguments", "another difference"),
         Binding::new(&alice, "these argumentsthis", " difference"),
     ] {
-        assert_ne!(ask(&approvals, &other, None).await.expect_err("another").id(), request.id());
+        assert_ne!(ask(&approvals, &other).await.expect_err("another").id(), request.id());
     }
-    let granted = ask(&approvals, &binding, None).await.expect("approved");
+    let granted = ask(&approvals, &binding).await.expect("approved");
     assert_eq!((granted.by().name.as_str(), granted.note()), (bob.name(), "fine"));
-    let next = ask(&approvals, &binding, None).await.expect_err("spent");
+    let next = ask(&approvals, &binding).await.expect_err("spent");
     assert_ne!(next.id(), request.id());
     assert_eq!(approvals.find(request.id()).await.expect("reachable").expect("known").state(), State::Used);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_at_once_spend_it_once() {
-    let (approvals, (alice, bob)) = (approvals(), people());
-    let binding = Binding::new(&alice, "arguments", "difference");
-    let request = ask(&approvals, &binding, None).await.expect_err("it waits");
-    approvals.decide(request, &bob, true, "").await.expect("decided");
-    let tries = (0..50).map(|_| ask(&approvals, &binding, None));
-    let granted = futures_util::future::join_all(tries).await.into_iter().filter(Result::is_ok).count();
-    assert_eq!(granted, 1);
+    for _ in 0..20 {
+        let (approvals, (alice, bob)) = (approvals(), people());
+        let binding = Binding::new(&alice, "arguments", "difference");
+        let request = ask(&approvals, &binding).await.expect_err("it waits");
+        approvals.decide(request, &bob, true, "").await.expect("decided");
+        let tries: Vec<_> = (0..16)
+            .map(|_| {
+                let (approvals, binding) = (approvals.clone(), binding.clone());
+                tokio::spawn(async move { ask(&approvals, &binding).await.is_ok() })
+            })
+            .collect();
+        let granted = futures_util::future::join_all(tries).await;
+        assert_eq!(granted.into_iter().filter(|granted| matches!(granted, Ok(true))).count(), 1);
+    }
 }
 
 #[tokio::test]
-async fn with_a_key_the_same_request_finds_its_word_again() {
+async fn a_spending_that_is_lost_leaves_the_word_spent() {
     let (approvals, (alice, bob)) = (approvals(), people());
     let binding = Binding::new(&alice, "arguments", "difference");
-    let request = ask(&approvals, &binding, Some("k")).await.expect_err("it waits");
-    approvals.decide(request, &bob, true, "").await.expect("decided");
-    assert!(ask(&approvals, &binding, Some("k")).await.is_ok());
-    assert!(ask(&approvals, &binding, Some("k")).await.is_ok(), "its answer was lost");
-    assert!(ask(&approvals, &binding, Some("another")).await.is_err());
+    let request = ask(&approvals, &binding).await.expect_err("it waits");
+    approvals.decide(request.clone(), &bob, true, "").await.expect("decided");
+    ask(&approvals, &binding).await.expect("approved");
+    approvals.store.put(&at("spent", request.id()), b"", Duration::ZERO).await.expect("over at once");
+    assert!(ask(&approvals, &binding).await.is_err());
+}
+
+#[test]
+fn nobody_is_another_person_by_a_key_of_their_own() {
+    let (alice, _) = people();
+    let key = |owner: &str| Person {
+        owner: Some(owner.to_owned()),
+        subject: "k1".to_owned(),
+        issuer: "api-key".to_owned(),
+        ..Person::of(&alice)
+    };
+    assert!(key(alice.name()).is_behind(&alice) && key(alice.id()).is_behind(&alice) && key("ALICE").is_behind(&alice));
+    assert!(!key("bob").is_behind(&alice));
 }
 
 #[tokio::test]
 async fn who_asked_does_not_approve_and_a_decision_stands() {
     let (approvals, (alice, bob)) = (approvals(), people());
     let binding = Binding::new(&alice, "arguments", "difference");
-    let request = ask(&approvals, &binding, None).await.expect_err("it waits");
+    let request = ask(&approvals, &binding).await.expect_err("it waits");
     let own = approvals.decide(request.clone(), &alice, true, "").await;
     assert!(matches!(own, Err(ApprovalError::OwnRequest)), "{own:?}");
     approvals.decide(request.clone(), &bob, false, "no").await.expect("decided");
     let twice = approvals.decide(request, &bob, true, "").await;
     assert!(matches!(twice, Err(ApprovalError::Decided { approved: false, .. })), "{twice:?}");
-    assert_eq!(ask(&approvals, &binding, None).await.expect_err("declined").state(), State::Declined);
+    assert_eq!(ask(&approvals, &binding).await.expect_err("declined").state(), State::Declined);
     // Its own word is not another's.
     let own = Binding::new(&alice, "own", "difference");
-    let request =
-        approvals.word(&own, WhoseWord::Requester, change, None).await.expect("reachable").expect_err("waits");
+    let request = approvals.word(&own, WhoseWord::Requester, change).await.expect("reachable").expect_err("waits");
     let other = approvals.decide(request.clone(), &bob, true, "").await;
     assert!(matches!(other, Err(ApprovalError::NotRequester)), "{other:?}");
     approvals.decide(request, &alice, true, "").await.expect("decided");
-    assert!(ask(&approvals, &own, None).await.is_err(), "policy wants more by now than was given");
+    assert!(ask(&approvals, &own).await.is_err(), "policy wants more by now than was given");
 }
 
 #[tokio::test]
@@ -111,32 +126,32 @@ async fn what_is_over_or_forged_counts_for_nothing() {
     let approvals = Approvals::new(&config, None, clock).expect("sound");
     let (alice, bob) = people();
     let binding = Binding::new(&alice, "arguments", "difference");
-    let request = ask(&approvals, &binding, None).await.expect_err("it waits");
+    let request = ask(&approvals, &binding).await.expect_err("it waits");
     // Somebody who can write where requests are kept, and has no key.
     let forged = Decision::new(Person::of(&bob), true, "", request.made());
     let key = at("decision", request.id());
     let sealed = Seal::random().expect("a key").close(&context("decision", request.id()), &forged.to_json());
     approvals.store.put(&key, &sealed, Duration::from_secs(60)).await.expect("kept");
     assert!(approvals.find(request.id()).await.expect("reachable").is_none());
-    let next = ask(&approvals, &binding, None).await.expect_err("a new one");
+    let next = ask(&approvals, &binding).await.expect_err("a new one");
     // A decision on one request is none on another.
     let decided = approvals.decide(next.clone(), &bob, true, "").await.expect("decided");
     let sealed = approvals.store.value(&at("decision", decided.id())).await.expect("kept").expect("there");
-    let other = ask(&approvals, &Binding::new(&alice, "other", "x"), None).await.expect_err("it waits");
+    let other = ask(&approvals, &Binding::new(&alice, "other", "x")).await.expect_err("it waits");
     approvals.store.put(&at("decision", other.id()), &sealed, Duration::from_secs(60)).await.expect("kept");
-    assert!(ask(&approvals, &Binding::new(&alice, "other", "x"), None).await.is_err());
+    assert!(ask(&approvals, &Binding::new(&alice, "other", "x")).await.is_err());
     hands.store(61, Ordering::Relaxed);
     assert!(approvals.find(next.id()).await.expect("reachable").is_none(), "its time is up");
-    assert!(ask(&approvals, &binding, None).await.is_err());
+    assert!(ask(&approvals, &binding).await.is_err());
 }
 
 #[tokio::test]
 async fn nobody_fills_the_store() {
     let (approvals, (alice, bob)) = (approvals(), people());
     for n in 0..WAITING_MOST {
-        ask(&approvals, &Binding::new(&alice, &n.to_string(), ""), None).await.expect_err("it waits");
+        ask(&approvals, &Binding::new(&alice, &n.to_string(), "")).await.expect_err("it waits");
     }
-    let one_more = approvals.word(&Binding::new(&alice, "one more", ""), WhoseWord::Another, change, None).await;
+    let one_more = approvals.word(&Binding::new(&alice, "one more", ""), WhoseWord::Another, change).await;
     assert!(matches!(one_more, Err(ApprovalError::TooMany)), "{one_more:?}");
-    ask(&approvals, &Binding::new(&bob, "", ""), None).await.expect_err("others still can");
+    ask(&approvals, &Binding::new(&bob, "", "")).await.expect_err("others still can");
 }

@@ -26,6 +26,11 @@ pub struct Person {
     pub name: String,
     /// Their stable id, as it stands on rules.
     pub id: String,
+    /// What they are: `person`, `service`, `api_key`.
+    pub kind: String,
+    /// Who answers for them, where they are an API key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// A person's word for one change, spent by this use of it. Only this module's approvals make one.
@@ -65,12 +70,27 @@ impl Person {
             subject: principal.subject().to_owned(),
             name: principal.name().to_owned(),
             id: principal.id().to_owned(),
+            kind: principal.kind().as_str().to_owned(),
+            owner: principal.owner().map(str::to_owned),
         }
     }
 
     /// Whether this is that principal: the same subject of the same issuer, whatever their name is now.
     pub fn is(&self, principal: &Principal) -> bool {
         self.issuer == principal.issuer() && self.subject == principal.subject()
+    }
+
+    /// Whether that principal stands behind this one: is the same, or answers for the key that this one is, or the other
+    /// way round. Nobody gets round another person's word by a key of their own.
+    pub fn is_behind(&self, principal: &Principal) -> bool {
+        let names = |owner: &str, name: &str, subject: &str, id: &str| {
+            [name, subject, id].into_iter().any(|known| known.eq_ignore_ascii_case(owner))
+        };
+        let (name, subject, id) = (principal.name(), principal.subject(), principal.id());
+        self.is(principal)
+            || self.owner.as_deref().is_some_and(|owner| names(owner, name, subject, id))
+            || principal.owner().is_some_and(|owner| names(owner, &self.name, &self.subject, &self.id))
+            || self.owner.as_deref().zip(principal.owner()).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
     }
 }
 

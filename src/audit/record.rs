@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Found, Outcome};
 use crate::approval::{Person, Request};
 use crate::error::{Chain, Error};
-use crate::identity::{Caller, Kind as PrincipalKind};
+use crate::identity::Caller;
 use crate::operation::target::{GroupId, Place};
 use crate::operation::{self, CallId, Scope};
 use crate::policy::Word;
@@ -44,6 +44,8 @@ pub(super) enum Body {
     Observed(Observed),
     /// Somebody decides on a request for approval.
     Decision(Decision),
+    /// Somebody's word, or none where policy lets the caller go ahead, carries an operation.
+    Vouched(Carried),
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -140,6 +142,13 @@ pub(super) struct Vouched {
     /// Somebody must ask why.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     review: bool,
+}
+
+/// What carries an operation that policy wants vouched for.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Carried {
+    pub(super) call: String,
+    pub(super) approval: Vouched,
 }
 
 /// A decision on a request for approval.
@@ -239,12 +248,7 @@ impl Who {
     pub(super) fn of(caller: &Caller) -> Self {
         let principal = caller.principal();
         Self {
-            kind: match principal.kind() {
-                PrincipalKind::Person => "person",
-                PrincipalKind::Service => "service",
-                PrincipalKind::ApiKey => "api_key",
-                PrincipalKind::Own => "own",
-            },
+            kind: principal.kind().as_str(),
             issuer: principal.issuer().to_owned(),
             subject: principal.subject().to_owned(),
             name: principal.name().to_owned(),

@@ -35,16 +35,7 @@ impl Job<'_> {
         // Before anybody's word is asked for or spent: it would be given for nothing.
         self.take_room(&add.openings, &lease, &standing).await?;
         let allowed = self.released(allowed, &standing).await?;
-        let first = |(rule, spent): (&Rule, &Spent)| {
-            let word = if rule.ownership()?.call == spent.call { Word::Opened } else { Word::Joined };
-            let opening = match add.openings.as_slice() {
-                // It may have been moved since: it is the one that was asked for all the same.
-                [only] => *only,
-                _ => Opening::of(rule)?,
-            };
-            Some((opening, Item { word, rule: rule.clone(), until: Some(spent.until) }))
-        };
-        let mut items: Vec<(Opening, Item)> = self.replayed(&standing)?.into_iter().filter_map(first).collect();
+        let mut items = self.done_before(add, &standing)?;
         let patience = Instant::now() + self.certain() * 2 + GRACE;
         loop {
             let open: Vec<Opening> =
@@ -92,13 +83,29 @@ impl Job<'_> {
         Ok(Answer::Changed { items: answer, kept: Vec::new(), plan: None })
     }
 
-    /// The answer where everything that is asked for stands already: nobody's word is needed for that.
+    /// What was carried out under this request's key before.
+    fn done_before(&self, add: &Add, standing: &[Rule]) -> Result<Vec<(Opening, Item)>, Failure> {
+        let first = |(rule, spent): (&Rule, &Spent)| {
+            let word = if rule.ownership()?.call == spent.call { Word::Opened } else { Word::Joined };
+            let opening = match add.openings.as_slice() {
+                // It may have been moved since: it is the one that was asked for all the same.
+                [only] => *only,
+                _ => Opening::of(rule)?,
+            };
+            Some((opening, Item { word, rule: rule.clone(), until: Some(spent.until) }))
+        };
+        Ok(self.replayed(standing)?.into_iter().filter_map(first).collect())
+    }
+
+    /// The answer where everything that is asked for stands already, or was done: nobody's word is needed for that.
     fn nothing_to_do(&self, add: &Add, lease: &Lease, standing: &[Rule]) -> Result<Option<Answer>, Failure> {
-        if !self.replayed(standing)?.is_empty() {
-            return Ok(None);
-        }
+        let before = self.done_before(add, standing)?;
         let mut items = Vec::with_capacity(add.openings.len());
         for &opening in &add.openings {
+            if let Some((_, item)) = before.iter().find(|(done, _)| *done == opening) {
+                items.push(item.clone());
+                continue;
+            }
             match step(opening, lease, standing, self.now())? {
                 Step::Done(item) => items.push(item),
                 Step::Open | Step::Join(_) => return Ok(None),

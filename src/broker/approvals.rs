@@ -23,10 +23,8 @@ impl Broker {
         let unknown = || Error::from(ApprovalError::Unknown(shown_id(id)));
         let approvals = self.approvals.as_ref().ok_or_else(unknown)?;
         let request = approvals.find(id).await?.ok_or_else(unknown)?;
-        if self.reads_descriptions() {
-            let place = self.group_of(&request)?.place().clone();
-            self.discover(&[place], STILL_OPTED_IN).await;
-        }
+        // The group may be one that its owner opted in, and this core have heard of nobody who asked for it.
+        self.discover(&self.targets().places(None, None)?, STILL_OPTED_IN).await;
         let permitted = match self.may_approve(caller, &request) {
             // Nobody can tell who may decide.
             Err(error) if error.reason() == "GROUPS_UNREAD" => return Err(error),
@@ -68,7 +66,7 @@ impl Broker {
     fn may_approve(&self, caller: &Caller, request: &Request) -> Result<Vec<String>, Error> {
         let target = self.group_of(request)?;
         let own = request.from() == WhoseWord::Requester && request.requester().is(caller.principal());
-        Ok(self.policies.current().approve(caller, request.tool(), &target, own, self.clock.now())?)
+        Ok(self.policies.current().approve(caller, request, &target, own, self.clock.now())?)
     }
 
     fn group_of(&self, request: &Request) -> Result<Target, Error> {

@@ -126,6 +126,22 @@ impl Job<'_> {
             decided => decided?,
         };
         self.recorded.entry().decided(permit.policies());
+        // What is there already needs nobody's word.
+        let now = self.now();
+        let stays = |step: &Step| Ok::<_, Failure>(matches!(step.way(&standing, now)?, Way::Stay | Way::Foreign(_)));
+        let staying = moves.iter().map(stays).collect::<Result<Vec<_>, _>>()?;
+        if staying.iter().all(|stays| *stays) {
+            for step in moves {
+                let item = match step.way(&standing, now)? {
+                    Way::Foreign(rule) => Item { word: Word::AlreadyOpen, rule, until: None },
+                    _ => Item { word: Word::AlreadyYours, until: Some(step.lease.until), rule: step.rule },
+                };
+                if !items.iter().any(|done| done.rule.id == item.rule.id) {
+                    items.push(item);
+                }
+            }
+            return Ok(Answer::Changed { items, kept: Vec::new(), plan: None });
+        }
         let permit = self.released(permit, &standing).await?;
         // Side by side: each waits for AWS to settle.
         let moves = moves.into_iter().map(|step| self.relocate_one(&permit, step, &standing));

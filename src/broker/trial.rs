@@ -116,8 +116,8 @@ pub fn ask(policy: &Arc<Policy>, targets: &Arc<Targets>, question: &Question<'_>
             let parts: Vec<Operation> = parts.collect();
             searches.into_iter().chain(parts).collect()
         }
-        Tool::Survey | Tool::Close | Tool::Tidy | Tool::Recover | Tool::Discover => {
-            return Err(Error::invalid("tool", "TOOL_UNKNOWN", "this the service does for itself alone"));
+        Tool::Decide | Tool::Survey | Tool::Close | Tool::Tidy | Tool::Recover | Tool::Discover => {
+            return Err(Error::invalid("tool", "TOOL_UNKNOWN", "this is no tool"));
         }
     };
     let mut allowed = Allowed::default();

@@ -1,11 +1,14 @@
 //! The word that policy wants before a change is made: asked for, found, or gone without by who may break the glass.
 
 use super::Job;
+use jiff::{SignedDuration, Timestamp};
+
 use super::answer::Item;
 use super::failure::Failure;
 use crate::approval::{Binding, Change, Request, State, Target, WhoseWord};
 use crate::digest::sha256_hex;
 use crate::operation::rule::Rule;
+use crate::operation::term::whole_seconds;
 use crate::operation::{Kind, Operation, Whose};
 use crate::policy::{Demand, Denial, Pending, Word};
 use crate::telemetry;
@@ -22,7 +25,8 @@ impl Job<'_> {
             }
         };
         let word = self.word(&demand, standing).await?;
-        self.recorded.entry().vouched(&word, demand.policies());
+        let recorded = self.recorded.vouched(&word, demand.policies()).await;
+        recorded.map_err(|error| Failure::Wrong(error.into()))?;
         Ok(pending.released(&word)?)
     }
 
@@ -48,9 +52,10 @@ impl Job<'_> {
             return Err(Denial::Forbidden(demand.reasons.clone()).into());
         };
         let ((items, _), _) = self.broker.would(self.permit, standing)?;
-        let binding = Binding::new(principal, &operation.fingerprint(), &difference(&items));
-        let describe = || described(operation, self.permit.caller(), demand, &items);
-        let found = approvals.word(&binding, demand.from, describe, operation.key()).await;
+        let lines: Vec<String> = items.iter().map(|item| line(operation, item, self.now())).collect();
+        let binding = Binding::new(principal, &operation.fingerprint(), &difference(&lines));
+        let describe = || described(operation, self.permit.caller(), demand, lines);
+        let found = approvals.word(&binding, demand.from, describe).await;
         match found.map_err(|error| Failure::Wrong(error.into()))? {
             Ok(granted) => Ok(Word::Granted(granted)),
             Err(request) if request.state() == State::Declined => Err(Failure::Declined(Box::new(request))),
@@ -61,22 +66,47 @@ impl Job<'_> {
 
 /// A digest of what a change would make of each rule that it touches. What else stands in the group does not count: it
 /// may come and go while a request waits.
-fn difference(items: &[Item]) -> String {
-    let mut parts: Vec<String> = items.iter().map(line).collect();
+fn difference(lines: &[String]) -> String {
+    let mut parts = lines.to_vec();
     parts.sort();
     sha256_hex(parts.join("\n"))
 }
 
-/// What would become of one rule.
-fn line(item: &Item) -> String {
+/// What would become of one rule: what is let in, for how long, and whose leases end. Who decides reads the same.
+fn line(operation: &Operation, item: &Item, now: Timestamp) -> String {
     let id = item.rule.id.as_deref().map(|id| format!(" ({id})")).unwrap_or_default();
     let (traffic, source) = (&item.rule.traffic, &item.rule.source);
+    let length = match (operation.kind(), item.until) {
+        // A move keeps the end: it is a point in time.
+        (Kind::Move(_), Some(until)) => format!(", until {until}"),
+        // A length that is counted from when it is done.
+        (Kind::Extend(_), Some(until)) => {
+            let from = whole_seconds(operation.received());
+            format!(", for {:#}", SignedDuration::from_secs(until.duration_since(from).as_secs()))
+        }
+        _ => String::new(),
+    };
+    let ending = match operation.kind() {
+        Kind::Remove(remove) if remove.whose != Whose::Own => {
+            let holders = item.rule.ownership().into_iter().flat_map(|own| own.live(now));
+            let mut holders: Vec<String> = holders
+                .filter(|lease| match &remove.whose {
+                    Whose::Named(name) => lease.holder.is_called(name),
+                    Whose::Own | Whose::Everyone => true,
+                })
+                .map(|lease| lease.holder.id())
+                .collect();
+            holders.sort();
+            format!(", ending the leases of {}", holders.join(", "))
+        }
+        _ => String::new(),
+    };
     let word = item.word.as_str(true).replace('_', " ");
-    format!("{word}: {} port {traffic} from {source}{id}", traffic.protocol())
+    format!("{word}: {} port {traffic} from {source}{id}{length}{ending}", traffic.protocol())
 }
 
 /// The change in words, for who is to decide.
-fn described(operation: &Operation, caller: &crate::identity::Caller, demand: &Demand, items: &[Item]) -> Change {
+fn described(operation: &Operation, caller: &crate::identity::Caller, demand: &Demand, lines: Vec<String>) -> Change {
     let scope = operation.scope();
     let principal = caller.principal();
     let mut details = vec![
@@ -85,7 +115,7 @@ fn described(operation: &Operation, caller: &crate::identity::Caller, demand: &D
         ("Asked for by".to_owned(), format!("{} ({})", principal.name(), principal.id())),
     ];
     details.extend(caller.address().map(|address| ("Calling from".to_owned(), address.to_string())));
-    details.extend(items.iter().map(|item| ("Would do".to_owned(), line(item))));
+    details.extend(lines.into_iter().map(|line| ("Would do".to_owned(), line)));
     let (reason, whose) = match operation.kind() {
         Kind::Add(add) => (add.reason.as_str(), None),
         Kind::Extend(extend) => (extend.reason.as_deref().unwrap_or_default(), None),
@@ -93,7 +123,8 @@ fn described(operation: &Operation, caller: &crate::identity::Caller, demand: &D
         _ => ("", None),
     };
     details.extend(whose.map(|whose| ("Whose leases end".to_owned(), whose)));
-    details.extend(operation.term().map(|term| ("How long".to_owned(), term.words().to_owned())));
+    let words = operation.term().map(|term| term.words()).filter(|words| !words.is_empty());
+    details.extend(words.map(|words| ("How long".to_owned(), words.to_owned())));
     if !reason.is_empty() {
         details.push(("Reason given".to_owned(), reason.to_owned()));
     }

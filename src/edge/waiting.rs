@@ -65,11 +65,12 @@ pub(super) fn point_to_page(edge: &Edge, refusal: &mut Refusal) -> Option<Value>
         // It says nothing that the arguments do not: the core finds the request by who asks for what.
         "requestState": ids,
     });
-    let whose = if refusal.facts.get("approval_from").is_some_and(|from| from == "requester") {
-        "The person who asks decides there"
-    } else {
-        "Send this link to somebody who may decide"
-    };
+    let whose =
+        if refusal.facts.get("approval_from").is_some_and(|from| from.split(',').all(|from| from == "requester")) {
+            "The person who asks decides there"
+        } else {
+            "Send this link to somebody who may decide"
+        };
     let urls = pages.into_iter().map(|(_, url)| url).collect::<Vec<_>>().join(" ");
     refusal.message = format!("{}. {whose}: {urls}", refusal.message.trim_end_matches('.'));
     refusal.facts.insert("approval_url".to_owned(), urls);

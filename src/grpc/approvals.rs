@@ -44,8 +44,20 @@ impl Service {
     }
 
     async fn say(&self, request: Request<pb::DecideRequest>) -> Result<pb::Approval, Error> {
-        let (caller, _admitted) = self.enter(&request).await?;
-        let decision = request.into_inner();
+        let call = CallId::new();
+        let (caller, _admitted) =
+            self.enter(&request).await.map_err(|error| self.broker.refuse(Tool::Decide, &call, None, error))?;
+        // Somebody who tries to decide on what is not theirs is somebody to know of.
+        let refuse = |error| self.broker.refuse(Tool::Decide, &call, Some(&caller), error);
+        self.decided(&caller, &call, request.into_inner()).await.map_err(refuse)
+    }
+
+    async fn decided(
+        &self,
+        caller: &Caller,
+        call: &CallId,
+        decision: pb::DecideRequest,
+    ) -> Result<pb::Approval, Error> {
         let approve = match decision.verdict() {
             pb::Verdict::Approve => true,
             pb::Verdict::Decline => false,
@@ -53,20 +65,12 @@ impl Service {
         };
         let login = match (caller.principal().kind(), self.broker.login_client()) {
             (Kind::Person, Some(client)) if !decision.login.is_empty() => {
-                Some(self.authenticator.login(&caller, &decision.login, client).await?)
+                Some(self.authenticator.login(caller, &decision.login, client).await?)
             }
             (Kind::Person, None) => return Err(ApprovalError::Login("no login client is configured").into()),
             _ => None,
         };
-        let call = CallId::new();
-        let decided = self.broker.decide(&caller, &call, &decision.id, approve, &decision.note, login.as_ref()).await;
-        let request = decided.inspect_err(|error| {
-            tracing::info!(
-                who = caller.principal().id(),
-                reason = error.reason(),
-                "a decision on a request was refused"
-            );
-        })?;
+        let request = self.broker.decide(caller, call, &decision.id, approve, &decision.note, login.as_ref()).await?;
         Ok(shown(Shown { request, may_decide: false }))
     }
 }

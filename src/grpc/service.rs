@@ -223,14 +223,20 @@ fn all_that_waits(parts: &[Part]) -> Option<Error> {
         .iter()
         .filter_map(|part| part.result.as_ref().err().filter(|error| error.reason() == "APPROVAL_NEEDED"))
         .collect();
-    let [first, _, ..] = waiting.as_slice() else { return None };
+    let first = waiting.first()?;
+    if parts.len() == 1 {
+        return None;
+    }
     let of = |name: &str, error: &Error| {
         error.facts().iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()).unwrap_or_default()
     };
-    let text = waiting.iter().map(|error| error.message()).collect::<Vec<_>>().join("; ");
+    // What is refused beside it is said as well.
+    let errors = parts.iter().filter_map(|part| part.result.as_ref().err());
+    let text = errors.map(Error::message).collect::<Vec<_>>().join("; ");
     let ids: Vec<String> = waiting.iter().map(|error| of("approval", error)).collect();
     let error = Error::new(first.code(), first.reason(), text);
-    Some(error.fact("approval", ids.join(",")).fact("approval_from", of("approval_from", first)))
+    let from: Vec<String> = waiting.iter().map(|error| of("approval_from", error)).collect();
+    Some(error.fact("approval", ids.join(",")).fact("approval_from", from.join(",")))
 }
 
 /// How well the least known of the groups is known.

@@ -21,6 +21,8 @@ pub enum Tool {
     Targets,
     /// `whitelist_revoke_holder`.
     RevokeHolder,
+    /// A decision on a request for approval. It is no tool that a model can call.
+    Decide,
     /// Its own: look for what has ended.
     Survey,
     /// Its own: close a rule whose leases have ended.
@@ -62,6 +64,7 @@ impl Tool {
             Self::Leases => "whitelist_leases",
             Self::Targets => "whitelist_targets",
             Self::RevokeHolder => "whitelist_revoke_holder",
+            Self::Decide => "decide",
             Self::Survey => "survey",
             Self::Close => "close",
             Self::Tidy => "tidy",
@@ -82,7 +85,7 @@ impl Tool {
             Self::Leases => "ListLeases",
             Self::Targets => "ListTargets",
             Self::RevokeHolder => "RevokeHolder",
-            Self::Survey | Self::Close | Self::Tidy | Self::Recover | Self::Discover => return None,
+            Self::Decide | Self::Survey | Self::Close | Self::Tidy | Self::Recover | Self::Discover => return None,
         })
     }
 

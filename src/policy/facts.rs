@@ -252,10 +252,21 @@ impl Facts {
         context(vec![("call", self.call.clone()), ("dry_run", RestrictedExpression::new_bool(dry_run)), rule])
     }
 
-    /// The context of a question about a change as such: by which tool, and whether it is the caller's own.
-    pub(super) fn about(&self, tool: &str, own: Option<bool>) -> Result<Context, Denial> {
-        let mut pairs = vec![("call", self.call.clone()), ("tool", string(tool))];
-        pairs.extend(own.map(|own| ("callers_own", RestrictedExpression::new_bool(own))));
+    /// The context of going ahead with a change at once: by which tool.
+    pub(super) fn glass(&self, tool: &str) -> Result<Context, Denial> {
+        context(vec![("call", self.call.clone()), ("tool", string(tool))])
+    }
+
+    /// The context of a decision on a request, and whether it is the caller's own.
+    pub(super) fn decision(&self, request: &crate::approval::Request, own: bool) -> Result<Context, Denial> {
+        let requester = request.requester();
+        let mut pairs = vec![
+            ("call", self.call.clone()),
+            ("tool", string(request.tool())),
+            ("callers_own", RestrictedExpression::new_bool(own)),
+            ("requester_kind", string(&requester.kind)),
+        ];
+        pairs.extend(requester.owner.as_deref().map(|owner| ("requester_owner", string(owner))));
         context(pairs)
     }
 

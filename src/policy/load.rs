@@ -106,6 +106,9 @@ pub enum LoadError {
     /// A `@duration` that is none, or where it says nothing.
     #[error("the `@duration` of policy `{0}` must be a duration such as `2h`, on a permit")]
     Term(String),
+    /// Approvals that anybody could give, or go without.
+    #[error("a policy wants an `@approval`, and none says by name who may do `{0}` (action == Action::\"{0}\")")]
+    Unsaid(&'static str),
     /// An `@approval` that is none, or where it says nothing.
     #[error("the `@approval` of policy `{0}` must be `another` or `requester`, on a forbid")]
     Approval(String),
@@ -244,11 +247,27 @@ impl Rulebook {
         if !result.validation_passed() {
             return Err(LoadError::Invalid(all(result.validation_errors())));
         }
+        // Whoever may do anything could approve anything, and go ahead without: that is never meant.
+        if !book.demands.is_empty()
+            && let Some(action) = ["approve", "break_glass"].into_iter().find(|action| !book.speaks_of(action))
+        {
+            return Err(LoadError::Unsaid(action));
+        }
         book.without_demands = book.policies.clone();
         for demand in book.demands.keys() {
             book.without_demands.remove_static(demand.clone()).map_err(|error| LoadError::Parse(error.to_string()))?;
         }
         Ok(book)
+    }
+
+    /// Whether a policy names an action in its scope.
+    fn speaks_of(&self, action: &str) -> bool {
+        let is = |uid: &cedar_policy::EntityUid| uid.id().unescaped() == action;
+        self.policies.policies().any(|policy| match policy.action_constraint() {
+            ActionConstraint::Any => false,
+            ActionConstraint::Eq(one) => is(&one),
+            ActionConstraint::In(several) => several.iter().any(is),
+        })
     }
 
     /// Adds the policies of one text, each under its `@id`.

@@ -275,6 +275,8 @@ async fn several_groups_wait_each_for_a_word_of_its_own() {
         @id("an-hour") @duration("1h") permit (principal, action == Action::"default_duration", resource);
         @id("four-eyes") @approval("another") @message("Two people.")
         forbid (principal, action == Action::"whitelist_add", resource);
+        @id("anybody-decides") permit (principal, action == Action::"approve", resource);
+        @id("no-glass") @message("Never.") forbid (principal, action == Action::"break_glass", resource);
     "#;
     let stack = Stack::with(&aws.access(), Options { policy: Some(everywhere), ..options() }).await;
     let arguments = json!({"security_groups": ["payroll-db", "staging-db"], "address": "203.0.113.7", "port": "443", "reason": "both"});

@@ -2,6 +2,7 @@
 //! service (OpenID Connect Core 1.0, section 3.1; RFC 7636; RFC 8707).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use openidconnect::core::{CoreAuthenticationFlow, CoreClient, CoreProviderMetadata};
 use openidconnect::{
@@ -9,10 +10,12 @@ use openidconnect::{
     PkceCodeVerifier, RedirectUrl, Scope, TokenResponse,
 };
 use serde::Deserialize;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::http_client::HttpClient;
+use crate::identity::oidc;
 
 /// `[edge.login]` in the configuration: how people log in to decide on requests.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,6 +41,12 @@ fn default_scopes() -> Vec<String> {
 
 /// How old a login may be, in seconds: the provider must ask again, and say when it did.
 const MAX_AGE: &str = "60";
+/// How many logins are begun or ended at once: whoever begins many keeps no others waiting, and floods no provider.
+const AT_ONCE: usize = 8;
+/// How long the issuer's metadata is taken for true.
+const METADATA_FOR: Duration = Duration::from_secs(600);
+/// How long an issuer that did not answer is left alone.
+const FAILED_FOR: Duration = Duration::from_secs(2);
 
 /// Logs people in through one client of one issuer.
 #[derive(Debug)]
@@ -48,7 +57,17 @@ pub struct Login {
     scopes: Vec<String>,
     resource: Url,
     http: HttpClient,
-    metadata: OnceCell<CoreProviderMetadata>,
+    /// Where codes and secrets may be sent, besides the issuer's own origin.
+    origins: Vec<String>,
+    metadata: Mutex<Known>,
+    places: Semaphore,
+}
+
+/// What is known of the issuer, and when it was asked.
+#[derive(Debug, Default)]
+struct Known {
+    metadata: Option<(Instant, CoreProviderMetadata)>,
+    failed: Option<Instant>,
 }
 
 /// A login that was begun.
@@ -86,6 +105,15 @@ pub enum LoginError {
     /// A URL that is none.
     #[error("a URL of the issuer's cannot be used")]
     Url(#[from] url::ParseError),
+    /// More logins at once than are worked on.
+    #[error("too many logins at once")]
+    Busy,
+    /// The issuer did not answer a moment ago.
+    #[error("the issuer's metadata could not be had a moment ago")]
+    Failed,
+    /// The issuer's metadata leads elsewhere.
+    #[error("the issuer's metadata names {0}, which is neither at its own origin nor at one of its `origins`")]
+    Elsewhere(Url),
     /// The issuer's metadata.
     #[error("the issuer's metadata cannot be had")]
     Metadata(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -102,20 +130,22 @@ pub enum LoginError {
 
 impl Login {
     /// A login by an issuer's URL; `resource` is this service's own identifier, which access tokens must be meant for.
-    pub fn new(config: &Config, issuer: &str, resource: Url, http: HttpClient) -> Result<Self, LoginError> {
+    pub fn new(config: &Config, issuer: &oidc::Config, resource: Url, http: HttpClient) -> Result<Self, LoginError> {
         let secret = config.client_secret_file.as_ref().map(|path| {
             let text = std::fs::read_to_string(path);
             let text = text.map_err(|source| LoginError::Secret { path: path.clone(), source })?;
             Ok::<_, LoginError>(ClientSecret::new(text.trim().to_owned()))
         });
         Ok(Self {
-            issuer: issuer.to_owned(),
+            issuer: issuer.issuer.clone(),
             client: config.client_id.clone(),
             secret: secret.transpose()?,
             scopes: config.scopes.clone(),
             resource,
             http,
-            metadata: OnceCell::new(),
+            origins: issuer.origins.clone(),
+            metadata: Mutex::default(),
+            places: Semaphore::new(AT_ONCE),
         })
     }
 
@@ -127,17 +157,51 @@ impl Login {
         &self.client
     }
 
-    /// The issuer's metadata, asked for once it is needed. It must name the very same issuer.
+    /// The issuer's metadata, asked for when it is needed. It must name the very same issuer, and lead nowhere else.
     async fn metadata(&self) -> Result<CoreProviderMetadata, LoginError> {
+        let mut known = self.metadata.lock().await;
+        if let Some((at, metadata)) = &known.metadata
+            && at.elapsed() < METADATA_FOR
+        {
+            return Ok(metadata.clone());
+        }
+        if known.failed.is_some_and(|failed| failed.elapsed() < FAILED_FOR) {
+            return Err(LoginError::Failed);
+        }
         let discover = async {
             let issuer = IssuerUrl::new(self.issuer.clone())?;
             let found = CoreProviderMetadata::discover_async(issuer, &self.http).await;
-            found.map_err(|error| LoginError::Metadata(Box::new(error)))
+            let found = found.map_err(|error| LoginError::Metadata(Box::new(error)))?;
+            self.own(found.authorization_endpoint().url())?;
+            self.own(found.token_endpoint().ok_or(LoginError::NoTokenEndpoint)?.url())?;
+            Ok(found)
         };
-        self.metadata.get_or_try_init(|| discover).await.cloned()
+        match discover.await {
+            Ok(found) => {
+                *known = Known { metadata: Some((Instant::now(), found.clone())), failed: None };
+                Ok(found)
+            }
+            Err(error) => {
+                known.failed = Some(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    /// Metadata does not choose who is sent people's codes and the client's secret.
+    fn own(&self, url: &Url) -> Result<(), LoginError> {
+        let origin = url.origin().ascii_serialization();
+        let issuer = Url::parse(&self.issuer)?.origin().ascii_serialization();
+        let known = origin == issuer || self.origins.iter().any(|known| *known == origin);
+        if known { Ok(()) } else { Err(LoginError::Elsewhere(url.clone())) }
+    }
+
+    fn place(&self) -> Result<SemaphorePermit<'_>, LoginError> {
+        self.places.try_acquire().map_err(|_| LoginError::Busy)
     }
 
     pub(super) async fn begin(&self, redirect: &str, state: &str, nonce: &str) -> Result<Begun, LoginError> {
+        let _place = self.place()?;
         let client = ClientId::new(self.client.clone());
         let client = CoreClient::from_provider_metadata(self.metadata().await?, client, self.secret.clone())
             .set_redirect_uri(RedirectUrl::new(redirect.to_owned())?);
@@ -157,6 +221,7 @@ impl Login {
     }
 
     pub(super) async fn finish(&self, redirect: &str, code: String, verifier: String) -> Result<Tokens, LoginError> {
+        let _place = self.place()?;
         let client = ClientId::new(self.client.clone());
         let client = CoreClient::from_provider_metadata(self.metadata().await?, client, self.secret.clone())
             .set_redirect_uri(RedirectUrl::new(redirect.to_owned())?);
