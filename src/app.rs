@@ -391,8 +391,12 @@ async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown
     }
     let audit = Audit::new(journal);
     let actions = Actions::embedded()?;
-    let approvals =
-        config.approvals.as_ref().map(|section| Approvals::new(section, shared, clock.clone())).transpose()?;
+    let approvals = approvals_over(config, shared, &clock)?;
+    if approvals.is_none() && policies.current().wants_approvals() {
+        tracing::warn!(
+            "policies want somebody's word, and without `[approvals]` nobody is asked: what they want vouched for is refused"
+        );
+    }
     let leases = config.leases.clone();
     let broker = Broker::new(
         Arc::clone(&policies),
@@ -423,6 +427,27 @@ fn edge_router(
     let approvals = section.login.as_ref().map(|login| approval_page(config, section, login)).transpose()?;
     let edge = Edge::new(section.clone(), verifier, link, annotations, limits, health).with_approvals(approvals);
     Ok(edge::router::router(Arc::new(edge)))
+}
+
+/// Where requests for approval would be kept, if the configuration names a place; nothing is asked of it.
+pub fn approvals(config: &Config) -> Result<Option<Approvals>, StartError> {
+    approvals_over(config, shared(config)?, &Clock::system())
+}
+
+fn approvals_over(config: &Config, shared: Option<Shared>, clock: &Clock) -> Result<Option<Approvals>, StartError> {
+    let approvals = config.approvals.as_ref().map(|section| Approvals::new(section, shared, clock.clone()));
+    Ok(approvals.transpose()?)
+}
+
+/// Whether some policy asks for somebody's word; not where the policies cannot be loaded.
+pub fn wants_approvals(config: &Config) -> bool {
+    Policies::load(&config.policy).is_ok_and(|policies| policies.current().wants_approvals())
+}
+
+/// Whether the edge has a page on which people decide, everything about it being sound.
+pub fn has_approval_page(config: &Config) -> Result<bool, StartError> {
+    let page = config.edge.as_ref().and_then(|section| Some((section, section.login.as_ref()?)));
+    page.map(|(section, login)| approval_page(config, section, login)).transpose().map(|page| page.is_some())
 }
 
 fn approval_page(

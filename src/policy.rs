@@ -248,6 +248,11 @@ impl Policy {
         facts::Facts::new(caller, scope, at, &self.zone, &self.schema)
     }
 
+    /// Whether some policy asks for somebody's word.
+    pub fn wants_approvals(&self) -> bool {
+        !self.callers.demands.is_empty()
+    }
+
     /// Whether a decision on a group needs what AWS alone knows of it, its tags or its VPC.
     pub fn speaks_of_descriptions(&self) -> bool {
         self.callers.descriptions

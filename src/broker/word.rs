@@ -7,6 +7,8 @@ use super::answer::Item;
 use super::failure::Failure;
 use crate::approval::{Binding, Change, Request, State, Target, WhoseWord};
 use crate::digest::sha256_hex;
+use crate::error::{Code, Error};
+use crate::identity;
 use crate::operation::rule::Rule;
 use crate::operation::term::whole_seconds;
 use crate::operation::{Kind, Operation, Whose};
@@ -49,8 +51,12 @@ impl Job<'_> {
             return Ok(Word::Glass(glass));
         }
         let Some(approvals) = &self.broker.approvals else {
-            return Err(Denial::Forbidden(demand.reasons.clone()).into());
+            let hint = "this service is not configured to ask anybody (`[approvals]`)";
+            return Err(without_a_word(demand, hint));
         };
+        if demand.from == WhoseWord::Requester && principal.kind() != identity::Kind::Person {
+            return Err(without_a_word(demand, "a program has no word of its own to give"));
+        }
         let ((items, _), _) = self.broker.would(self.permit, standing)?;
         let lines: Vec<String> = items.iter().map(|item| line(operation, item, self.now())).collect();
         let binding = Binding::new(principal, &operation.fingerprint(), &difference(&lines));
@@ -62,6 +68,17 @@ impl Job<'_> {
             Err(request) => Err(Failure::Waits(Box::new(request), demand.reasons.clone())),
         }
     }
+}
+
+/// A refusal where nobody's word can be had.
+fn without_a_word(demand: &Demand, why: &str) -> Failure {
+    let denial = Denial::Forbidden(demand.reasons.clone());
+    let error = Error::new(
+        Code::PermissionDenied,
+        "POLICY_FORBIDS",
+        format!("{denial} Somebody's word would be needed: {why}"),
+    );
+    Failure::Wrong(error.fact("policies", demand.policies().join(",")))
 }
 
 /// A digest of what a change would make of each rule that it touches. What else stands in the group does not count: it
@@ -106,13 +123,14 @@ fn line(operation: &Operation, item: &Item, now: Timestamp) -> String {
 }
 
 /// The change in words, for who is to decide.
-fn described(operation: &Operation, caller: &crate::identity::Caller, demand: &Demand, lines: Vec<String>) -> Change {
+fn described(operation: &Operation, caller: &identity::Caller, demand: &Demand, lines: Vec<String>) -> Change {
     let scope = operation.scope();
     let principal = caller.principal();
     let mut details = vec![
         ("Group".to_owned(), scope.label()),
         ("Account and Region".to_owned(), scope.place().to_string()),
         ("Asked for by".to_owned(), format!("{} ({})", principal.name(), principal.id())),
+        ("Known by".to_owned(), principal.issuer().to_owned()),
     ];
     details.extend(caller.address().map(|address| ("Calling from".to_owned(), address.to_string())));
     details.extend(lines.into_iter().map(|line| ("Would do".to_owned(), line)));

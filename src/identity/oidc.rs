@@ -67,6 +67,9 @@ pub struct Config {
     /// The claim that lists a person's groups.
     #[serde(default = "default_groups_claim")]
     pub groups_claim: String,
+    /// What stands before the names of this issuer's groups where policies speak of them. Where there are several issuers it is
+    /// the section's own name and a `/`, unless this says otherwise: one issuer must not make another's administrators.
+    pub groups_prefix: Option<String>,
     /// Further claims that policies may speak of, by name.
     #[serde(default)]
     pub claims: Vec<String>,
@@ -264,7 +267,10 @@ impl Issuers {
     ) -> Result<Self, E> {
         check(configs)?;
         let issuer = |(name, config): (&String, &Config)| {
-            Issuer::new(config, client(config)?)
+            let mut config = config.clone();
+            let own = || if configs.len() > 1 { format!("{name}/") } else { String::new() };
+            config.groups_prefix.get_or_insert_with(own);
+            Issuer::new(&config, client(&config)?)
                 .map_err(|source| ConfigError::Issuer { name: name.clone(), source }.into())
         };
         Ok(Self(configs.iter().map(issuer).collect::<Result<_, E>>()?))

@@ -109,6 +109,9 @@ pub enum LoadError {
     /// Approvals that anybody could give, or go without.
     #[error("a policy wants an `@approval`, and none says by name who may do `{0}` (action == Action::\"{0}\")")]
     Unsaid(&'static str),
+    /// Nested too deeply to be read by anybody.
+    #[error("a policy is nested more than {NESTED_MOST} deep, or longer than {POLICY_MOST} bytes")]
+    TooDeep,
     /// An `@approval` that is none, or where it says nothing.
     #[error("the `@approval` of policy `{0}` must be `another` or `requester`, on a forbid")]
     Approval(String),
@@ -165,6 +168,10 @@ impl Sources {
 /// Reads a file of at most so many bytes, and takes them off what is left.
 fn read_bounded(path: &Path, left: &mut usize) -> Result<String, LoadError> {
     let unreadable = |source| LoadError::Read { path: path.to_owned(), source };
+    // Whatever is no file, a pipe say, could keep the reader for ever.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(unreadable(std::io::ErrorKind::InvalidInput.into()));
+    }
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let most = u64::try_from(*left).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
@@ -272,6 +279,9 @@ impl Rulebook {
 
     /// Adds the policies of one text, each under its `@id`.
     fn parse(&mut self, text: &str) -> Result<(), LoadError> {
+        if is_too_deep(text) {
+            return Err(LoadError::TooDeep);
+        }
         let policies = PolicySet::from_str(text).map_err(|error| LoadError::Parse(all(error.iter())))?;
         if policies.templates().next().is_some() {
             return Err(LoadError::Template);
@@ -306,6 +316,32 @@ impl Rulebook {
         }
         Ok(())
     }
+}
+
+/// How deep one policy may be nested, and how many bytes it may have. Cedar reads and types policies by recursion: one that is
+/// made for it would end the process.
+const NESTED_MOST: usize = 64;
+const POLICY_MOST: usize = 16 * 1024;
+
+/// Whether a policy of a text is too deep or too long. Brackets and `if` count, wherever they stand: no policy that somebody has
+/// written has as many, in strings or out of them.
+fn is_too_deep(text: &str) -> bool {
+    let (mut depth, mut length) = (0usize, 0usize);
+    let mut words = 0usize;
+    for (at, b) in text.bytes().enumerate() {
+        length += 1;
+        match b {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            b'i' if text.get(at..).is_some_and(|rest| rest.starts_with("if")) => words += 1,
+            b';' => (depth, length, words) = (0, 0, 0),
+            _ => {}
+        }
+        if depth + words / 2 > NESTED_MOST || length > POLICY_MOST {
+            return true;
+        }
+    }
+    false
 }
 
 /// A policy's name and words. Read once: Cedar parses an annotation's key each time it is asked for one.

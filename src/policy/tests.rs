@@ -325,3 +325,16 @@ fn policies_are_bounded() {
     assert!(matches!(Policy::load(&Config { file: Some(file.clone()), ..Config::default() }), Err(LoadError::TooMuch)));
     std::fs::remove_file(&file).expect("removed");
 }
+
+#[test]
+fn a_policy_that_is_made_to_end_the_process_is_refused() {
+    for deep in [
+        format!("{}true{}", "(".repeat(1000), ")".repeat(1000)),
+        format!("{}true{}", "[".repeat(1000), "]".repeat(1000)),
+        format!("{}true", "if true then false else ".repeat(1000)),
+        format!("true{}", " && true".repeat(10_000)),
+    ] {
+        let text = format!("@id(\"z\") permit (principal, action, resource) when {{ {deep} }};");
+        assert!(matches!(Policy::parse(&text), Err(LoadError::TooDeep)), "{}", deep.get(..40).unwrap_or_default());
+    }
+}

@@ -350,6 +350,7 @@ async fn what_could_be_allowed_is_never_hidden() {
             when { context.call.hour == 3 && context.reason like "night*" && resource.hasTag("env") && resource.getTag("env") == "x" };
         @id("dev-moves") permit (principal in Group::"dev", action == Action::"whitelist_move", resource);
         @id("word") @approval("another") @message("Another's word.") forbid (principal, action == Action::"whitelist_move", resource);
+        @id("nobody-decides") @message("Nobody.") forbid (principal, action in [Action::"approve", Action::"break_glass"], resource);
         @id("dev-removes") permit (principal in Group::"dev", action == Action::"whitelist_remove", resource);
         @id("nobody-removes") @message("Nobody.") forbid (principal in Group::"dev", action == Action::"whitelist_remove", resource);
     "#;

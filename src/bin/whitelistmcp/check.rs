@@ -10,6 +10,7 @@ use whitelistmcp::app;
 use whitelistmcp::aws::{Accounts, Aws, checked_endpoint, refuse_endpoint_variables};
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
+use whitelistmcp::error::Chain;
 use whitelistmcp::grpc::client::Link;
 use whitelistmcp::identity::oidc;
 use whitelistmcp::pb::DESCRIPTOR_SET;
@@ -51,7 +52,7 @@ impl Table {
     fn add<E: Error + 'static>(&mut self, part: &'static str, good: impl Into<String>, result: Result<(), E>) {
         let (verdict, text) = match result {
             Ok(()) => (Verdict::Good, good.into()),
-            Err(error) => (Verdict::Wrong, chain(&error)),
+            Err(error) => (Verdict::Wrong, Chain(&error).to_string()),
         };
         self.0.push(Row { part, verdict, text });
     }
@@ -81,6 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     api_keys(&config, &mut table);
     aws(&config, &mut table);
     policy(&config, &mut table);
+    approvals(&config, &mut table);
     audit(&config, &mut table);
     limits(&config, &mut table);
     if config.edge.is_none() && config.core.is_none() && !arguments.aws {
@@ -102,6 +104,38 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let wrong = table.0.iter().filter(|row| row.verdict == Verdict::Wrong).count();
     say(&if wrong == 0 { "The configuration is sound.".to_owned() } else { format!("{wrong} to mend.") });
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn approvals(config: &Config, table: &mut Table) {
+    let login = config.edge.as_ref().and_then(|edge| edge.login.as_ref());
+    match app::approvals(config) {
+        Err(error) => return table.wrong("approvals", Chain(&error).to_string()),
+        Ok(None) if config.core.is_some() && app::wants_approvals(config) => {
+            table.wrong(
+                "approvals",
+                "policies want somebody's word (`@approval`), and without `[approvals]` nobody is asked",
+            );
+        }
+        Ok(None) => {}
+        Ok(Some(approvals)) => match (approvals.login_client(), login) {
+            (None, _) => table.note("approvals", "without `login_client` only services decide, by their certificates"),
+            (Some(client), Some(login)) if login.client_id != client => table.wrong(
+                "approvals",
+                format!(
+                    "`login_client` is `{client}` and `[edge.login] client_id` is `{}`: they must be the same",
+                    login.client_id
+                ),
+            ),
+            (Some(client), _) => {
+                table.good("approvals", format!("people decide by logins through the client {client}"))
+            }
+        },
+    }
+    match app::has_approval_page(config) {
+        Err(error) => table.wrong("edge.login", Chain(&error).to_string()),
+        Ok(true) => table.good("edge.login", "people have a page to decide on"),
+        Ok(false) => {}
+    }
 }
 
 fn edge(config: &Config, table: &mut Table) {
@@ -190,7 +224,7 @@ fn api_keys(config: &Config, table: &mut Table) {
             let known = keys.map_or(0, |keys| keys.count());
             table.good("api_keys", format!("{}: {known} keys", section.file.display()));
         }
-        Err(error) => table.wrong("api_keys", chain(&error)),
+        Err(error) => table.wrong("api_keys", Chain(&error).to_string()),
     }
 }
 
@@ -200,7 +234,7 @@ fn aws(config: &Config, table: &mut Table) {
     }
     table.add("aws", format!("{} accounts", config.aws.accounts.len()), Accounts::new(&config.aws).map(drop));
     if let Err(error) = refuse_endpoint_variables() {
-        table.wrong("aws.endpoint", chain(&error));
+        table.wrong("aws.endpoint", Chain(&error).to_string());
     }
     if let Some(endpoint) = &config.aws.endpoint {
         table.add("aws.endpoint", format!("{endpoint}, not AWS's own"), checked_endpoint(endpoint).map(drop));
@@ -252,12 +286,12 @@ fn self_test(config: &Config, table: &mut Table) {
         .collect();
     let aws = match runtime.block_on(Aws::new(&config.aws, accounts)) {
         Ok(aws) => aws,
-        Err(error) => return table.wrong("aws", chain(&error)),
+        Err(error) => return table.wrong("aws", Chain(&error).to_string()),
     };
     for (account, region) in tests {
         match runtime.block_on(aws.self_test(&account, &region)) {
             Ok(arn) => table.good("aws.role", format!("{region}: {arn}")),
-            Err(error) => table.wrong("aws.role", format!("{account}, {region}: {}", chain(&error))),
+            Err(error) => table.wrong("aws.role", format!("{account}, {region}: {}", Chain(&error).to_string())),
         }
     }
 }

@@ -117,8 +117,8 @@ proptest! {
     fn whatever_is_admitted_keeps_the_limits(arguments in any_arguments()) {
         if let Ok(request) = read(&arguments.to_string()) {
             prop_assert!(arguments.get("other").is_none());
-            prop_assert!((1..=128).contains(&request.security_group.chars().count()));
-            prop_assert!((1..=64).contains(&request.address.chars().count()));
+            prop_assert!(request.security_group.chars().count() <= 128);
+            prop_assert!(request.address.chars().count() <= 64);
             prop_assert!((3..=200).contains(&request.reason.chars().count()));
             prop_assert!(["", "tcp", "udp", "icmp", "icmpv6"].contains(&request.protocol.as_str()));
         }

@@ -134,7 +134,12 @@ impl ApiKeys {
 
     async fn look(&self) {
         let read = async {
-            if tokio::fs::metadata(&self.file).await?.len() > FILE_MAX {
+            let metadata = tokio::fs::metadata(&self.file).await?;
+            // Whatever is no file, a pipe say, could keep the reader for ever.
+            if !metadata.is_file() {
+                return Err(std::io::ErrorKind::InvalidInput.into());
+            }
+            if metadata.len() > FILE_MAX {
                 return Err(std::io::ErrorKind::FileTooLarge.into());
             }
             tokio::fs::read_to_string(&self.file).await

@@ -23,6 +23,7 @@ pub(super) struct Expected {
     audience: String,
     algorithms: Vec<Algorithm>,
     groups_claim: String,
+    groups_prefix: String,
     kept_claims: Vec<String>,
 }
 
@@ -140,6 +141,7 @@ impl Expected {
             audience: config.audience.clone(),
             algorithms,
             groups_claim: config.groups_claim.clone(),
+            groups_prefix: config.groups_prefix.clone().unwrap_or_default(),
             kept_claims: config.claims.clone(),
         })
     }
@@ -230,7 +232,10 @@ impl Expected {
         let client = claims.client_id.filter(|id| !id.is_empty()).ok_or(ClaimsError::Claim("client_id"))?;
         let groups = match claims.rest.get(&self.groups_claim) {
             None | Some(Value::Null) => BTreeSet::new(),
-            Some(Value::Array(groups)) => groups.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            Some(Value::Array(groups)) => {
+                let prefix = &self.groups_prefix;
+                groups.iter().filter_map(Value::as_str).map(|group| format!("{prefix}{group}")).collect()
+            }
             Some(_) => return Err(ClaimsError::Claim("groups")),
         };
         // With some providers anybody can enter anybody's address: only a verified one is a name, and no other claim
