@@ -164,9 +164,12 @@ pub enum ConfigError {
     /// Plain HTTP that anyone could reach.
     #[error("`[edge] plaintext` is refused: {0} is reachable from outside and no `trusted_proxies` are declared")]
     OpenPlaintext(SocketAddr),
-    /// Everybody a proxy.
-    #[error("`[edge] trusted_proxies` holds {0}, which is everybody: anyone could say which address they call from")]
-    EverybodyTrusted(IpNet),
+    /// Nearly everybody a proxy.
+    #[error(
+        "`[edge] trusted_proxies` holds {0}, which is too wide: {too_wide}, or anyone could say which address they call from",
+        too_wide = crate::network::WIDEST
+    )]
+    WideTrust(IpNet),
     /// The public URL.
     #[error(
         "`[edge] public_url` must be https (http to a loopback address is allowed), with a path such as /mcp and no query or fragment: {0}"
@@ -213,8 +216,8 @@ impl Config {
             _ => {}
         }
         self.check_tls()?;
-        if let Some(everybody) = self.trusted_proxies.iter().find(|network| network.prefix_len() == 0) {
-            return Err(ConfigError::EverybodyTrusted(*everybody));
+        if let Some(wide) = crate::network::too_wide(&self.trusted_proxies) {
+            return Err(ConfigError::WideTrust(wide));
         }
         let url = &self.public_url;
         if !crate::http_client::is_https_or_loopback(url)

@@ -47,6 +47,7 @@ pub mod identity;
 pub mod limit;
 pub mod listen;
 pub mod mcp;
+pub mod network;
 pub mod operation;
 pub mod pb;
 pub mod policy;

@@ -201,6 +201,9 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
     };
     let before = Before::of(params.responses.as_ref());
     if before == Before::GaveUp {
+        if let Err(exceeded) = edge.limits.other(call.subject()).await {
+            return Outcome::Limited(exceeded);
+        }
         return Outcome::ToolError(vec![text("Not done: its approval was not wanted any more. Nothing was changed.")]);
     }
     let path = format!("/{}/{}", spec.method.parent_service().full_name(), spec.method.name());

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -52,8 +51,8 @@ pub(super) struct Replicas {
 /// A call that is within every limit. While it lives it counts as worked on; a change that outlives its call keeps it.
 pub struct Admitted {
     subject: Subject,
-    /// Whether a change of this call was counted already.
-    charged: AtomicBool,
+    /// Whether a change of this call was counted already, where everything that it changes counts as one.
+    charged: tokio::sync::Mutex<bool>,
     replicas: Option<(Replicas, String)>,
     _flight: Flight,
     _operation: Operation,
@@ -113,13 +112,21 @@ impl Limits {
                 Verdict::NotTold => {}
             }
         }
-        Ok(Admitted { subject, charged: AtomicBool::new(false), replicas, _flight: flight, _operation: operation })
+        Ok(Admitted {
+            subject,
+            charged: tokio::sync::Mutex::new(false),
+            replicas,
+            _flight: flight,
+            _operation: operation,
+        })
     }
 
     /// Counts a change of a call against the hour and the day. With `once`, everything that the call changes counts as
     /// one, and all after the first are free.
     pub async fn charge(&self, admitted: &Admitted, once: bool) -> Result<Option<Charge>, Exceeded> {
-        if admitted.charged.swap(true, Ordering::Relaxed) && once {
+        // Held until it is known, so that what a call changes at the same time in other groups is not free before.
+        let mut charged = if once { Some(admitted.charged.lock().await) } else { None };
+        if charged.as_deref() == Some(&true) {
             return Ok(None);
         }
         let charge = Charge { subject: admitted.subject, id: uuid::Uuid::new_v4().as_u128() };
@@ -129,6 +136,9 @@ impl Limits {
         {
             self.changes.give_back(charge.subject, charge.id);
             return Err(exceeded);
+        }
+        if let Some(charged) = charged.as_deref_mut() {
+            *charged = true;
         }
         Ok(Some(charge))
     }
@@ -366,6 +376,21 @@ mod tests {
         assert!(limits.charge(&other, false).await.is_err());
         limits.give_back(given).await;
         assert!(limits.charge(&other, false).await.expect("within").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_counts_once_and_is_over_the_quota_is_refused_in_every_group() {
+        let limits = limits("changes_per_hour = 1\nchanges_per_day = 2");
+        let first = admit(&limits, 1, Class::Change).await.expect("within");
+        let charge = limits.charge(&first, true).await.expect("within").expect("counted");
+        let over = admit(&limits, 1, Class::Change).await.expect("within");
+        let (one, other) = tokio::join!(limits.charge(&over, true), limits.charge(&over, true));
+        for refused in [one, other, limits.charge(&over, true).await] {
+            assert_eq!(refused.expect_err("over").limit(), Limit::ChangesPerHour);
+        }
+        limits.give_back(charge).await;
+        assert!(limits.charge(&over, true).await.expect("within").is_some());
+        assert!(limits.charge(&over, true).await.expect("within").is_none());
     }
 
     #[tokio::test]

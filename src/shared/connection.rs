@@ -271,7 +271,7 @@ impl Keeper {
         tracing::warn!(
             redis = %self.name(),
             error = %Chain(error),
-            "Redis does not answer: limits hold for each process by itself until it is back"
+            "Redis does not answer: until it is back, limits hold for each process by itself, and approvals are refused"
         );
     }
 

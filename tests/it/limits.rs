@@ -379,6 +379,9 @@ async fn who_sends_bad_tokens_is_not_listened_to_for_a_while() {
 async fn what_the_edge_answers_by_itself_is_counted_there() {
     let aws = AwsDouble::start().await;
     let stack = limited(&aws, "others_per_minute = 3").await;
+    let responses = json!({"approval": {"action": "decline"}});
+    let declined = json!({"name": "whitelist_add", "arguments": add(1), "inputResponses": responses});
+    let declined = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": declined}).to_string();
     // Each of them is a way to keep the edge busy without a core ever hearing of it.
     let floods = [
         ("alice", r#"{"jsonrpc":"2.0","id":7,"method":"tools/list"}"#),
@@ -391,6 +394,7 @@ async fn what_the_edge_answers_by_itself_is_counted_there() {
         ("erin", r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#),
         ("frank", "{"),
         ("grace", r#"{"jsonrpc":"2.0","id":7,"method":"initialize","params":{}}"#),
+        ("ivan", declined.as_str()),
     ];
     for (user, body) in floods {
         let token = stack.issuer.token(user, "whitelist:read whitelist:write");

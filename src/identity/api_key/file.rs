@@ -70,9 +70,12 @@ pub enum FileError {
     /// No end.
     #[error("the key `{0}`: `expires` must be a time such as 2027-01-31T00:00:00Z")]
     Expires(String),
-    /// From nowhere, or from everywhere.
-    #[error("the key `{0}`: `networks` must name at least one network such as 203.0.113.0/24, and not everybody's")]
+    /// From nowhere.
+    #[error("the key `{0}`: `networks` must name at least one network, such as 203.0.113.0/24")]
     Networks(String),
+    /// From nearly everywhere.
+    #[error("the key `{0}`: `networks` holds {1}, which is too wide: {too_wide}", too_wide = crate::network::WIDEST)]
+    Wide(String, IpNet),
 }
 
 #[derive(Deserialize)]
@@ -201,12 +204,14 @@ fn check(written: Written, known_scopes: &[String]) -> Result<Entry, FileError> 
     let parsed = networks
         .iter()
         .map(|text| text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)));
-    match parsed.collect::<Result<Vec<_>, std::net::AddrParseError>>() {
-        Ok(networks) if !networks.is_empty() && networks.iter().all(|network| network.prefix_len() > 0) => {
-            Ok(Entry { id, hash, owner, scopes: scopes.into_iter().collect(), expires, networks, disabled })
-        }
-        _ => Err(FileError::Networks(id)),
+    let networks = match parsed.collect::<Result<Vec<_>, std::net::AddrParseError>>() {
+        Ok(networks) if !networks.is_empty() => networks,
+        _ => return Err(FileError::Networks(id)),
+    };
+    if let Some(wide) = crate::network::too_wide(&networks) {
+        return Err(FileError::Wide(id, wide));
     }
+    Ok(Entry { id, hash, owner, scopes: scopes.into_iter().collect(), expires, networks, disabled })
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {

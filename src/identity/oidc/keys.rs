@@ -116,12 +116,14 @@ impl<S: Source> Inner<S> {
         let fetched = self.source.fetch_keys().await;
         // Counted from the answer: those who waited for it take it, and do not ask one after another.
         *last_asked = Some(self.time.now());
-        match fetched {
+        // A set without one key that any token could be verified by is no answer: nobody takes all keys back at once.
+        let usable = fetched.and_then(|published| {
+            let keys: Vec<Key> = published.into_iter().filter_map(Key::new).collect();
+            if keys.iter().any(Key::serves) { Ok(keys) } else { Err(ProviderError::NoKeys) }
+        });
+        match usable {
             Ok(keys) => {
-                let set = Arc::new(KeySet {
-                    fetched: self.time.now(),
-                    keys: keys.into_iter().filter_map(Key::new).collect(),
-                });
+                let set = Arc::new(KeySet { fetched: self.time.now(), keys });
                 self.current.store(Some(Arc::clone(&set)));
                 Ok(set)
             }
@@ -151,6 +153,14 @@ impl Key {
     fn new(jwk: Jwk) -> Option<Self> {
         let decoding = Arc::new(DecodingKey::from_jwk(&jwk).ok()?);
         Some(Self { jwk, decoding })
+    }
+
+    /// Whether any token could be verified by the key.
+    fn serves(&self) -> bool {
+        use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
+        [ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512]
+            .into_iter()
+            .any(|algorithm| self.fits(algorithm))
     }
 
     /// Whether the key was published for signatures of this algorithm: its type must fit, and where it names a use or

@@ -89,6 +89,9 @@ pub enum ProviderError {
     /// Metadata that lacks what is needed.
     #[error("the issuer's metadata has no `{0}`")]
     Missing(&'static str),
+    /// Keys of which none could verify a token.
+    #[error("the issuer publishes no key that a signature can be verified by")]
+    NoKeys,
     /// Metadata that leads elsewhere.
     #[error("the issuer's metadata leads to `{0}`, which is neither on its own origin nor in `origins`")]
     Elsewhere(String),

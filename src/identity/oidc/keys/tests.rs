@@ -181,6 +181,39 @@ async fn keys_that_age_are_fetched_anew_behind_the_calls_that_use_them() {
 }
 
 #[tokio::test]
+async fn an_answer_without_a_usable_key_is_none() {
+    let useless = || {
+        let mut encrypting = jwk("a");
+        encrypting.common.public_key_use = Some(PublicKeyUse::Encryption);
+        let mut secret = jwk("a");
+        secret.algorithm = AlgorithmParameters::OctetKey(jsonwebtoken::jwk::OctetKeyParameters {
+            key_type: jsonwebtoken::jwk::OctetKeyType::Octet,
+            value: "c2VjcmV0".to_owned(),
+        });
+        [Vec::new(), vec![encrypting], vec![secret]]
+    };
+    for published in useless() {
+        let (source, keys) = keys(&["a"]);
+        assert!(found(&keys, "a").await.is_ok());
+        *source.keys.lock().expect("not poisoned") = Some(published);
+        source.pass(ASK_AGAIN_AFTER);
+        assert!(matches!(found(&keys, "made-up").await, Err(KeyError::Unknown)));
+        assert_eq!(source.asked(), 2);
+        assert!(found(&keys, "a").await.is_ok(), "the keys from before serve");
+        source.pass(USE_FOR);
+        assert!(matches!(found(&keys, "a").await, Err(KeyError::Unavailable(_))), "and not beyond their age");
+    }
+    for published in useless() {
+        let (source, keys) = keys(&["a"]);
+        *source.keys.lock().expect("not poisoned") = Some(published);
+        assert!(matches!(found(&keys, "a").await, Err(KeyError::Unavailable(Some(_)))));
+        source.publish(&["a"]);
+        source.pass(RETRY_AFTER);
+        assert!(found(&keys, "a").await.is_ok());
+    }
+}
+
+#[tokio::test]
 async fn staleness_is_bounded() {
     let (source, keys) = keys(&["a"]);
     assert!(found(&keys, "a").await.is_ok());
