@@ -410,7 +410,6 @@ async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown
         shutdown.tasks(),
         limits,
     );
-    let broker = Arc::new(broker);
     let reconciler = Arc::new(Reconciler::new(Arc::clone(&broker), shutdown.token()));
     Ok(Parts { policies, broker, reconciler, audit })
 }

@@ -28,7 +28,7 @@ mod word;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -54,7 +54,7 @@ use crate::policy::{LookPermit, Policies, Policy};
 use crate::telemetry;
 
 pub use answer::{Answer, Item, Plan, Word};
-pub use directory::{FRESH, LOOK_AGAIN, STILL_OPTED_IN};
+pub use directory::{FRESH, LOOK_AGAIN, PATIENCE, STILL_OPTED_IN};
 pub use leaver::{AT_ONCE, Ended, Missed};
 pub use search::GroupShown;
 
@@ -111,6 +111,8 @@ const MADE_MOST: usize = 10_000;
 /// Performs operations.
 #[derive(Debug)]
 pub struct Broker {
+    /// Itself, for work that outlives its callers.
+    this: Weak<Self>,
     policies: Arc<Policies>,
     audit: Audit,
     aws: Aws,
@@ -180,9 +182,10 @@ impl Broker {
         clock: Clock,
         tasks: TaskTracker,
         limits: Arc<Limits>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let directory = Directory::new(targets);
-        Self {
+        Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
             policies,
             audit,
             aws,
@@ -196,7 +199,7 @@ impl Broker {
             refusals: Refusals::default(),
             gone: Mutex::default(),
             made: Mutex::default(),
-        }
+        })
     }
 
     /// How much callers may ask for.
@@ -362,7 +365,8 @@ impl Broker {
         let (operation, caller) = (permit.operation(), permit.caller());
         // Everything of one who leaves is ended by one change, or the quota would keep some of it open.
         let once = operation.tool() == Tool::RevokeHolder;
-        let charge = self.limits.charge(admitted, once).await;
+        // Closing a door early is never put off: the rate alone bounds it.
+        let charge = if operation.tool() == Tool::Remove { Ok(None) } else { self.limits.charge(admitted, once).await };
         let charge = charge
             .map_err(|exceeded| self.refuse_exceeded(operation.tool(), operation.call(), Some(caller), exceeded))?;
         let recorded = match self.audit.begin_change(permit, policy.sha256()).await {

@@ -3,11 +3,13 @@
 //! tags and its VPC, the same look reads that of every group, before anything is decided.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 use super::failure::Failure;
 use super::leaver::{AT_ONCE, Missed};
@@ -22,8 +24,10 @@ use crate::policy::Denial;
 pub const FRESH: Duration = Duration::from_secs(30);
 /// How soon a name that is not known may cause another look. Whoever guesses names costs no more than this.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(15);
-/// How long a look that failed is not tried again.
+/// How long a look that failed is not tried again, at least; at most [`PATIENCE`], where it took that long to fail.
 const FAILED: Duration = Duration::from_secs(2);
+/// How long callers wait for a look. It goes on without them, and nobody else waits for it from then on.
+pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a group that was opted in is taken to be so still, and its tags to be what they were.
 pub const STILL_OPTED_IN: Duration = Duration::from_secs(60);
 
@@ -31,10 +35,26 @@ pub const STILL_OPTED_IN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 struct Asked {
     at: Instant,
+    took: Duration,
     /// Why it failed, if it did: its code, reason and message.
     failed: Option<(Code, &'static str, String)>,
+}
+
+/// The looks at one place.
+#[derive(Debug, Default)]
+struct Looks {
+    last: Option<Asked>,
     /// When every group was last described.
     described: Option<Instant>,
+    underway: Option<Underway>,
+}
+
+/// A look that somebody began. Many who wait cause one.
+#[derive(Clone, Debug)]
+struct Underway {
+    since: Instant,
+    /// Closed when it ends.
+    end: watch::Receiver<()>,
 }
 
 /// What one look found: the groups that are opted in, if that was asked, and what AWS knows of every group, if that was.
@@ -47,13 +67,30 @@ struct Found {
 #[derive(Debug)]
 pub(super) struct Directory {
     targets: RwLock<Arc<Targets>>,
-    /// When each place was last asked. Held while asking, so that many who wait cause one look.
-    asked: tokio::sync::Mutex<HashMap<Place, Asked>>,
+    /// Each place by itself: what is slow to be asked holds up nobody who asks another.
+    looks: Mutex<HashMap<Place, Looks>>,
+}
+
+impl Looks {
+    /// Whether it is time for another look.
+    fn is_due(&self, older_than: Duration, describes: bool) -> bool {
+        self.last.as_ref().is_none_or(|last| match last.failed {
+            Some(_) => last.at.elapsed() >= older_than.min(last.took.clamp(FAILED, PATIENCE)),
+            // Policies that were loaded since may speak of what nobody had a reason to read.
+            None => (describes && self.described.is_none()) || last.at.elapsed() >= older_than,
+        })
+    }
+
+    /// Why the last look failed, if it did.
+    fn failed(&self) -> Option<Error> {
+        let (code, reason, message) = self.last.as_ref()?.failed.clone()?;
+        Some(Error::new(code, reason, message))
+    }
 }
 
 impl Directory {
     pub(super) fn new(targets: Targets) -> Self {
-        Self { targets: RwLock::new(Arc::new(targets)), asked: tokio::sync::Mutex::default() }
+        Self { targets: RwLock::new(Arc::new(targets)), looks: Mutex::default() }
     }
 
     pub(super) fn targets(&self) -> Arc<Targets> {
@@ -63,6 +100,38 @@ impl Directory {
     fn update(&self, learn: impl FnOnce(&Targets) -> Targets) {
         let mut targets = self.targets.write().unwrap_or_else(PoisonError::into_inner);
         *targets = Arc::new(learn(&targets));
+    }
+
+    fn looks(&self) -> MutexGuard<'_, HashMap<Place, Looks>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over how a look ended.
+    fn ended(&self, place: &Place, since: Instant, found: Result<Found, Error>) {
+        let mut looks = self.looks();
+        let of = looks.entry(place.clone()).or_default();
+        let failed = match found {
+            Ok(found) => {
+                of.described = found.described.is_some().then(Instant::now);
+                self.learn(place, found);
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%place, error = %Chain(&error), "the security groups could not be read");
+                self.forget_old(place, of);
+                Some((error.code(), error.reason(), error.message().to_owned()))
+            }
+        };
+        of.last = Some(Asked { at: Instant::now(), took: since.elapsed(), failed });
+        of.underway = None;
+    }
+
+    /// What is too old decides nothing any more.
+    fn forget_old(&self, place: &Place, of: &mut Looks) {
+        if of.described.is_some_and(|at| at.elapsed() >= STILL_OPTED_IN) {
+            of.described = None;
+            self.update(|targets| targets.with_described(place, None));
+        }
     }
 
     fn learn(&self, place: &Place, found: Found) {
@@ -93,48 +162,51 @@ impl Broker {
         if !self.config.discover && !describes {
             return Vec::new();
         }
-        let mut asked = self.directory.asked.lock().await;
-        let due: Vec<Place> = places
-            .iter()
-            .filter(|place| {
-                asked.get(place).is_none_or(|asked| {
-                    let older_than = if asked.failed.is_some() { older_than.min(FAILED) } else { older_than };
-                    // Policies that were loaded since may speak of what nobody had a reason to read.
-                    let lacks = describes && asked.described.is_none() && asked.failed.is_none();
-                    lacks || asked.at.elapsed() >= older_than
-                })
-            })
-            .cloned()
-            .collect();
-        let looks = futures_util::stream::iter(due).map(|place| async move {
-            let found = self.look_around(&place, describes).await;
-            (place, found)
+        let until = Instant::now() + PATIENCE;
+        let missed = futures_util::stream::iter(places.iter().cloned()).map(|place| async move {
+            let error = self.missed(&place, older_than, describes, until).await?;
+            Some(Missed { place, error })
         });
-        for (place, found) in looks.buffered(AT_ONCE).collect::<Vec<_>>().await {
-            let mut described = asked.get(&place).and_then(|asked| asked.described);
-            let failed = match found {
-                Ok(found) => {
-                    described = found.described.is_some().then(Instant::now);
-                    self.directory.learn(&place, found);
-                    None
-                }
-                Err(error) => {
-                    tracing::warn!(%place, error = %Chain(&error), "the security groups could not be read");
-                    // What is too old decides nothing any more.
-                    if described.is_some_and(|at| at.elapsed() >= STILL_OPTED_IN) {
-                        described = None;
-                        self.directory.update(|targets| targets.with_described(&place, None));
-                    }
-                    Some((error.code(), error.reason(), error.message().to_owned()))
+        missed.buffered(AT_ONCE).filter_map(std::future::ready).collect().await
+    }
+
+    /// Looks at a place unless that was just done, and waits for it for a while; why it could not be read, if so.
+    async fn missed(&self, place: &Place, older_than: Duration, describes: bool, until: Instant) -> Option<Error> {
+        // Twice, as the first may be somebody's who did not look for as much.
+        for _ in 0..2 {
+            let Underway { since, mut end } = {
+                let mut looks = self.directory.looks();
+                let of = looks.entry(place.clone()).or_default();
+                // A look that broke off is none.
+                match of.underway.clone().filter(|underway| underway.end.has_changed().is_ok()) {
+                    _ if !of.is_due(older_than, describes) => return of.failed(),
+                    Some(underway) => underway,
+                    None => of.underway.insert(self.begin_look(place.clone(), describes)).clone(),
                 }
             };
-            asked.insert(place, Asked { at: Instant::now(), failed, described });
+            if timeout_at(until.min(since + PATIENCE), end.changed()).await.is_err() {
+                break;
+            }
         }
-        let missed = places.iter().filter_map(|place| {
-            let (code, reason, message) = asked.get(place)?.failed.clone()?;
-            Some(Missed { place: place.clone(), error: Error::new(code, reason, message) })
-        });
-        missed.collect()
+        let mut looks = self.directory.looks();
+        self.directory.forget_old(place, looks.entry(place.clone()).or_default());
+        let text = "AWS has not told in time which security groups there are; try again in a few seconds";
+        Some(Error::new(Code::Unavailable, "AWS_SLOW", text))
+    }
+
+    /// Begins a look that outlives its callers. It is bounded by its session.
+    fn begin_look(&self, place: Place, describes: bool) -> Underway {
+        let (since, (ends, end)) = (Instant::now(), watch::channel(()));
+        let this = self.this.clone();
+        let look = async move {
+            let _ends = ends;
+            if let Some(broker) = this.upgrade() {
+                let found = broker.look_around(&place, describes).await;
+                broker.directory.ended(&place, since, found);
+            }
+        };
+        tokio::spawn(look.in_current_span());
+        Underway { since, end }
     }
 
     /// The answer to a request that could not be read. Where policy needs to know of groups what could not be read, a name

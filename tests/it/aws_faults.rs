@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use whitelistmcp::broker::PATIENCE;
 
 use crate::support::aws_double::{AwsDouble, Fault};
-use crate::support::{GROUP, Stack};
+use crate::support::{ACCOUNT, GROUP, Options, REGION, Stack};
 
 fn add() -> serde_json::Value {
     json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "reason": "ticket OPS-1"})
@@ -147,7 +148,7 @@ async fn a_caller_who_hangs_up_leaves_no_change_half_done() {
 async fn aws_away_is_unavailable_and_nothing_changed() {
     let aws = AwsDouble::start().await;
     let access = crate::support::AwsAccess { endpoint: "http://127.0.0.1:9".to_owned(), ..aws.access() };
-    let stack = Stack::with(&access, crate::support::Options::default()).await;
+    let stack = Stack::with(&access, Options::default()).await;
     let error = stack.refused("whitelist_add", add()).await;
     assert_eq!(
         (error["code"].as_str(), error["reason"].as_str()),
@@ -248,13 +249,48 @@ async fn a_connection_that_is_reset_may_have_carried_the_change() {
     let aws = AwsDouble::start().await;
     let access = aws.access();
     let endpoint = resetting_proxy(access.endpoint.clone()).await;
-    let stack =
-        Stack::with(&crate::support::AwsAccess { endpoint, ..access }, crate::support::Options::default()).await;
+    let stack = Stack::with(&crate::support::AwsAccess { endpoint, ..access }, Options::default()).await;
     let opened = stack.done("whitelist_add", add()).await;
     assert_eq!((opened["outcome"].as_str(), opened["rule"]["managed"].as_bool()), (Some("opened"), Some(true)));
     let entries = stack.journal_when(|entries| entries.iter().any(|entry| entry["type"] == "end")).await;
     let end = entries.iter().find(|entry| entry["type"] == "end").expect("an end");
     assert_eq!((end["outcome"].as_str(), end["changed"].as_bool()), (Some("done"), Some(true)), "{end}");
     assert_eq!(aws.tags().len(), 1);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_does_not_answer_holds_up_no_other_for_long() {
+    let aws = AwsDouble::start().await;
+    let elsewhere = "222222222222";
+    aws.add_group(ACCOUNT, REGION, "sg-0cccccccccccccccc", "web", &[("whitelistmcp:managed", "web")]);
+    aws.add_group(elsewhere, "us-east-1", "sg-0ffffffffffffffff", "shop", &[("whitelistmcp:managed", "shop")]);
+    aws.black_hole(elsewhere);
+    let core_extra = format!(
+        "[[aws.accounts]]\nid = \"{elsewhere}\"\nrole_arn = \"arn:aws:iam::{elsewhere}:role/r\"\nregions = [\"us-east-1\"]\n"
+    );
+    let leases = Some("settle = \"30ms\"\nclose = false\ndiscover = true\n");
+    let stack = Stack::with(&aws.access(), Options { leases, core_extra, ..Options::default() }).await;
+    let list =
+        async |name: &str| stack.call("whitelist_list", json!({"security_group": name})).await["isError"] == false;
+    let begun = Instant::now();
+    let names = ["web", "shop", "nothing", "web", "shop", "nothing"];
+    let answers = futures_util::future::join_all(names.map(&list)).await;
+    assert_eq!(answers, [true, false, false, true, false, false]);
+    assert!(begun.elapsed() < PATIENCE + Duration::from_secs(2), "{:?}", begun.elapsed());
+    // It is not waited for again and again, whoever asks for what.
+    let begun = Instant::now();
+    for name in names {
+        assert_eq!(list(name).await, name == "web");
+    }
+    let targets = stack.done("whitelist_targets", json!({})).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let missed: Vec<_> = targets["missed"].as_array().expect("a list").iter().map(|at| &at["account"]).collect();
+    assert_eq!(missed, [elsewhere], "{targets:#}");
+    let looks = aws
+        .asked()
+        .into_iter()
+        .filter(|asked| asked.params.get("RoleArn").is_some_and(|role| role.contains(elsewhere)));
+    assert!(looks.count() <= 3, "many who wait cause one look, and the attempts of the SDK at it");
     stack.stop().await;
 }

@@ -17,7 +17,7 @@ use whitelistmcp::pb::DESCRIPTOR_SET;
 use whitelistmcp::policy::Policy;
 use whitelistmcp::tls::{self, Material as _, validity};
 
-use crate::{chain, fail, say};
+use crate::{fail, say};
 
 /// What to check.
 #[derive(Debug, clap::Args)]

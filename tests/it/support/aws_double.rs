@@ -110,6 +110,11 @@ impl AwsDouble {
         self.lock().buckets.insert(action.to_owned(), Bucket::new(capacity, refill_per_second));
     }
 
+    /// Nothing answers any more that asks for a session in an account, nor says that it does not.
+    pub(crate) fn black_hole(&self, account: &str) {
+        self.lock().black_hole = Some(format!("::{account}:"));
+    }
+
     /// While down, every connection is cut without an answer, those that are open as well.
     pub(crate) fn down(&self, down: bool) {
         self.down.send_replace(down);

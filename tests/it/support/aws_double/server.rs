@@ -52,14 +52,19 @@ async fn respond(double: &AwsDouble, headers: &HeaderMap, body: &str) -> Respons
     let action = params.get("Action").cloned().unwrap_or_default();
     let signature = Signature::of(headers);
     let asked = Asked { action: action.clone(), key: signature.key.clone(), params };
-    let fault = {
+    let (fault, is_lost) = {
         let mut world = double.lock();
         if let Some(see) = &world.seen {
             see(&asked);
         }
         world.asked.push(asked.clone());
-        world.faults.get_mut(&action).and_then(VecDeque::pop_front)
+        let role = asked.params.get("RoleArn");
+        let is_lost = role.is_some_and(|role| world.black_hole.as_ref().is_some_and(|hole| role.contains(hole)));
+        (world.faults.get_mut(&action).and_then(VecDeque::pop_front), is_lost)
     };
+    if is_lost {
+        std::future::pending::<()>().await;
+    }
     match fault {
         Some(Fault::Refuse(status, code)) => return refuse(&asked, (status, code)),
         Some(Fault::Hang(time)) => tokio::time::sleep(time).await,
