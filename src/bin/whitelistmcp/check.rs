@@ -10,14 +10,13 @@ use whitelistmcp::app;
 use whitelistmcp::aws::{Accounts, Aws, checked_endpoint, refuse_endpoint_variables};
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
-use whitelistmcp::error::Chain;
 use whitelistmcp::grpc::client::Link;
 use whitelistmcp::identity::oidc;
 use whitelistmcp::pb::DESCRIPTOR_SET;
 use whitelistmcp::policy::Policy;
 use whitelistmcp::tls::{self, Material as _, validity};
 
-use crate::{fail, say};
+use crate::{chain, fail, say};
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -52,7 +51,7 @@ impl Table {
     fn add<E: Error + 'static>(&mut self, part: &'static str, good: impl Into<String>, result: Result<(), E>) {
         let (verdict, text) = match result {
             Ok(()) => (Verdict::Good, good.into()),
-            Err(error) => (Verdict::Wrong, Chain(&error).to_string()),
+            Err(error) => (Verdict::Wrong, chain(&error)),
         };
         self.0.push(Row { part, verdict, text });
     }
@@ -109,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 fn approvals(config: &Config, table: &mut Table) {
     let login = config.edge.as_ref().and_then(|edge| edge.login.as_ref());
     match app::approvals(config) {
-        Err(error) => return table.wrong("approvals", Chain(&error).to_string()),
+        Err(error) => return table.wrong("approvals", chain(&error)),
         Ok(None) if config.core.is_some() && app::wants_approvals(config) => {
             table.wrong(
                 "approvals",
@@ -132,7 +131,7 @@ fn approvals(config: &Config, table: &mut Table) {
         },
     }
     match app::has_approval_page(config) {
-        Err(error) => table.wrong("edge.login", Chain(&error).to_string()),
+        Err(error) => table.wrong("edge.login", chain(&error)),
         Ok(true) => table.good("edge.login", "people have a page to decide on"),
         Ok(false) => {}
     }
@@ -224,7 +223,7 @@ fn api_keys(config: &Config, table: &mut Table) {
             let known = keys.map_or(0, |keys| keys.count());
             table.good("api_keys", format!("{}: {known} keys", section.file.display()));
         }
-        Err(error) => table.wrong("api_keys", Chain(&error).to_string()),
+        Err(error) => table.wrong("api_keys", chain(&error)),
     }
 }
 
@@ -234,7 +233,7 @@ fn aws(config: &Config, table: &mut Table) {
     }
     table.add("aws", format!("{} accounts", config.aws.accounts.len()), Accounts::new(&config.aws).map(drop));
     if let Err(error) = refuse_endpoint_variables() {
-        table.wrong("aws.endpoint", Chain(&error).to_string());
+        table.wrong("aws.endpoint", chain(&error));
     }
     if let Some(endpoint) = &config.aws.endpoint {
         table.add("aws.endpoint", format!("{endpoint}, not AWS's own"), checked_endpoint(endpoint).map(drop));
@@ -286,12 +285,12 @@ fn self_test(config: &Config, table: &mut Table) {
         .collect();
     let aws = match runtime.block_on(Aws::new(&config.aws, accounts)) {
         Ok(aws) => aws,
-        Err(error) => return table.wrong("aws", Chain(&error).to_string()),
+        Err(error) => return table.wrong("aws", chain(&error)),
     };
     for (account, region) in tests {
         match runtime.block_on(aws.self_test(&account, &region)) {
             Ok(arn) => table.good("aws.role", format!("{region}: {arn}")),
-            Err(error) => table.wrong("aws.role", format!("{account}, {region}: {}", Chain(&error).to_string())),
+            Err(error) => table.wrong("aws.role", format!("{account}, {region}: {}", chain(&error))),
         }
     }
 }

@@ -192,7 +192,7 @@ impl Login {
     fn own(&self, url: &Url) -> Result<(), LoginError> {
         let origin = url.origin().ascii_serialization();
         let issuer = Url::parse(&self.issuer)?.origin().ascii_serialization();
-        let known = origin == issuer || self.origins.iter().any(|known| *known == origin);
+        let known = origin == issuer || self.origins.contains(&origin);
         if known { Ok(()) } else { Err(LoginError::Elsewhere(url.clone())) }
     }
 
