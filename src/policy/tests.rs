@@ -338,3 +338,16 @@ fn a_policy_that_is_made_to_end_the_process_is_refused() {
         assert!(matches!(Policy::parse(&text), Err(LoadError::TooDeep)), "{}", deep.get(..40).unwrap_or_default());
     }
 }
+
+#[test]
+fn approvals_that_anybody_could_give_are_refused() {
+    let wants = r#"@id("all") permit (principal, action, resource);
+        @id("word") @approval("another") @message("Two people.") forbid (principal, action == Action::"whitelist_add", resource);"#;
+    assert!(matches!(Policy::parse(wants), Err(LoadError::Unsaid("approve"))));
+    let decided = format!("{wants} @id(\"deciders\") permit (principal, action == Action::\"approve\", resource);");
+    assert!(matches!(Policy::parse(&decided), Err(LoadError::Unsaid("break_glass"))));
+    let whole = format!(
+        "{decided} @id(\"no-glass\") @message(\"No.\") forbid (principal, action == Action::\"break_glass\", resource);"
+    );
+    assert!(Policy::parse(&whole).is_ok());
+}

@@ -41,6 +41,20 @@ async fn people_of_two_issuers_are_different_people() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_of_several_issuers_are_told_apart() {
+    let partner = Issuer::start().await;
+    let groups = json!({"groups": ["whitelistmcp-admins"]});
+    let leaver = json!({"holder": "carol@example.test", "reason": "left", "dry_run": true});
+    for (more, refused) in [("", true), ("groups_prefix = \"\"\n", false)] {
+        let stack = beside(&partner, more).await;
+        let token = partner.token_with("mallory", "whitelist:write", groups.clone());
+        let result = stack.call_as(&token, "whitelist_revoke_holder", leaver.clone()).await;
+        assert_eq!(result["isError"], refused, "{result:#}");
+        stack.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_issuers_are_in_the_metadata() {
     let partner = Issuer::shaped(Shape { path: "/realms/partner", ..Shape::default() }).await;
     let stack = beside(&partner, "").await;
