@@ -4,12 +4,12 @@
 //! token, is there.
 
 use jiff::Timestamp;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::CLOCK_LEEWAY;
-use super::claims::{ClaimsError, from_library, seconds};
+use super::claims::{ClaimsError, seconds, signed};
 
 /// A login that is proven.
 #[derive(Clone, Debug)]
@@ -61,13 +61,7 @@ impl Login {
         client: &str,
         now: Timestamp,
     ) -> Result<Self, ClaimsError> {
-        // Times and audience are checked below, by the one clock and the one leeway.
-        let mut validation = Validation::new(algorithm);
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.set_required_spec_claims::<&str>(&[]);
-        let claims =
-            jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|error| from_library(&error))?.claims;
+        let claims: Claims = signed(token, key, algorithm)?;
         if claims.iss != issuer {
             return Err(ClaimsError::Issuer);
         }
