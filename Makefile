@@ -34,8 +34,8 @@ bench: ## Measures the edge and the core against the same hop with nothing in it
 promises: tools-python build ## Runs the command behind every promise that is kept (docs/PROMISES.md).
 	python3 scripts/promises.py
 
-tools: ## Installs what the tests need from Debian (as root); Rust comes from elsewhere.
-	apt-get install --yes --no-install-recommends build-essential git nodejs npm openssl python3 python3-venv redis-server chromium chromium-driver
+tools: ## Installs what the tests need and the machine lacks from Debian (as root); Rust comes from elsewhere.
+	@bash scripts/tools.sh
 
 tools-python: # The emulators, the provider and the clients, pinned, in .tools; never in the system.
 	@$(INSTALL)

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Installs from Debian what the tests need and this machine lacks; needs root only if something is missing.
+set -euo pipefail
+
+# Which package has each command. Node comes with npm in some packages and without in Debian's, and the two do not mix.
+declare -A package=(
+  [cc]=build-essential [git]=git [make]=make [node]=nodejs [npm]=npm [openssl]=openssl [python3]=python3
+  [redis-server]=redis-server [chromium]=chromium [chromedriver]=chromium-driver
+)
+missing=()
+for command in "${!package[@]}"; do
+  command -v "$command" >/dev/null || missing+=("${package[$command]}")
+done
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+if ((${#missing[@]} == 0)); then
+  echo 'nothing is missing'
+  exit 0
+fi
+echo "installing: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update --quiet --quiet
+apt-get install --yes --quiet --no-install-recommends "${missing[@]}"
