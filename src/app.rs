@@ -350,7 +350,7 @@ async fn core_routes(
     let Parts { policies, broker, reconciler, audit } = core_parts(config, shared, shutdown).await?;
     let records = audit.keeps_a_journal();
     let closes = config.leases.close && records;
-    let journal = move || (!audit.is_writable()).then(|| "cannot be written".to_owned());
+    let journal = move || audit.problem().or_else(|| audit.objection().map(str::to_owned));
     let late = Arc::clone(&reconciler);
     let closing = move || {
         let lag = late.lag();
@@ -383,10 +383,17 @@ async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown
     let policies = Arc::new(Policies::load(&config.policy)?);
     let aws = Aws::new(&config.aws, accounts).await?;
     // The journal is opened last: a start that fails leaves no file.
-    let journal =
-        config.audit.directory.as_deref().map(|directory| Journal::open(directory, clock.clone())).transpose()?;
+    let journal = Journal::open(&config.audit, clock.clone())?;
     match &journal {
-        Some(journal) => tracing::info!(path = %journal.path().display(), "the audit journal is open"),
+        Some(journal) => {
+            tracing::info!(directory = %journal.directory().display(), journal = journal.id(), chain = journal.chain(), "the audit journal is open");
+            if let Some(objection) = journal.objection() {
+                tracing::error!(
+                    why = objection,
+                    "nobody knows that the audit journal is kept: this core lists and checks, and changes nothing"
+                );
+            }
+        }
         None => tracing::warn!("no `[audit] directory` is configured: this core lists and checks, and changes nothing"),
     }
     let audit = Audit::new(journal);

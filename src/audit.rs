@@ -4,13 +4,19 @@
 //! touched: the proof of that is a [`DurableEntry`], and nothing that changes AWS can be called without one. Reads and
 //! refusals ride with whatever is written next. The journal's format is in `docs/AUDIT.md`.
 
+pub mod head;
 mod journal;
+mod leave;
 mod record;
+pub mod replay;
+pub mod show;
+mod taken;
 mod unfinished;
+pub mod verify;
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::approval::Request;
 use crate::error::{Code, Error};
@@ -20,11 +26,12 @@ use crate::operation::target::{GroupId, Place};
 use crate::operation::{self, CallId, Operation, Tool};
 use crate::policy::{LookPermit, Word};
 
-pub use journal::{Config, Journal, JournalError};
+pub use journal::{Config, Journal, JournalError, Volume};
 pub use record::AwsCall;
-pub use unfinished::Unfinished;
+pub use unfinished::{Orphan, Unfinished};
 
-use record::{Begin, Carried, End, Refused, Vouched, Who};
+use journal::VERSION;
+use record::{Begin, Carried, End, Gathered, Noted, Refused, Vouched, Who};
 
 /// The audit trail of one process. Clones share it.
 #[derive(Clone, Debug)]
@@ -38,7 +45,10 @@ pub struct Entry {
     audit: Audit,
     call: CallId,
     begun: Instant,
-    aws: Mutex<Vec<AwsCall>>,
+    recorded: Option<Duration>,
+    trace: Option<(String, String)>,
+    aws: Mutex<Vec<Noted>>,
+    read_from: OnceLock<String>,
     before: OnceLock<Vec<Rule>>,
     decided: OnceLock<Vec<String>>,
     vouched: OnceLock<Vouched>,
@@ -56,8 +66,8 @@ pub enum Outcome<'a> {
     Done {
         /// Whether anything was changed.
         changed: bool,
-        /// The rules that were made or removed, or would be.
-        rules: &'a [Rule],
+        /// The rules that it was about, and what happened to each.
+        touched: &'a [Touch],
     },
     /// Policy refused it once AWS was read.
     Denied(&'a Error, Vec<String>),
@@ -69,6 +79,23 @@ pub enum Outcome<'a> {
     Partly(&'a Error),
     /// It failed, and whether AWS has changed is not known.
     Unknown(&'a Error),
+}
+
+/// A rule that an operation was about.
+#[derive(Clone, Debug)]
+pub struct Touch {
+    /// What happened to it, in the API's word: `opened`, `joined`, `extended`, `moved`, `removed`, `left`,
+    /// `already_yours`, `already_open`; or `would_…` in a dry run.
+    pub what: &'static str,
+    /// The rule as it stands, stood or would stand.
+    pub rule: Rule,
+}
+
+impl Touch {
+    /// Whether it is gone.
+    fn is_gone(&self) -> bool {
+        self.what == "removed"
+    }
 }
 
 /// What became of an operation that was begun and not ended.
@@ -88,6 +115,11 @@ pub enum AuditError {
     /// No journal is configured: reads only.
     #[error("this service keeps no audit journal, so it changes nothing; it can list and check")]
     NoJournal,
+    /// Nobody knows that the journal outlives the process: reads only.
+    #[error(
+        "this service does not know that its audit journal is kept, so it changes nothing; it can list and check. An operator must look: {0}"
+    )]
+    NotKept(String),
     /// The journal cannot be written.
     #[error("the audit journal cannot be written at the moment, so nothing is changed")]
     Journal(#[source] JournalError),
@@ -98,8 +130,9 @@ impl From<AuditError> for Error {
         let text = error.to_string();
         match error {
             AuditError::NoJournal => Self::new(Code::FailedPrecondition, "AUDIT_NOT_CONFIGURED", text),
+            AuditError::NotKept(_) => Self::new(Code::FailedPrecondition, "AUDIT_NOT_KEPT", text),
             AuditError::Journal(source) => Self::new(Code::Unavailable, "AUDIT_UNAVAILABLE", text)
-                .retry_after(std::time::Duration::from_secs(5))
+                .retry_after(Duration::from_secs(5))
                 .caused_by(source),
         }
     }
@@ -113,22 +146,31 @@ impl Audit {
         Self { journal }
     }
 
-    /// Whether the journal can be written, as far as is known. Without one there is nothing that could fail.
-    pub fn is_writable(&self) -> bool {
-        self.journal.as_ref().is_none_or(Journal::is_writable)
+    /// Why the journal cannot be written, as far as is known. Without one there is nothing that could fail.
+    pub fn problem(&self) -> Option<String> {
+        self.journal.as_ref().and_then(Journal::problem)
+    }
+
+    /// The journal on whose word AWS may be changed.
+    fn kept(&self) -> Result<&Journal, AuditError> {
+        let journal = self.journal.as_ref().ok_or(AuditError::NoJournal)?;
+        let objection = journal.objection().map(|objection| AuditError::NotKept(objection.to_owned()));
+        objection.map_or(Ok(journal), Err)
     }
 
     /// Begins an operation that only reads.
     pub fn begin_read(&self, permit: &LookPermit, session_policy: &str) -> Entry {
-        self.write(Self::begin(permit, session_policy));
-        self.entry(permit)
+        let trace = crate::telemetry::records::span_ids();
+        self.write(Self::begin(permit, session_policy, trace.clone()));
+        self.entry(permit, Instant::now(), None, trace)
     }
 
     /// Begins an operation that may change AWS; returns once the begin is on disk.
     pub async fn begin_change(&self, permit: &LookPermit, session_policy: &str) -> Result<DurableEntry, AuditError> {
-        let journal = self.journal.as_ref().ok_or(AuditError::NoJournal)?;
-        journal.write_durably(Self::begin(permit, session_policy)).await.map_err(AuditError::Journal)?;
-        Ok(DurableEntry(self.entry(permit)))
+        let (begun, trace) = (Instant::now(), crate::telemetry::records::span_ids());
+        let begin = Self::begin(permit, session_policy, trace.clone());
+        self.kept()?.write_durably(begin).await.map_err(AuditError::Journal)?;
+        Ok(DurableEntry(self.entry(permit, begun, Some(begun.elapsed()), trace)))
     }
 
     /// Records a call that was refused before it became an operation of anybody's.
@@ -142,29 +184,34 @@ impl Audit {
         policies: Vec<String>,
     ) {
         self.write(record::Body::Refused(Refused {
-            call: call.as_str().to_owned(),
-            tool: tool.name(),
             who: caller.map(Who::of),
             target: operation.map(|operation| record::Target::of(operation.scope())),
             arguments: operation.map(operation::arguments),
-            error: record::Failure::of(error),
             policies,
-            counted: None,
+            ..Self::refused(tool, call, error)
         }));
     }
 
     /// Records calls that were refused alike, with the last of them for all.
     pub fn refuse_counted(&self, tool: Tool, call: &CallId, caller: Option<&Caller>, error: &Error, counted: u64) {
-        self.write(record::Body::Refused(Refused {
+        let refused = Refused { who: caller.map(Who::of), counted: Some(counted), ..Self::refused(tool, call, error) };
+        self.write(record::Body::Refused(refused));
+    }
+
+    fn refused(tool: Tool, call: &CallId, error: &Error) -> Refused {
+        let (trace, span) = crate::telemetry::records::span_ids().unzip();
+        Refused {
             call: call.as_str().to_owned(),
             tool: tool.name(),
-            who: caller.map(Who::of),
+            who: None,
             target: None,
             arguments: None,
             error: record::Failure::of(error),
             policies: Vec::new(),
-            counted: Some(counted),
-        }));
+            counted: None,
+            trace,
+            span,
+        }
     }
 
     /// Records a decision on a request for approval; returns once it is on disk. Only then may it count.
@@ -177,14 +224,19 @@ impl Audit {
         note: &str,
         policies: Vec<String>,
     ) -> Result<(), AuditError> {
-        let journal = self.journal.as_ref().ok_or(AuditError::NoJournal)?;
+        let journal = self.kept()?;
         let decision = record::Decision::of(call, who, request, approved, note, policies);
         journal.write_durably(record::Body::Decision(decision)).await.map_err(AuditError::Journal)
     }
 
+    /// Why nothing may be changed, however well the journal is written; nothing without a journal.
+    pub fn objection(&self) -> Option<&str> {
+        self.journal.as_ref().and_then(Journal::objection)
+    }
+
     /// Whether changes can be recorded at all.
     pub fn keeps_a_journal(&self) -> bool {
-        self.journal.is_some()
+        self.kept().is_ok()
     }
 
     /// The id of the directory of journals.
@@ -192,15 +244,32 @@ impl Audit {
         self.journal.as_ref().map(Journal::id)
     }
 
-    /// Which of these calls are recorded in this directory of journals. Reads files: not for a thread that serves calls.
+    /// Which of these calls are recorded in this directory of journals, or may have been and are let go of. Reads files:
+    /// not for a thread that serves calls.
     pub fn has_entries(&self, calls: HashSet<String>) -> Result<HashSet<String>, JournalError> {
         let none = || Ok(HashSet::new());
-        self.journal.as_ref().map_or_else(none, |journal| unfinished::has_entries(journal.path(), calls))
+        self.journal.as_ref().map_or_else(none, |journal| unfinished::has_entries(journal, calls))
     }
 
-    /// The changes that former processes began in this journal's directory and did not live to end.
-    pub fn unfinished(&self) -> Result<Vec<Unfinished>, JournalError> {
-        self.journal.as_ref().map_or(Ok(Vec::new()), |journal| unfinished::read(journal.path()))
+    /// The chains of processes that are gone, with the changes that they began and did not live to end. Whoever gets one
+    /// holds it alone. Reads files: not for a thread that serves calls.
+    pub fn orphans(&self) -> Result<Vec<Orphan>, JournalError> {
+        self.journal.as_ref().map_or(Ok(Vec::new()), unfinished::orphans)
+    }
+
+    /// Records how an orphan ended, before anything is done about it.
+    pub async fn adopt(&self, orphan: &Orphan) -> Result<(), JournalError> {
+        let journal = self.journal.as_ref().ok_or(JournalError::Stopped)?;
+        journal.write_durably(record::Body::Adopted(orphan.adopted())).await
+    }
+
+    /// Everything that an orphan began has its end.
+    pub fn settled(&self, orphan: Orphan) -> Result<(), JournalError> {
+        let chain = orphan.release()?;
+        if let Some(journal) = &self.journal {
+            journal.settled(&chain);
+        }
+        Ok(())
     }
 
     /// Records what was seen in AWS and is nobody's call: that a rule went, changed, or carries damaged tags.
@@ -208,13 +277,16 @@ impl Audit {
         self.write(record::Body::Observed(record::Observed::of(what, place, group, rule)));
     }
 
-    /// Ends an operation of a former process.
-    pub fn recovered(&self, call: &str, found: Found, rules: &[Rule], by: &CallId) {
-        self.write(record::Body::End(End::recovered(call, found, rules, by)));
+    /// Ends an operation of a former process; returns once that is on disk.
+    pub async fn recovered(&self, call: &str, found: Found, rules: &[Rule], by: &CallId) -> Result<(), AuditError> {
+        let journal = self.journal.as_ref().ok_or(AuditError::NoJournal)?;
+        let end = record::Body::End(End::recovered(call, found, rules, by));
+        journal.write_durably(end).await.map_err(AuditError::Journal)
     }
 
-    fn begin(permit: &LookPermit, session_policy: &str) -> record::Body {
+    fn begin(permit: &LookPermit, session_policy: &str, trace: Option<(String, String)>) -> record::Body {
         let operation = permit.operation();
+        let (trace, span) = trace.unzip();
         record::Body::Begin(Begin {
             call: operation.call().as_str().to_owned(),
             part_of: operation.part_of().map(|call| call.as_str().to_owned()),
@@ -225,16 +297,26 @@ impl Audit {
             policies: permit.policies().to_vec(),
             session_policy_sha256: session_policy.to_owned(),
             changes: operation.changes(),
-            trace: crate::telemetry::trace_id(),
+            trace,
+            span,
         })
     }
 
-    fn entry(&self, permit: &LookPermit) -> Entry {
+    fn entry(
+        &self,
+        permit: &LookPermit,
+        begun: Instant,
+        recorded: Option<Duration>,
+        trace: Option<(String, String)>,
+    ) -> Entry {
         Entry {
             audit: self.clone(),
             call: permit.operation().call().clone(),
-            begun: Instant::now(),
+            begun,
+            recorded,
+            trace,
             aws: Mutex::default(),
+            read_from: OnceLock::new(),
             before: OnceLock::new(),
             decided: OnceLock::new(),
             vouched: OnceLock::new(),
@@ -254,13 +336,21 @@ impl Audit {
 impl Entry {
     /// Notes a call that was made to AWS for this operation.
     pub fn note(&self, call: AwsCall) {
-        self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(call);
+        let at_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Noted { call, at_ms });
+    }
+
+    /// Notes that the answer was not read for this operation, but for that call before. Said twice, the first counts.
+    pub fn read_from(&self, call: &str) {
+        self.read_from.get_or_init(|| call.to_owned());
     }
 
     /// Whether AWS was asked to change something, and answered.
     pub fn has_asked_for_change(&self) -> bool {
         let calls = self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        calls.iter().any(|call| !call.action.starts_with("sts:") && !call.action.starts_with("ec2:Describe"))
+        calls
+            .iter()
+            .any(|Noted { call, .. }| !call.action.starts_with("sts:") && !call.action.starts_with("ec2:Describe"))
     }
 
     /// Keeps the policies that permitted the operation once AWS was read. Said twice, the first counts.
@@ -277,15 +367,17 @@ impl Entry {
         self.ended = true;
         let aws = std::mem::take(self.aws.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
         let before = self.before.take().map(|rules| rules.iter().map(record::Rule::of).collect());
-        self.audit.write(record::Body::End(End::of(
-            &self.call,
-            outcome,
+        let gathered = Gathered {
             aws,
+            read_from: self.read_from.take(),
             before,
-            self.decided.take().unwrap_or_default(),
-            self.vouched.take(),
-            self.begun.elapsed(),
-        )));
+            decided: self.decided.take().unwrap_or_default(),
+            approval: self.vouched.take(),
+            recorded: self.recorded,
+            took: self.begun.elapsed(),
+            trace: self.trace.take(),
+        };
+        self.audit.write(record::Body::End(End::of(&self.call, outcome, gathered)));
     }
 }
 
@@ -304,7 +396,7 @@ impl DurableEntry {
     /// Records whose word stands in for what policy demands, and the policies that demand it; returns once that is on
     /// disk. Only then may AWS be changed.
     pub async fn vouched(&self, word: &Word, demanded_by: Vec<String>) -> Result<(), AuditError> {
-        let journal = self.0.audit.journal.as_ref().ok_or(AuditError::NoJournal)?;
+        let journal = self.0.audit.kept()?;
         let approval = Vouched::of(word, demanded_by);
         let call = self.0.call.as_str().to_owned();
         let body = record::Body::Vouched(Carried { call, approval: approval.clone() });

@@ -544,8 +544,8 @@ fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, done: D
     let failure = match result {
         Ok(answer) => {
             // What was read is not written down: it is the group's, not the caller's doing.
-            let (changed, rules) = answer.changed();
-            entry.end(&Outcome::Done { changed: changing && changed, rules: &rules });
+            let (changed, touched) = answer.changed();
+            entry.end(&Outcome::Done { changed: changing && changed, touched: &touched });
             return Ok(answer);
         }
         Err(failure) => failure,

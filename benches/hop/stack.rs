@@ -170,6 +170,7 @@ pub(crate) fn core_config(
 
         [audit]
         directory = "{journal}"
+        volume = "persistent"
         {LIMITS}
         "#,
         ca = ca.display(),

@@ -183,6 +183,7 @@ interval = "5s"
 
 [audit]
 directory = "{self.journal}"
+volume = "persistent"
 """
 
     def edge_config(self) -> str:

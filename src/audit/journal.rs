@@ -1,44 +1,111 @@
-//! The journal: an append-only file of JSON lines, each carrying the hash of the one before.
+//! The journal: append-only files of JSON lines, each line carrying the hash of the one before.
 //!
-//! One thread writes. It takes everything that waits, writes it at once, and syncs the file once if anyone waits for
-//! the disk, so many calls share one sync. If writing fails, the file is cut back to its last whole line, and every
-//! change is refused until a write succeeds; reads go on.
+//! One thread writes ([`writer`]). It takes everything that waits, writes it at once, and syncs the file once if anyone
+//! waits for the disk, so many calls share one sync. If writing fails, the file is cut back to its last whole line, and
+//! every change is refused until a write succeeds; reads go on. Where files are finished, another thread compresses them
+//! and lets go of those that are old enough ([`archive`]).
+
+mod archive;
+pub(super) mod layout;
+mod segment;
+mod volume;
+mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::record::{Body, Open, Record};
+use super::head::{KeyError, SigningKey};
+use super::record::Body;
 use crate::clock::Clock;
-use crate::digest::sha256_hex;
 
-/// The version of the format.
-const VERSION: u32 = 1;
+pub use volume::Volume;
+
+use archive::Archive;
+pub(super) use writer::VERSION;
+use writer::{About, Condition, Writer};
 
 /// How many records may wait for the writer before changes are refused, and reads and refusals counted and left out: a
 /// slow disk must not eat the memory. As many ends again fit behind them, since what was begun must be ended.
 const QUEUE: usize = 4096;
 
-/// How long the writer waits before it tries again what it could not write.
-const RETRY: Duration = Duration::from_secs(1);
-
 /// `[audit]` in the configuration.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The directory of the journal, on a volume that outlives the process. Without one the core serves reads only.
     pub directory: Option<PathBuf>,
+    /// How it is known that the directory outlives the process.
+    pub volume: Volume,
+    /// The id that the directory must have: another one, or a new one, is a volume that was lost or mixed up.
+    #[serde(deserialize_with = "uuid_text")]
+    pub journal: Option<String>,
+    /// The key that heads are signed with (Ed25519, PKCS #8, PEM); one that is made in the directory where none is given.
+    pub signing_key: Option<PathBuf>,
+    /// How often the chain's head is signed, while anything is written.
+    #[serde(deserialize_with = "interval")]
+    pub heads: Duration,
+    /// How large a file may become before the next one is begun, in bytes.
+    pub segment_bytes: u64,
+    /// How old a file may become before the next one is begun.
+    #[serde(deserialize_with = "interval")]
+    pub segment_age: Duration,
+    /// How long a finished file is kept; for good where nothing is said.
+    #[serde(deserialize_with = "retention")]
+    pub retention: Option<Duration>,
 }
 
-/// A journal that is being written. Clones write to the same file.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            volume: Volume::default(),
+            journal: None,
+            signing_key: None,
+            heads: Duration::from_secs(60),
+            segment_bytes: 64 * 1024 * 1024,
+            segment_age: Duration::from_secs(24 * 3600),
+            retention: None,
+        }
+    }
+}
+
+fn read_length<'de, D: serde::Deserializer<'de>>(deserializer: D, least: Duration) -> Result<Duration, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
+    length.filter(|length| *length >= least).ok_or_else(|| {
+        serde::de::Error::custom(format!(
+            "`{written}` is not a duration of at least {least:?}, such as 1m, 24h or 400d"
+        ))
+    })
+}
+
+fn interval<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    read_length(deserializer, Duration::from_secs(1))
+}
+
+fn uuid_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    let id = uuid::Uuid::try_parse(written.trim()).map(|id| Some(id.to_string()));
+    id.map_err(|_| {
+        serde::de::Error::custom(format!("`{written}` is not a UUID; the file journal-id in the directory holds it"))
+    })
+}
+
+fn retention<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    read_length(deserializer, Duration::from_secs(24 * 3600)).map(Some)
+}
+
+/// A journal that is being written. Clones write to the same chain.
 #[derive(Clone)]
 pub struct Journal {
     shared: Arc<Shared>,
@@ -47,11 +114,15 @@ pub struct Journal {
 struct Shared {
     queue: Option<SyncSender<Item>>,
     writer: Option<JoinHandle<()>>,
-    writable: Arc<AtomicBool>,
-    waiting: Arc<AtomicUsize>,
+    condition: Arc<Condition>,
     left_out: AtomicU64,
-    path: PathBuf,
+    directory: PathBuf,
+    chain: String,
     id: String,
+    objection: Option<String>,
+    archive: Archive,
+    retention: Option<Duration>,
+    clock: Clock,
 }
 
 struct Item {
@@ -71,11 +142,17 @@ pub enum JournalError {
         action: &'static str,
         /// Why it failed.
         #[source]
-        source: Arc<std::io::Error>,
+        source: Arc<io::Error>,
     },
     /// Another process holds the file.
     #[error("{0} is locked by another process")]
     Locked(PathBuf),
+    /// The file that is written is not in its directory any more.
+    #[error("{0} is gone from its directory: what is written to it would be lost")]
+    Gone(PathBuf),
+    /// The key.
+    #[error("the key that heads are signed with")]
+    Key(#[source] Arc<KeyError>),
     /// A record cannot be encoded.
     #[error("a record cannot be encoded")]
     Encode(#[source] Arc<serde_json::Error>),
@@ -87,86 +164,72 @@ pub enum JournalError {
     Stopped,
 }
 
-struct Writer {
-    file: File,
-    path: PathBuf,
-    clock: Clock,
-    /// The length of the whole lines that are in the file.
-    length: u64,
-    seq: u64,
-    prev: String,
-    /// Bytes behind the whole lines could not be cut off.
-    torn: bool,
-    writable: Arc<AtomicBool>,
-    waiting: Arc<AtomicUsize>,
+pub(super) fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> JournalError {
+    move |source| JournalError::File { path: path.to_owned(), action, source: Arc::new(source) }
 }
 
 // === impl Journal ===
 
 impl Journal {
-    /// Opens a new file in the directory, locks it, and starts the writer.
-    pub fn open(directory: &Path, clock: Clock) -> Result<Self, JournalError> {
-        let failed = |path: &Path, action| {
-            let path = path.to_owned();
-            move |source| JournalError::File { path, action, source: Arc::new(source) }
+    /// Begins a new chain in the configured directory, locks it, and starts the writer. None without a directory.
+    pub fn open(config: &Config, clock: Clock) -> Result<Option<Self>, JournalError> {
+        let Some(directory) = config.directory.clone() else { return Ok(None) };
+        std::fs::create_dir_all(&directory).map_err(failed(&directory, "created"))?;
+        let id = identity(&directory)?;
+        let key = match &config.signing_key {
+            Some(path) => SigningKey::from_file(path),
+            None => SigningKey::open_or_create(&directory.join(layout::KEY)),
         };
-        std::fs::create_dir_all(directory).map_err(failed(directory, "created"))?;
-        let id = identity(directory)?;
-        let path = directory.join(format!("journal-{}.jsonl", uuid::Uuid::now_v7()));
-        let mut options = OpenOptions::new();
-        options.append(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&path).map_err(failed(&path, "created"))?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => JournalError::Locked(path.clone()),
-            TryLockError::Error(source) => failed(&path, "locked")(source),
+        let key = key.map_err(|error| JournalError::Key(Arc::new(error)))?;
+        let chain = uuid::Uuid::now_v7().to_string();
+        let lock = layout::lock(&directory, &chain);
+        let held = open_new(&lock).map_err(failed(&lock, "created"))?;
+        held.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => JournalError::Locked(lock.clone()),
+            TryLockError::Error(source) => failed(&lock, "locked")(source),
         })?;
-        // The file's name must outlive a power cut as its lines do.
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(directory, "synced"))?;
-
-        let writable = Arc::new(AtomicBool::new(true));
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let mut writer = Writer {
-            file,
-            path: path.clone(),
-            clock,
-            length: 0,
-            seq: 0,
-            prev: "0".repeat(64),
-            torn: false,
-            writable: Arc::clone(&writable),
-            waiting: Arc::clone(&waiting),
+        let objection = match &config.journal {
+            Some(expected) if *expected != id => Some(format!(
+                "the journal in {} is {id} and not {expected}, which `[audit] journal` names",
+                directory.display()
+            )),
+            _ => volume::objection(config.volume, &directory),
         };
-        let open = Body::Open(Open {
-            service: env!("CARGO_PKG_NAME"),
-            version: env!("CARGO_PKG_VERSION"),
-            process: std::process::id(),
-            format: "jsonl; prev = sha256 of the line before",
-        });
-        writer.append(&[Item { body: open, written: None }], true)?;
-
+        let condition = Arc::new(Condition::default());
+        let archive = Archive::start(directory.clone(), chain.clone(), config.retention, clock.clone())
+            .map_err(failed(&directory, "looked after"))?;
+        let about = About::of(config, directory.clone(), id.clone(), chain.clone(), key);
+        let writer = Writer::open(about, clock.clone(), Arc::clone(&condition), archive.clone(), held)?;
         let (queue, items) = sync_channel(2 * QUEUE);
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(&items))
-            .map_err(failed(&path, "written"))?;
-        Ok(Self {
+            .map_err(failed(&directory, "written"))?;
+        Ok(Some(Self {
             shared: Arc::new(Shared {
                 queue: Some(queue),
                 writer: Some(writer),
-                writable,
-                waiting,
+                condition,
                 left_out: AtomicU64::new(0),
-                path,
+                directory,
+                chain,
                 id,
+                objection,
+                archive,
+                retention: config.retention,
+                clock,
             }),
-        })
+        }))
     }
 
-    /// The file that is written.
-    pub fn path(&self) -> &Path {
-        &self.shared.path
+    /// The directory that it is written in.
+    pub fn directory(&self) -> &Path {
+        &self.shared.directory
+    }
+
+    /// The chain that this process writes.
+    pub fn chain(&self) -> &str {
+        &self.shared.chain
     }
 
     /// The directory's own id, by which rules say where their making is recorded.
@@ -174,9 +237,24 @@ impl Journal {
         &self.shared.id
     }
 
-    /// Whether the last write succeeded.
-    pub fn is_writable(&self) -> bool {
-        self.shared.writable.load(Ordering::Relaxed)
+    /// From when on everything that was written is still there; none where nothing is let go of.
+    pub(super) fn oldest_kept(&self) -> Option<Timestamp> {
+        self.shared.clock.now().checked_sub(self.shared.retention?).ok()
+    }
+
+    /// A chain of a process that is gone has been accounted for: nobody needs to look at it again.
+    pub(super) fn settled(&self, chain: &str) {
+        self.shared.archive.settled(chain);
+    }
+
+    /// Why nothing may be changed on the word of this journal, however well it is written: nobody knows that it is kept.
+    pub fn objection(&self) -> Option<&str> {
+        self.shared.objection.as_deref()
+    }
+
+    /// Why the last write failed; nothing if it did not.
+    pub fn problem(&self) -> Option<String> {
+        self.shared.condition.problem()
     }
 
     /// Writes a record and returns once it is on disk.
@@ -197,12 +275,13 @@ impl Journal {
     fn send(&self, item: Item) -> Result<(), JournalError> {
         let queue = self.shared.queue.as_ref().ok_or(JournalError::Stopped)?;
         let is_end = matches!(item.body, Body::End(_));
-        if !is_end && self.shared.waiting.load(Ordering::Relaxed) >= QUEUE {
+        let waiting = &self.shared.condition.waiting;
+        if !is_end && waiting.load(Ordering::Relaxed) >= QUEUE {
             return Err(JournalError::Full);
         }
-        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        waiting.fetch_add(1, Ordering::Relaxed);
         queue.try_send(item).map_err(|error| {
-            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            waiting.fetch_sub(1, Ordering::Relaxed);
             match error {
                 TrySendError::Full(_) => JournalError::Full,
                 TrySendError::Disconnected(_) => JournalError::Stopped,
@@ -213,7 +292,7 @@ impl Journal {
 
 impl std::fmt::Debug for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Journal").field("path", &self.shared.path).finish_non_exhaustive()
+        f.debug_struct("Journal").field("chain", &self.shared.chain).finish_non_exhaustive()
     }
 }
 
@@ -229,107 +308,53 @@ impl Drop for Shared {
 
 /// The id of a directory of journals, made with the first of them.
 fn identity(directory: &Path) -> Result<String, JournalError> {
-    let path = directory.join("journal-id");
-    let failed = |action| {
-        let path = path.clone();
-        move |source| JournalError::File { path, action, source: Arc::new(source) }
-    };
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let path = directory.join(layout::ID);
     let new = uuid::Uuid::now_v7().to_string();
-    match options.open(&path) {
-        Ok(mut file) => {
-            file.write_all(new.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("written"))?;
-            Ok(new)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let text = std::fs::read_to_string(&path).map_err(failed("read"))?;
-            let id = uuid::Uuid::try_parse(text.trim());
-            id.map(|id| id.to_string()).map_err(|_| failed("read")(std::io::Error::other("it does not hold a UUID")))
-        }
-        Err(error) => Err(failed("created")(error)),
+    match write_new(&path, new.as_bytes()) {
+        Ok(()) => Ok(new),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_identity(&path),
+        Err(error) => Err(failed(&path, "created")(error)),
     }
 }
 
-// === impl Writer ===
+/// Reads the id of a directory of journals.
+pub(super) fn read_identity(path: &Path) -> Result<String, JournalError> {
+    let text = std::fs::read_to_string(path).map_err(failed(path, "read"))?;
+    let id = uuid::Uuid::try_parse(text.trim());
+    id.map(|id| id.to_string()).map_err(|_| failed(path, "read")(io::Error::other("it does not hold a UUID")))
+}
 
-impl Writer {
-    fn run(mut self, items: &Receiver<Item>) {
-        let mut batch: Vec<Item> = Vec::new();
-        loop {
-            // What could not be written is tried again by itself, so that a disk that is well again is noticed.
-            let first = if batch.is_empty() {
-                items.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                items.recv_timeout(RETRY)
-            };
-            let ended = match first {
-                Ok(first) => {
-                    batch.push(first);
-                    batch.extend(items.try_iter().take(QUEUE));
-                    false
-                }
-                Err(RecvTimeoutError::Timeout) => false,
-                Err(RecvTimeoutError::Disconnected) => true,
-            };
-            let durable = batch.iter().any(|item| item.written.is_some());
-            let result = if batch.is_empty() { Ok(()) } else { self.append(&batch, durable) };
-            self.writable.store(result.is_ok(), Ordering::Relaxed);
-            let kept = match &result {
-                Ok(()) => Vec::new(),
-                Err(error) => {
-                    tracing::error!(error = %crate::error::Chain(error), records = batch.len(), "the audit journal could not be written");
-                    // Whoever waits is refused and changes nothing; what has happened must still be written down.
-                    batch.extract_if(.., |item| item.written.is_none()).take(2 * QUEUE).collect()
-                }
-            };
-            self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
-            for written in batch.drain(..).filter_map(|item| item.written) {
-                // Whoever waited may have gone, and then nobody needs the answer.
-                written.send(result.clone()).unwrap_or_default();
-            }
-            if ended {
-                break;
-            }
-            batch = kept;
-        }
-        if let Err(error) = self.file.sync_data() {
-            tracing::error!(error = %error, "the audit journal could not be synced at its end");
-        }
-    }
+/// Opens a file that must not be there yet, for its owner alone.
+fn open_new(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
 
-    /// Writes all or nothing: on failure the chain and the file are as they were.
-    fn append(&mut self, items: &[Item], durable: bool) -> Result<(), JournalError> {
-        let failed = |path: &Path, source| JournalError::File {
-            path: path.to_owned(),
-            action: "written",
-            source: Arc::new(source),
-        };
-        if self.torn {
-            self.file.set_len(self.length).map_err(|source| failed(&self.path, source))?;
-            self.torn = false;
+/// Writes a small file that must not be there yet, whole or not at all.
+pub(super) fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", uuid::Uuid::new_v4()));
+    let new = PathBuf::from(new);
+    let written = open_new(&new).and_then(|mut file| {
+        file.write_all(text)?;
+        file.sync_all()?;
+        // Unlike a rename, a link does not take the place of what is there. Not every volume has links.
+        match std::fs::hard_link(&new, path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !path.exists() => std::fs::rename(&new, path),
+            linked => linked,
         }
-        let (mut seq, mut prev, mut lines) = (self.seq, self.prev.clone(), Vec::new());
-        for item in items {
-            seq += 1;
-            let record = Record { v: VERSION, seq, prev: &prev, at: self.clock.now().to_string(), body: &item.body };
-            let line = serde_json::to_vec(&record).map_err(|error| JournalError::Encode(Arc::new(error)))?;
-            prev = sha256_hex(&line);
-            lines.extend_from_slice(&line);
-            lines.push(b'\n');
-        }
-        let result = self.file.write_all(&lines).and_then(|()| if durable { self.file.sync_data() } else { Ok(()) });
-        if let Err(source) = result {
-            self.torn = self.file.set_len(self.length).is_err();
-            return Err(failed(&self.path, source));
-        }
-        self.length += lines.len() as u64;
-        self.seq = seq;
-        self.prev = prev;
-        Ok(())
-    }
+    });
+    // After a rename it is gone already.
+    std::fs::remove_file(&new).unwrap_or_default();
+    written
+}
+
+/// The file's name must outlive a power cut as its lines do.
+fn sync_names(directory: &Path) -> io::Result<()> {
+    File::open(directory).and_then(|directory| directory.sync_all())
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Found, Outcome};
+use super::head::Head;
+use super::{Found, Outcome, Touch};
 use crate::approval::{Person, Request};
 use crate::error::{Chain, Error};
-use crate::identity::Caller;
+use crate::identity::{Caller, Kind};
 use crate::operation::target::{GroupId, Place};
 use crate::operation::{self, CallId, Scope};
 use crate::policy::Word;
@@ -46,6 +47,50 @@ pub(super) enum Body {
     Decision(Decision),
     /// Somebody's word, or none where policy lets the caller go ahead, carries an operation.
     Vouched(Carried),
+    /// How far the chain had come, signed.
+    Head {
+        /// The line before.
+        head: Head,
+    },
+    /// A chain whose process is gone was looked at, and how it ended.
+    Adopted(Adopted),
+    /// A file that was old enough is let go of, and how it ended.
+    Retired(Retired),
+    /// The chain ends here, in order.
+    Closed(Closed),
+}
+
+/// How a chain ended whose process is gone.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Adopted {
+    pub(super) chain: String,
+    /// The number of its last whole line; 0 if none is left.
+    pub(super) last: u64,
+    /// That line's SHA-256.
+    pub(super) sha256: String,
+    /// Bytes of a line that was cut off.
+    pub(super) torn: u64,
+    /// The changes that it began and did not end.
+    pub(super) unfinished: Vec<String>,
+}
+
+/// How a segment ended that is let go of.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Retired {
+    pub(super) chain: String,
+    pub(super) segment: u32,
+    /// The numbers of its lines.
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// The last line's SHA-256.
+    pub(super) sha256: String,
+    pub(super) file: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Closed {
+    /// How many changes were begun and have no end.
+    pub(super) unended: usize,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -61,6 +106,12 @@ pub(super) struct Open {
     pub(super) version: &'static str,
     pub(super) process: u32,
     pub(super) format: &'static str,
+    /// The directory's own id.
+    pub(super) journal: String,
+    pub(super) chain: String,
+    pub(super) segment: u32,
+    /// The public half of the key that heads are signed with, in base64.
+    pub(super) key: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -77,6 +128,8 @@ pub(super) struct Begin {
     pub(super) changes: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) trace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) span: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -94,6 +147,10 @@ pub(super) struct Refused {
     /// How many calls of this caller were refused for this reason and are not written down one by one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) counted: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) span: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -108,15 +165,61 @@ pub(super) struct End {
     policies: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<Vouched>,
-    aws: Vec<AwsCall>,
+    aws: Vec<Noted>,
+    /// The call whose session read what this one was answered from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_from: Option<String>,
+    /// The group's inbound rules before a change.
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<Vec<Rule>>,
+    /// And after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<Vec<Rule>>,
+    /// The rules that the call was about, each with what happened to it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    rules: Vec<Rule>,
+    rules: Vec<Touched>,
     /// The call whose end this is did not live to write it: another has found out what became of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     recovered_by: Option<String>,
+    /// How long the begin of a change took to be on disk, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recorded_ms: Option<u64>,
+    /// How long the whole took, in milliseconds.
     ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span: Option<String>,
+}
+
+/// A request to AWS, and when its answer came.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Noted {
+    #[serde(flatten)]
+    pub(super) call: AwsCall,
+    /// Milliseconds since the operation was begun.
+    pub(super) at_ms: u64,
+}
+
+/// What an operation gathers between its begin and its end.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    pub(super) aws: Vec<Noted>,
+    pub(super) read_from: Option<String>,
+    pub(super) before: Option<Vec<Rule>>,
+    pub(super) decided: Vec<String>,
+    pub(super) approval: Option<Vouched>,
+    pub(super) recorded: Option<Duration>,
+    pub(super) took: Duration,
+    pub(super) trace: Option<(String, String)>,
+}
+
+/// A rule, and what happened to it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Touched {
+    what: &'static str,
+    #[serde(flatten)]
+    rule: Rule,
 }
 
 /// Whose word stood in for what policy demands.
@@ -194,9 +297,33 @@ pub(super) struct Who {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<String>,
+    /// Who answers for an API key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    /// Who acts for the caller, the current actor first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    actors: Vec<String>,
+    authentication: Authentication,
     peer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
+}
+
+/// How the caller proved who they are.
+#[derive(Clone, Debug, Serialize)]
+struct Authentication {
+    /// `access_token`, `certificate`, `api_key`, or `own` for the service itself.
+    by: &'static str,
+    /// Whether it counts with one client certificate only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    bound: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acr: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    amr: Vec<String>,
+    /// When the person logged in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -245,6 +372,10 @@ struct Lease {
 }
 
 impl Who {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     pub(super) fn of(caller: &Caller) -> Self {
         let principal = caller.principal();
         Self {
@@ -254,9 +385,41 @@ impl Who {
             name: principal.name().to_owned(),
             id: principal.id().to_owned(),
             client: principal.client().map(str::to_owned),
+            owner: principal.owner().map(str::to_owned),
+            actors: principal.said().actors.clone(),
+            authentication: Authentication {
+                by: match principal.kind() {
+                    Kind::Person => "access_token",
+                    Kind::Service => "certificate",
+                    Kind::ApiKey => "api_key",
+                    Kind::Own => "own",
+                },
+                bound: principal.bound().is_some(),
+                acr: principal.said().acr.clone(),
+                amr: principal.said().amr.iter().cloned().collect(),
+                at: principal.said().authenticated.map(|at| at.to_string()),
+            },
             peer: caller.peer().as_str().to_owned(),
             address: caller.address().map(|address| address.to_canonical().to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+impl Carried {
+    /// A line like any other.
+    pub(super) fn for_tests() -> Self {
+        let approval = Vouched {
+            how: "break_glass",
+            demanded_by: vec!["four-eyes".to_owned()],
+            request: None,
+            by: None,
+            at: None,
+            note: String::new(),
+            policies: Vec::new(),
+            review: true,
+        };
+        Self { call: uuid::Uuid::now_v7().to_string(), approval }
     }
 }
 
@@ -342,6 +505,10 @@ impl Observed {
 }
 
 impl Failure {
+    pub(super) fn reason(&self) -> &'static str {
+        self.reason
+    }
+
     pub(super) fn of(error: &Error) -> Self {
         let cause = std::error::Error::source(error).map(|cause| Chain(cause).to_string());
         Self { code: error.code().as_str(), reason: error.reason(), message: error.message().to_owned(), cause }
@@ -373,7 +540,42 @@ impl Rule {
     }
 }
 
+impl Touched {
+    fn of(touch: &Touch) -> Self {
+        Self { what: touch.what, rule: Rule::of(&touch.rule) }
+    }
+}
+
+/// What stands after a change: what stood before, less what went, with what is different and what is new.
+fn after(before: &[Rule], touched: &[Touch]) -> Vec<Rule> {
+    let of = |rule: &Rule| touched.iter().find(|touch| touch.rule.id.is_some() && touch.rule.id == rule.id);
+    let mut after: Vec<Rule> = before
+        .iter()
+        .filter_map(|rule| match of(rule) {
+            None => Some(rule.clone()),
+            Some(touch) => (!touch.is_gone()).then(|| Rule::of(&touch.rule)),
+        })
+        .collect();
+    let stood = |touch: &&Touch| before.iter().any(|rule| rule.id == touch.rule.id);
+    after.extend(touched.iter().filter(|touch| !touch.is_gone() && !stood(touch)).map(|touch| Rule::of(&touch.rule)));
+    after
+}
+
 impl End {
+    /// The call that ends.
+    pub(super) fn call(&self) -> &str {
+        &self.call
+    }
+
+    pub(super) fn outcome(&self) -> &'static str {
+        self.outcome
+    }
+
+    /// The ids of its trace and span.
+    pub(super) fn trace(&self) -> (Option<&str>, Option<&str>) {
+        (self.trace.as_deref(), self.span.as_deref())
+    }
+
     /// The end of a call that did not live to write it.
     pub(super) fn recovered(call: &str, found: Found, rules: &[operation::rule::Rule], by: &CallId) -> Self {
         let (outcome, changed) = match found {
@@ -381,6 +583,7 @@ impl End {
             Found::NotDone => ("not_done", Some(false)),
             Found::Unknown => ("unknown", None),
         };
+        let rules = rules.iter().map(|rule| Touched { what: "stands", rule: Rule::of(rule) }).collect();
         Self {
             call: call.to_owned(),
             outcome,
@@ -389,24 +592,22 @@ impl End {
             policies: Vec::new(),
             approval: None,
             aws: Vec::new(),
+            read_from: None,
             before: None,
-            rules: rules.iter().map(Rule::of).collect(),
+            after: None,
+            rules,
             recovered_by: Some(by.as_str().to_owned()),
+            recorded_ms: None,
             ms: 0,
+            trace: None,
+            span: None,
         }
     }
 
-    pub(super) fn of(
-        call: &CallId,
-        outcome: &Outcome<'_>,
-        aws: Vec<AwsCall>,
-        before: Option<Vec<Rule>>,
-        decided: Vec<String>,
-        approval: Option<Vouched>,
-        took: Duration,
-    ) -> Self {
-        let (word, changed, error, policies, rules) = match outcome {
-            Outcome::Done { changed, rules } => ("done", Some(*changed), None, decided, *rules),
+    pub(super) fn of(call: &CallId, outcome: &Outcome<'_>, gathered: Gathered) -> Self {
+        let Gathered { aws, read_from, before, decided, approval, recorded, took, trace } = gathered;
+        let (word, changed, error, policies, touched) = match outcome {
+            Outcome::Done { changed, touched } => ("done", Some(*changed), None, decided, *touched),
             Outcome::Denied(error, policies) => {
                 ("denied", Some(false), Some(Failure::of(error)), policies.clone(), [].as_slice())
             }
@@ -417,6 +618,11 @@ impl End {
             Outcome::Partly(error) => ("partly", Some(true), Some(Failure::of(error)), decided, [].as_slice()),
             Outcome::Unknown(error) => ("unknown", None, Some(Failure::of(error)), Vec::new(), [].as_slice()),
         };
+        // What stands after a failure is not known from what the call was told.
+        let known = matches!(outcome, Outcome::Done { .. });
+        let after = before.as_ref().filter(|_| known).map(|before| after(before, touched));
+        let ms = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let (trace, span) = trace.unzip();
         Self {
             call: call.as_str().to_owned(),
             outcome: word,
@@ -425,10 +631,15 @@ impl End {
             policies,
             approval,
             aws,
+            read_from,
             before,
-            rules: rules.iter().map(Rule::of).collect(),
+            after,
+            rules: touched.iter().map(Touched::of).collect(),
             recovered_by: None,
-            ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            recorded_ms: recorded.map(ms),
+            ms: ms(took),
+            trace,
+            span,
         }
     }
 }

@@ -1,19 +1,23 @@
 //! Changes that a former process began and did not live to end.
 //!
-//! A journal file whose lock is free belongs to no living process. What it begins and no file ends was cut off by a
-//! crash, a kill or a power cut.
+//! A chain whose lock is free belongs to no living process. What it begins and no chain ends was cut off by a crash, a
+//! kill or a power cut. Whoever takes the lock has the chain to itself until everything in it has its end; then the file
+//! that is locked goes, and nobody needs to look at the chain again.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::fs::{File, TryLockError};
+use std::io::{self, BufRead};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::JournalError;
+use super::journal::{failed, layout};
+use super::record::Adopted;
+use super::{Journal, JournalError};
+use crate::digest::sha256_hex;
 
 /// A change that was begun and not ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,11 +40,21 @@ pub struct Unfinished {
     pub arguments: Value,
 }
 
+/// A chain whose process is gone, held by whoever has this.
+#[derive(Debug)]
+pub struct Orphan {
+    adopted: Adopted,
+    unfinished: Vec<Unfinished>,
+    lock: File,
+    path: PathBuf,
+}
+
 /// As much of a line as is needed here.
 #[derive(Deserialize)]
 struct Line {
     #[serde(rename = "type")]
     kind: String,
+    seq: u64,
     at: String,
     #[serde(default)]
     call: String,
@@ -66,50 +80,116 @@ struct Target {
     group: Option<String>,
 }
 
-/// Reads every file beside `own`, oldest first.
-pub(super) fn read(own: &Path) -> Result<Vec<Unfinished>, JournalError> {
-    let failed = |path: &Path, action| {
-        let path = path.to_owned();
-        move |source| JournalError::File { path, action, source: Arc::new(source) }
-    };
-    let files = files(own)?;
-    let mut begun = BTreeMap::new();
-    for path in files.iter().filter(|path| *path != own) {
-        let file = File::open(path).map_err(failed(path, "read"))?;
-        // A file that is locked has a living process, which ends its own; what it says of others still counts.
-        let dead = file.try_lock_shared().is_ok();
-        scan(BufReader::new(file), dead, &mut begun).map_err(failed(path, "read"))?;
+// === impl Orphan ===
+
+impl Orphan {
+    /// The chain.
+    pub fn chain(&self) -> &str {
+        &self.adopted.chain
     }
-    Ok(begun.into_values().collect())
+
+    /// The changes that it began and nobody ended.
+    pub fn unfinished(&self) -> &[Unfinished] {
+        &self.unfinished
+    }
+
+    pub(super) fn adopted(&self) -> Adopted {
+        self.adopted.clone()
+    }
+
+    /// Lets go of the chain for good.
+    pub(super) fn release(self) -> Result<String, JournalError> {
+        std::fs::remove_file(&self.path).map_err(failed(&self.path, "removed"))?;
+        drop(self.lock);
+        Ok(self.adopted.chain)
+    }
 }
 
-/// Every journal beside `own` and itself, oldest first: the names hold the time at which a file was opened.
-fn files(own: &Path) -> Result<Vec<PathBuf>, JournalError> {
-    let Some(directory) = own.parent() else { return Ok(Vec::new()) };
-    let failed = |source| JournalError::File { path: directory.to_owned(), action: "listed", source: Arc::new(source) };
-    let mut files = Vec::new();
-    for file in std::fs::read_dir(directory).map_err(failed)? {
-        let path = file.map_err(failed)?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("journal-") && name.ends_with(".jsonl") {
-            files.push(path);
+/// The chains beside the journal's own whose processes are gone.
+pub(super) fn orphans(journal: &Journal) -> Result<Vec<Orphan>, JournalError> {
+    let directory = journal.directory();
+    let open = layout::open_chains(directory).map_err(failed(directory, "listed"))?;
+    let mut orphans = Vec::new();
+    for chain in open.into_iter().filter(|chain| chain != journal.chain()) {
+        let path = layout::lock(directory, &chain);
+        if let Some(lock) = take(&path).map_err(failed(&path, "locked"))? {
+            orphans.push(orphan(directory, chain, lock, path)?);
         }
     }
-    files.sort();
-    Ok(files)
+    Ok(orphans)
 }
 
-/// Which of these calls some journal has the begin of. The youngest file is looked at first, and each no more than once.
-pub(super) fn has_entries(own: &Path, mut wanted: HashSet<String>) -> Result<HashSet<String>, JournalError> {
-    let mut found = HashSet::new();
-    for path in files(own)?.iter().rev() {
+/// Takes a lock that is free; none if somebody holds it, or did until just now and has finished.
+fn take(path: &Path) -> io::Result<Option<File>> {
+    let file = match File::options().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error),
+        Ok(()) => {}
+    }
+    let held = file.metadata()?;
+    let is_there = std::fs::metadata(path).is_ok_and(|is| (is.dev(), is.ino()) == (held.dev(), held.ino()));
+    Ok(is_there.then_some(file))
+}
+
+/// Whether a living process holds a chain.
+pub(super) fn is_held(lock: &Path) -> bool {
+    File::open(lock).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+fn orphan(directory: &Path, chain: String, lock: File, path: PathBuf) -> Result<Orphan, JournalError> {
+    let chains = layout::chains(directory).map_err(failed(directory, "listed"))?;
+    let segments = chains.get(&chain).cloned().unwrap_or_default();
+    let mut seen = Seen::default();
+    for segment in segments.values() {
+        let lines = layout::read(segment).map_err(failed(segment, "read"))?;
+        seen.read(lines).map_err(failed(segment, "read"))?;
+    }
+    // Somebody may have written their ends, and been cut off before they could say that all is done.
+    for segment in chains.iter().filter(|(other, _)| **other != chain).flat_map(|(_, segments)| segments.values()) {
+        if seen.begun.is_empty() {
+            break;
+        }
+        let lines = layout::read(segment).map_err(failed(segment, "read"))?;
+        strike_ended(lines, &mut seen.begun).map_err(failed(segment, "read"))?;
+    }
+    let unfinished: Vec<Unfinished> = seen.begun.into_values().collect();
+    let adopted = Adopted {
+        chain,
+        last: seen.seq,
+        sha256: seen.sha256,
+        torn: seen.torn,
+        unfinished: unfinished.iter().map(|change| change.call.clone()).collect(),
+    };
+    Ok(Orphan { adopted, unfinished, lock, path })
+}
+
+/// Which of these calls the directory has the begin of. The youngest file is looked at first, and each no more than once.
+/// A call that is older than what is kept may have had one.
+pub(super) fn has_entries(journal: &Journal, mut wanted: HashSet<String>) -> Result<HashSet<String>, JournalError> {
+    let directory = journal.directory();
+    let mut found: HashSet<String> = match journal.oldest_kept() {
+        Some(oldest) => wanted.extract_if(|call| made_at(call).is_some_and(|made| made < oldest)).collect(),
+        None => HashSet::new(),
+    };
+    let chains = layout::chains(directory).map_err(failed(directory, "listed"))?;
+    for path in chains.values().rev().flat_map(|segments| segments.values().rev()) {
         if wanted.is_empty() {
             break;
         }
-        let failed = |source| JournalError::File { path: path.clone(), action: "read", source: Arc::new(source) };
-        let file = File::open(path).map_err(failed)?;
-        for line in BufReader::new(file).lines() {
-            let line = line.map_err(failed)?;
+        let lines = match layout::read(path) {
+            // It has been compressed, or let go of, since it was listed: its name is another, or it is old.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match layout::read(&compressed(path)) {
+                Err(_) => continue,
+                Ok(lines) => lines,
+            },
+            lines => lines.map_err(failed(path, "read"))?,
+        };
+        for line in lines.lines() {
+            let line = line.map_err(failed(path, "read"))?;
             // Where the call stands is the format's; the rest of the line need not be read for it.
             let call = line.split_once(BEGIN).and_then(|(_, rest)| rest.split_once('"')).map(|(call, _)| call);
             found.extend(call.and_then(|call| wanted.take(call)));
@@ -118,29 +198,71 @@ pub(super) fn has_entries(own: &Path, mut wanted: HashSet<String>) -> Result<Has
     Ok(found)
 }
 
+fn compressed(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".gz");
+    name.into()
+}
+
+/// When a call was made: its id (UUID version 7) says so.
+fn made_at(call: &str) -> Option<Timestamp> {
+    let (seconds, nanos) = uuid::Uuid::try_parse(call).ok()?.get_timestamp()?.to_unix();
+    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+}
+
 /// What stands before a call's id in the line that begins it.
 const BEGIN: &str = r#""type":"begin","call":""#;
+/// What a line that ends a call has in it.
+const END: &str = r#""type":"end","call":""#;
 
-fn scan(mut lines: impl BufRead, dead: bool, begun: &mut BTreeMap<String, Unfinished>) -> std::io::Result<()> {
-    let mut bytes = Vec::new();
-    loop {
-        bytes.clear();
-        if lines.read_until(b'\n', &mut bytes)? == 0 {
-            return Ok(());
-        }
-        // The last line of a file whose process was killed may be torn: it was never acted on.
-        let Ok(line) = serde_json::from_slice::<Line>(&bytes) else { continue };
-        match (line.kind.as_str(), line.target) {
-            ("begin", Some(Target { account, region, group: Some(group) })) if line.changes && dead => {
-                let Line { call, tool, at, who, arguments, .. } = line;
-                let who = who.map(|who| who.id).unwrap_or_default();
-                let Ok(at) = at.parse() else { continue };
-                begun.insert(call.clone(), Unfinished { call, tool, account, region, group, who, at, arguments });
+/// What a chain says.
+#[derive(Debug, Default)]
+struct Seen {
+    begun: BTreeMap<String, Unfinished>,
+    seq: u64,
+    sha256: String,
+    torn: u64,
+}
+
+impl Seen {
+    fn read(&mut self, mut lines: impl BufRead) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            if lines.read_until(b'\n', &mut bytes)? == 0 {
+                return Ok(());
             }
-            ("end", _) => drop(begun.remove(&line.call)),
-            _ => {}
+            // The last line of a file whose process was killed may be torn: it was never acted on.
+            if bytes.pop_if(|byte| *byte == b'\n').is_none() {
+                self.torn = bytes.len() as u64;
+                return Ok(());
+            }
+            let Ok(line) = serde_json::from_slice::<Line>(&bytes) else { continue };
+            (self.seq, self.sha256) = (line.seq, sha256_hex(&bytes));
+            match (line.kind.as_str(), line.target) {
+                ("begin", Some(Target { account, region, group: Some(group) })) if line.changes => {
+                    let Line { call, tool, at, who, arguments, .. } = line;
+                    let who = who.map(|who| who.id).unwrap_or_default();
+                    let Ok(at) = at.parse() else { continue };
+                    self.begun
+                        .insert(call.clone(), Unfinished { call, tool, account, region, group, who, at, arguments });
+                }
+                ("end", _) => drop(self.begun.remove(&line.call)),
+                _ => {}
+            }
         }
     }
+}
+
+/// Takes out what some line ends.
+fn strike_ended(lines: impl BufRead, begun: &mut BTreeMap<String, Unfinished>) -> io::Result<()> {
+    for line in lines.lines() {
+        let line = line?;
+        if let Some((call, _)) = line.split_once(END).and_then(|(_, rest)| rest.split_once('"')) {
+            begun.remove(call);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -151,19 +273,27 @@ mod tests {
     fn what_was_begun_and_not_ended_is_found() {
         let begin = |call: &str, changes: bool| {
             format!(
-                r#"{{"v":1,"seq":2,"prev":"00","at":"2027-01-01T00:00:00Z","type":"begin","call":"{call}","tool":"whitelist_add","target":{{"account":"123456789012","region":"eu-central-1","group":"sg-00000000"}},"arguments":{{"x":1}},"changes":{changes}}}"#
+                r#"{{"v":2,"seq":2,"prev":"00","at":"2027-01-01T00:00:00Z","type":"begin","call":"{call}","tool":"whitelist_add","target":{{"account":"123456789012","region":"eu-central-1","group":"sg-00000000"}},"arguments":{{"x":1}},"changes":{changes}}}"#
             )
         };
-        let end = r#"{"v":1,"seq":3,"prev":"00","at":"2027-01-01T00:00:00Z","type":"end","call":"b","outcome":"done"}"#;
-        let torn = r#"{"v":1,"seq":4,"pre"#;
+        let end = r#"{"v":2,"seq":3,"prev":"00","at":"2027-01-01T00:00:00Z","type":"end","call":"b","outcome":"done"}"#;
+        let torn = r#"{"v":2,"seq":4,"pre"#;
         let text = [begin("a", true), begin("b", true), begin("c", false), end.to_owned(), torn.to_owned()].join("\n");
-        let mut begun = BTreeMap::new();
-        scan(text.as_bytes(), true, &mut begun).expect("it reads");
-        assert_eq!(begun.keys().collect::<Vec<_>>(), ["a"]);
-        assert_eq!(begun["a"].group, "sg-00000000");
-        scan(end.replace("\"b\"", "\"a\"").as_bytes(), false, &mut begun).expect("it reads");
-        assert!(begun.is_empty());
-        scan(begin("d", true).as_bytes(), false, &mut begun).expect("it reads");
-        assert!(begun.is_empty(), "its process is alive");
+        let mut seen = Seen::default();
+        seen.read(text.as_bytes()).expect("it reads");
+        assert_eq!(seen.begun.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(seen.begun["a"].group, "sg-00000000");
+        assert_eq!((seen.seq, seen.torn), (3, torn.len() as u64));
+        assert_eq!(seen.sha256, sha256_hex(end));
+        strike_ended(end.as_bytes(), &mut seen.begun).expect("it reads");
+        assert_eq!(seen.begun.len(), 1);
+        strike_ended(end.replace("\"b\"", "\"a\"").as_bytes(), &mut seen.begun).expect("it reads");
+        assert!(seen.begun.is_empty());
+    }
+
+    #[test]
+    fn a_call_says_when_it_was_made() {
+        assert_eq!(made_at("01980000-0000-7000-8000-000000000001").map(|at| at.as_second()), Some(1_752_346_656));
+        assert_eq!(made_at("x"), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use crate::audit::Touch;
 use crate::operation::reach::Verdict;
 use crate::operation::rule::Rule;
 use crate::operation::target::Target;
@@ -84,11 +85,12 @@ pub struct Plan {
 }
 
 impl Answer {
-    /// Whether something is different now, and the rules that are.
-    pub(super) fn changed(&self) -> (bool, Vec<Rule>) {
-        let Self::Changed { items, .. } = self else { return (false, Vec::new()) };
+    /// Whether something is different now, and the rules that it was about.
+    pub(super) fn changed(&self) -> (bool, Vec<Touch>) {
+        let Self::Changed { items, plan, .. } = self else { return (false, Vec::new()) };
         let different = items.iter().any(|item| !matches!(item.word, Word::AlreadyOpen | Word::AlreadyYours));
-        (different, items.iter().map(|item| item.rule.clone()).collect())
+        let touch = |item: &Item| Touch { what: item.word.as_str(plan.is_some()), rule: item.rule.clone() };
+        (different, items.iter().map(touch).collect())
     }
 }
 

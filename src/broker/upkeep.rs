@@ -418,7 +418,7 @@ impl Broker {
             let standing = session.rules_after_change().await?;
             let is = |rule: &&Rule| rule.id.as_ref().is_some_and(|id| ids.contains(id));
             let stands: Vec<Rule> = standing.iter().filter(is).cloned().collect();
-            recorded.before(&stands);
+            recorded.before(&standing);
             fates.extend(
                 rules
                     .iter()

@@ -92,7 +92,7 @@ async fn the_chain_is_whole_under_load() {
         seq += 1;
         assert_eq!(
             (entry["prev"].as_str(), entry["seq"].as_u64(), entry["v"].as_u64()),
-            (Some(prev.as_str()), Some(seq), Some(1))
+            (Some(prev.as_str()), Some(seq), Some(2))
         );
         prev = Sha256::digest(line).iter().map(|byte| format!("{byte:02x}")).collect();
     }

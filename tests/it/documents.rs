@@ -30,9 +30,16 @@ async fn the_chain_is_checked_as_documented() {
     }
     stack.stop().await;
     let journal = stack.directory.path().join("journal");
-    stack.journal_when(|entries| entries.len() == 7).await;
+    // Opening and head, three calls, closing and head.
+    stack.journal_when(|entries| entries.len() == 10).await;
     let check = command("docs/AUDIT.md", "hashlib");
-    assert!(shell(&check, &journal).contains("7 lines, whole"));
+    assert!(shell(&check, &journal).contains("whole up to line 10"));
+    let verify = command("docs/AUDIT.md", "audit verify");
+    assert!(shell(&verify, stack.directory.path()).contains("nothing speaks against it"));
+    let shown = shell(&command("docs/AUDIT.md", "audit show"), stack.directory.path());
+    assert!(shown.matches("whitelist_add").count() == 3, "{shown}");
+    let keys = shell(&command("docs/AUDIT.md", "audit key"), stack.directory.path());
+    assert!(keys.is_empty() && stack.directory.path().join("heads.pub").exists());
 
     // A changed word is found.
     let file = crate::support::journal_file(&journal);
@@ -42,6 +49,10 @@ async fn the_chain_is_checked_as_documented() {
     assert!(
         !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("does not follow the one before")
     );
+    let output =
+        Command::new("bash").args(["-euc", &verify]).current_dir(stack.directory.path()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && said.contains("WRONG") && said.contains("was changed"), "{said}");
 }
 
 #[test]

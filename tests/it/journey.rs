@@ -199,7 +199,7 @@ async fn edge_and_core_in_one_process_do_the_same() {
     let at = ordinary.directory.path().display();
     let access = aws.access();
     let config = crate::support::parse(&format!(
-        "[edge]\nlisten = \"127.0.0.1:0\"\npublic_url = \"http://localhost/mcp\"\nplaintext = true\n[oidc.company]\nissuer = \"{}\"\naudience = \"{}\"\n[aws]\nendpoint = \"{}\"\ncredentials_file = \"{at}/aws-credentials\"\n[[aws.accounts]]\nid = \"{}\"\nrole_arn = \"{}\"\nregions = [\"eu-central-1\"]\n[targets]\naccount = \"{}\"\nregion = \"eu-central-1\"\n[[targets.groups]]\nname = \"staging-db\"\nid = \"{GROUP}\"\n[audit]\ndirectory = \"{at}/journal-serve\"\n",
+        "[edge]\nlisten = \"127.0.0.1:0\"\npublic_url = \"http://localhost/mcp\"\nplaintext = true\n[oidc.company]\nissuer = \"{}\"\naudience = \"{}\"\n[aws]\nendpoint = \"{}\"\ncredentials_file = \"{at}/aws-credentials\"\n[[aws.accounts]]\nid = \"{}\"\nrole_arn = \"{}\"\nregions = [\"eu-central-1\"]\n[targets]\naccount = \"{}\"\nregion = \"eu-central-1\"\n[[targets.groups]]\nname = \"staging-db\"\nid = \"{GROUP}\"\n[audit]\ndirectory = \"{at}/journal-serve\"\nvolume = \"persistent\"\n",
         ordinary.issuer.url,
         crate::support::AUDIENCE,
         access.endpoint,

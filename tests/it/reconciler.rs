@@ -11,7 +11,7 @@ use whitelistmcp::shutdown::Shutdown;
 
 use crate::support::aws_double::{AwsDouble, Fault, What};
 use crate::support::temporary::Directory;
-use crate::support::{ACCOUNT, GROUP, Options, REGION, Stack, journal, parse, reconciler_config};
+use crate::support::{ACCOUNT, GROUP, Options, REGION, Stack, eventually, journal, parse, reconciler_config};
 
 const AWAKE: &str = "settle = \"50ms\"\ninterval = \"300ms\"\ndiscover = false\n";
 const HOUR: i64 = 3600;
@@ -423,19 +423,22 @@ async fn a_change_that_was_cut_off_is_accounted_for_at_the_next_start() {
     #[expect(clippy::disallowed_methods, reason = "the double's time is the machine's own")]
     let just_now = jiff::Timestamp::now().to_string();
     let begin = |call: &str| {
-        json!({"v": 1, "seq": 2, "prev": "0", "at": just_now, "type": "begin", "call": call, "tool": "whitelist_add", "changes": true,
+        json!({"v": 2, "seq": 2, "prev": "0", "at": just_now, "type": "begin", "call": call, "tool": "whitelist_add", "changes": true,
             "target": {"account": ACCOUNT, "region": REGION, "group": GROUP}, "arguments": {"openings": [{}], "until": "2099-01-01T00:00:00Z"}})
         .to_string()
     };
     let never = "01980000-0000-7000-8000-00000000dead";
     let ended = "01980000-0000-7000-8000-00000000beef";
-    let end = json!({"v": 1, "seq": 3, "prev": "0", "at": "2026-01-01T00:00:00Z", "type": "end", "call": ended, "outcome": "done"}).to_string();
+    let end = json!({"v": 2, "seq": 3, "prev": "0", "at": "2026-01-01T00:00:00Z", "type": "end", "call": ended, "outcome": "done"}).to_string();
     let lines =
         [begin(made.as_str().expect("an id")), begin(never), begin(ended), end, "{\"torn".to_owned()].join("\n");
-    std::fs::write(at.join("journal-01980000-0000-7000-8000-000000000000.jsonl"), lines).expect("written");
+    let chain = "journal-01980000-0000-7000-8000-000000000000";
+    std::fs::write(at.join(format!("{chain}-000001.jsonl")), lines).expect("written");
+    // Nobody holds its lock any more.
+    std::fs::write(at.join(format!("{chain}.lock")), "").expect("written");
 
     let options = Options {
-        core_extra: format!("[audit]\ndirectory = \"{}\"\n", at.display()),
+        core_extra: format!("[audit]\ndirectory = \"{}\"\nvolume = \"persistent\"\n", at.display()),
         without_journal: true,
         ..Options::default()
     };
@@ -466,6 +469,10 @@ async fn a_change_that_was_cut_off_is_accounted_for_at_the_next_start() {
         .find(|entry| entry["call"] == done["recovered_by"] && entry["type"] == "begin")
         .expect("an operation of its own");
     assert_eq!((looked["tool"].as_str(), looked["who"]["name"].as_str()), (Some("recover"), Some("recovery")));
+    let adopted = entries.iter().find(|entry| entry["type"] == "adopted").expect("it was taken over, on record");
+    assert_eq!((adopted["unfinished"].as_array().map(Vec::len), adopted["torn"].as_u64()), (Some(2), Some(6)));
+    eventually("nobody needs to look at it again", async || (!at.join(format!("{chain}.lock")).exists()).then_some(()))
+        .await;
     restarted.stop().await;
     stack.stop().await;
 }

@@ -316,13 +316,30 @@ pub(crate) fn journal_file(directory: &Path) -> PathBuf {
 }
 
 pub(crate) fn journal(directory: &Path) -> Vec<Value> {
+    journal_lines(directory).iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The lines of every chain of a directory, in order, whether or not their files are compressed by now.
+pub(crate) fn journal_lines(directory: &Path) -> Vec<String> {
     let Ok(files) = std::fs::read_dir(directory) else { return Vec::new() };
-    let mut files: Vec<PathBuf> = files.filter_map(|file| Some(file.ok()?.path())).collect();
+    // A file's name without the ending that it gets when it is compressed.
+    let plain =
+        |path: PathBuf| if path.extension().is_some_and(|end| end == "gz") { path.with_extension("") } else { path };
+    let mut files: Vec<PathBuf> = files.filter_map(|file| Some(plain(file.ok()?.path()))).collect();
+    files.retain(|file| file.extension().is_some_and(|end| end == "jsonl"));
     files.sort();
-    let lines = files.iter().flat_map(|file| {
-        std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
+    files.dedup();
+    files.iter().flat_map(|file| lines_of(file)).collect()
+}
+
+fn lines_of(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).or_else(|_| {
+        let mut text = String::new();
+        let compressed = std::fs::File::open(file.with_extension("jsonl.gz"))?;
+        std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(compressed), &mut text)?;
+        Ok::<_, std::io::Error>(text)
     });
-    lines.filter_map(|line| serde_json::from_str(&line).ok()).collect()
+    text.unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// The value once there is one; what should be true and is not fails the test.
@@ -383,7 +400,7 @@ pub(crate) fn replica_config(
         ));
     }
     config.push_str(rest);
-    config.push_str(&format!("[audit]\ndirectory = \"{at}/{journal}\"\n"));
+    config.push_str(&format!("[audit]\ndirectory = \"{at}/{journal}\"\nvolume = \"persistent\"\n"));
     config
 }
 
@@ -440,7 +457,7 @@ region = "{REGION}"
     config.push_str(&format!("[leases]\n{}", options.leases.unwrap_or(LEASES)));
     config.push_str(&limits(options));
     if !options.without_journal {
-        config.push_str(&format!("[audit]\ndirectory = \"{at}/journal\"\n"));
+        config.push_str(&format!("[audit]\ndirectory = \"{at}/journal\"\nvolume = \"persistent\"\n"));
     }
     if let Some(policy) = options.policy {
         directory.write("policy.cedar", policy);

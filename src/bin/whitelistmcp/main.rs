@@ -1,5 +1,6 @@
 //! The command line: chooses a subcommand and exits with what it says. One file a subcommand.
 
+mod audit;
 mod certs;
 mod check;
 mod iam;
@@ -41,6 +42,9 @@ enum Command {
     /// Prints what AWS is asked for.
     #[command(subcommand)]
     Iam(iam::Command),
+    /// Verifies, shows and replays audit journals, offline.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Checks policies, tests them, and says what they would answer.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Key(command) => key::run(&command),
         Command::Iam(command) => iam::run(&command),
+        Command::Audit(command) => audit::run(&command),
         Command::Policy(command) => policy::run(&command),
     }
 }

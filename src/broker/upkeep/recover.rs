@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{Found, Unfinished};
+use crate::audit::{Found, Orphan, Unfinished};
 use crate::broker::failure::Failure;
 use crate::broker::{Answer, Broker, settle};
 use crate::error::{Chain, Error};
@@ -23,42 +23,89 @@ use crate::operation::{CallId, Operation};
 const AGAIN: Duration = Duration::from_secs(10);
 /// And how long at most, if AWS goes on not answering.
 const AGAIN_AT_MOST: Duration = Duration::from_secs(300);
+/// How often is looked for processes that have gone since, where several share a directory.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Ends what former processes left open. What AWS cannot be asked about now is asked about later.
+/// Ends what former processes left open, until the service shuts down. What AWS cannot be asked about now is asked about
+/// later.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
-    let mut open = match broker.audit.unfinished() {
-        Ok(open) => open,
-        Err(error) => {
-            tracing::error!(error = %Chain(&error), "the former journals cannot be read: what they began is not recovered");
+    loop {
+        // A request may have been on its way when the process ended.
+        let mut wait = broker.config.settle;
+        let mut orphans = adopt(&broker).await;
+        while !orphans.is_empty() {
+            if pause(&stop, wait).await.is_none() {
+                return;
+            }
+            let mut left = Vec::new();
+            for (orphan, open) in orphans {
+                let open = broker.recover_all(open).await;
+                if !open.is_empty() {
+                    left.push((orphan, open));
+                } else if let Err(error) = broker.audit.settled(orphan) {
+                    tracing::warn!(error = %Chain(&error), "a chain that is accounted for could not be put away; the next process looks at it again");
+                }
+            }
+            (orphans, wait) = (left, (wait * 2).clamp(AGAIN, AGAIN_AT_MOST));
+        }
+        if pause(&stop, LOOK_AGAIN).await.is_none() {
             return;
         }
-    };
-    if open.is_empty() {
-        return;
     }
-    tracing::warn!(
-        changes = open.len(),
-        "a former process began changes that it did not end; AWS is asked what became of them"
-    );
-    // A request may have been on its way when the process ended.
-    let mut wait = broker.config.settle;
-    while !open.is_empty() {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+}
+
+/// Waits; none if the service shuts down meanwhile.
+async fn pause(stop: &CancellationToken, length: Duration) -> Option<()> {
+    stop.run_until_cancelled(tokio::time::sleep(length)).await
+}
+
+/// Takes over the chains whose processes are gone, on record.
+async fn adopt(broker: &Broker) -> Vec<(Orphan, Vec<Unfinished>)> {
+    let audit = broker.audit.clone();
+    let found = match tokio::task::spawn_blocking(move || audit.orphans()).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            tracing::error!(error = %Chain(&error), "the former journals cannot be read: what they began is not recovered");
+            return Vec::new();
         }
+        Err(panic) => {
+            tracing::error!(error = %panic, "the former journals could not be read");
+            return Vec::new();
+        }
+    };
+    let mut orphans = Vec::new();
+    for orphan in found {
+        // One that is not on record is let go of, and found again.
+        if let Err(error) = broker.audit.adopt(&orphan).await {
+            tracing::error!(chain = orphan.chain(), error = %Chain(&error), "how a former process ended cannot be recorded now");
+            continue;
+        }
+        let open = orphan.unfinished().to_vec();
+        if !open.is_empty() {
+            tracing::warn!(
+                chain = orphan.chain(),
+                changes = open.len(),
+                "a former process began changes that it did not end; AWS is asked what became of them"
+            );
+        }
+        orphans.push((orphan, open));
+    }
+    orphans
+}
+
+impl Broker {
+    /// Finds out what became of changes, and ends their entries; those that it could not are left.
+    async fn recover_all(&self, open: Vec<Unfinished>) -> Vec<Unfinished> {
         let mut left = Vec::new();
         for change in open {
-            if let Err(error) = broker.recover(&change).await {
+            if let Err(error) = self.recover(&change).await {
                 tracing::warn!(call = change.call, error = %Chain(&error), "what became of a change cannot be found out now");
                 left.push(change);
             }
         }
-        (open, wait) = (left, (wait * 2).clamp(AGAIN, AGAIN_AT_MOST));
+        left
     }
-}
 
-impl Broker {
     /// Finds out what became of a change, and ends its entry.
     async fn recover(&self, change: &Unfinished) -> Result<(), Error> {
         let parsed = || {
@@ -66,16 +113,14 @@ impl Broker {
             Ok::<_, crate::operation::target::TargetError>((place, GroupId::parse(&change.group)?))
         };
         let Ok((place, group)) = parsed() else {
-            self.audit.recovered(&change.call, Found::Unknown, &[], &CallId::new());
-            return Ok(());
+            return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &CallId::new()).await?);
         };
         let caller = Arc::new(Caller::own("recovery"));
         let operation = Operation::recover(self.targets().found(&place, &group), self.clock.now());
         let call = operation.call().clone();
         // An account that is no longer configured cannot be asked.
         if self.aws.accounts().find(place.account()).is_none() {
-            self.audit.recovered(&change.call, Found::Unknown, &[], &call);
-            return Ok(());
+            return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &call).await?);
         }
         let (permit, policy) = self.permit(caller, operation)?;
         let entry = self.audit.begin_read(&permit, policy.sha256());
@@ -90,15 +135,13 @@ impl Broker {
             Ok(_) => {}
             // A group that is gone cannot tell any more.
             Err(error) if error.reason() == "SECURITY_GROUP_NOT_FOUND" => {
-                self.audit.recovered(&change.call, Found::Unknown, &[], &call);
-                return Ok(());
+                return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &call).await?);
             }
             Err(error) => return Err(error),
         }
         let (found, rules) = judge(change, standing, self.now());
         tracing::warn!(call = change.call, tool = change.tool, ?found, "a change of a former process is accounted for");
-        self.audit.recovered(&change.call, found, &rules, &call);
-        Ok(())
+        Ok(self.audit.recovered(&change.call, found, &rules, &call).await?)
     }
 }
 

@@ -1,0 +1,326 @@
+//! The thread that writes: batches, one sync for all who wait, heads at intervals, the next segment in time.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+
+use super::archive::Archive;
+use super::segment::Segment;
+use super::{Config, Item, JournalError, QUEUE, layout};
+use crate::audit::head::{Head, SigningKey};
+use crate::audit::record::{Body, Closed, Open, Record};
+use crate::audit::taken::Taken;
+use crate::clock::Clock;
+use crate::digest::sha256_hex;
+use crate::error::Chain;
+use crate::telemetry;
+
+/// The version of the format.
+pub(in crate::audit) const VERSION: u32 = 2;
+/// How long the writer waits before it tries again what it could not write.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long it waits before it tries again to begin the next segment.
+const ROTATE_AGAIN: Duration = Duration::from_secs(60);
+
+/// How the writer is, for whoever hands it records.
+#[derive(Debug, Default)]
+pub(super) struct Condition {
+    /// How many records wait.
+    pub(super) waiting: AtomicUsize,
+    problem: Mutex<Option<String>>,
+}
+
+impl Condition {
+    /// Why the last write failed.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, result: &Result<(), JournalError>) {
+        let problem = result.as_ref().err().map(|error| Chain(error).to_string());
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+}
+
+pub(super) struct Writer {
+    pub(super) segment: Segment,
+    pub(super) clock: Clock,
+    pub(super) seq: u64,
+    pub(super) prev: String,
+    pub(super) condition: Arc<Condition>,
+    pub(super) about: About,
+    /// The changes that were begun and have no end yet.
+    unended: HashSet<String>,
+    /// When the head was last signed, and up to which line.
+    headed: (Instant, u64),
+    rotate_not_before: Instant,
+    archive: Option<Archive>,
+    taken: Option<Taken>,
+    /// Held for as long as the process lives.
+    lock: Option<File>,
+}
+
+/// What does not change while a chain is written.
+pub(super) struct About {
+    pub(super) directory: PathBuf,
+    pub(super) journal: String,
+    pub(super) chain: String,
+    pub(super) key: SigningKey,
+    pub(super) heads: Duration,
+    pub(super) segment_bytes: u64,
+    pub(super) segment_age: SignedDuration,
+}
+
+impl About {
+    pub(super) fn of(config: &Config, directory: PathBuf, journal: String, chain: String, key: SigningKey) -> Self {
+        Self {
+            directory,
+            journal,
+            chain,
+            key,
+            heads: config.heads,
+            segment_bytes: config.segment_bytes,
+            segment_age: SignedDuration::try_from(config.segment_age).unwrap_or(SignedDuration::MAX),
+        }
+    }
+}
+
+impl Writer {
+    /// Begins the chain. `lock` is held for as long as it is written.
+    pub(super) fn open(
+        about: About,
+        clock: Clock,
+        condition: Arc<Condition>,
+        archive: Archive,
+        lock: File,
+    ) -> Result<Self, JournalError> {
+        let segment = Segment::create(&about.directory, &about.chain, 1, clock.now())?;
+        let taken = Taken::follow(layout::taken(&about.directory, &about.chain), &about.chain);
+        let mut writer = Self {
+            lock: Some(lock),
+            archive: Some(archive),
+            taken: Some(taken),
+            ..Self::over(segment, about, clock, condition)
+        };
+        let open = writer.opening();
+        writer.append(&[Item { body: open, written: None }], true)?;
+        writer.sign()?;
+        Ok(writer)
+    }
+
+    /// A writer over a segment, with nothing beside it.
+    pub(super) fn over(segment: Segment, about: About, clock: Clock, condition: Arc<Condition>) -> Self {
+        Self {
+            segment,
+            clock,
+            seq: 0,
+            prev: "0".repeat(64),
+            condition,
+            about,
+            unended: HashSet::new(),
+            headed: (Instant::now(), 0),
+            rotate_not_before: Instant::now(),
+            archive: None,
+            taken: None,
+            lock: None,
+        }
+    }
+
+    pub(super) fn run(mut self, items: &Receiver<Item>) {
+        let mut batch: Vec<Item> = Vec::new();
+        loop {
+            // What could not be written is tried again by itself, so that a disk that is well again is noticed.
+            let first = items.recv_timeout(if batch.is_empty() { self.patience() } else { RETRY });
+            let ended = match first {
+                Ok(first) => {
+                    batch.push(first);
+                    batch.extend(items.try_iter().take(QUEUE));
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
+            let durable = batch.iter().any(|item| item.written.is_some());
+            let result = if batch.is_empty() { Ok(()) } else { self.append(&batch, durable) };
+            let kept = match &result {
+                Ok(()) => Vec::new(),
+                Err(error) => {
+                    tracing::error!(error = %Chain(error), records = batch.len(), "the audit journal could not be written");
+                    // Whoever waits is refused and changes nothing; what has happened must still be written down.
+                    batch.extract_if(.., |item| item.written.is_none()).take(2 * QUEUE).collect()
+                }
+            };
+            if !batch.is_empty() || !kept.is_empty() {
+                self.condition.set(&result);
+            }
+            self.condition.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+            for written in batch.drain(..).filter_map(|item| item.written) {
+                // Whoever waited may have gone, and then nobody needs the answer.
+                written.send(result.clone()).unwrap_or_default();
+            }
+            if ended {
+                break;
+            }
+            batch = kept;
+            if batch.is_empty() {
+                self.look_after();
+            }
+        }
+        self.close();
+    }
+
+    /// How long nothing needs to be done, if nothing comes.
+    fn patience(&self) -> Duration {
+        let unsigned = self.headed.1 < self.seq;
+        let next = if unsigned { self.about.heads.saturating_sub(self.headed.0.elapsed()) } else { self.about.heads };
+        next.clamp(Duration::from_millis(20), Duration::from_secs(60))
+    }
+
+    /// Signs the head and begins the next segment, when it is time.
+    fn look_after(&mut self) {
+        let old = self.clock.now().duration_since(self.segment.begun) >= self.about.segment_age;
+        // A segment in which nothing happened is not worth a next one.
+        let used = self.segment.length > 4096;
+        let full = self.segment.length >= self.about.segment_bytes || (old && used);
+        let unsigned = self.headed.1 < self.seq;
+        if full && Instant::now() >= self.rotate_not_before {
+            if let Err(error) = self.rotate() {
+                tracing::error!(error = %Chain(&error), "the audit journal's next file could not be begun; the old one is written on");
+                self.rotate_not_before = Instant::now() + ROTATE_AGAIN;
+            }
+        } else if unsigned && self.headed.0.elapsed() >= self.about.heads {
+            let signed = self.sign();
+            if let Err(error) = &signed {
+                tracing::error!(error = %Chain(error), "the audit journal's head could not be written");
+                // Not again before its time.
+                self.headed.0 = Instant::now();
+            }
+            self.condition.set(&signed);
+        }
+        if let Err(error) = self.retire() {
+            tracing::error!(error = %Chain(&error), "that old files of the audit journal may go could not be recorded, so they stay");
+        }
+        if let Some(taken) = &mut self.taken {
+            taken.keep();
+        }
+    }
+
+    /// Lets go of files that are old enough, once it is on record that they were there.
+    fn retire(&mut self) -> Result<(), JournalError> {
+        let old = self.archive.as_ref().map(Archive::old).unwrap_or_default();
+        if old.is_empty() {
+            return Ok(());
+        }
+        let (paths, retired): (Vec<PathBuf>, Vec<Body>) =
+            old.into_iter().map(|old| (old.path, Body::Retired(old.retired))).unzip();
+        let items: Vec<Item> = retired.into_iter().map(|body| Item { body, written: None }).collect();
+        self.append(&items, true)?;
+        if let Some(archive) = &self.archive {
+            archive.let_go(paths);
+        }
+        Ok(())
+    }
+
+    /// Writes a signed head, and everything before it to the disk.
+    fn sign(&mut self) -> Result<(), JournalError> {
+        let head = Head {
+            journal: self.about.journal.clone(),
+            chain: self.about.chain.clone(),
+            segment: self.segment.number,
+            seq: self.seq,
+            sha256: self.prev.clone(),
+            at: self.clock.now().to_string(),
+            key: String::new(),
+            signature: String::new(),
+        };
+        let head = self.about.key.sign(head);
+        self.append(&[Item { body: Body::Head { head }, written: None }], true)?;
+        self.headed = (Instant::now(), self.seq);
+        Ok(())
+    }
+
+    /// Ends the segment with a signed head and begins the next.
+    fn rotate(&mut self) -> Result<(), JournalError> {
+        if self.headed.1 < self.seq {
+            self.sign()?;
+        }
+        let number = self.segment.number + 1;
+        let next = Segment::create(&self.about.directory, &self.about.chain, number, self.clock.now())?;
+        let before = std::mem::replace(&mut self.segment, next);
+        let open = self.opening();
+        if let Err(error) = self.append(&[Item { body: open, written: None }], true) {
+            let next = std::mem::replace(&mut self.segment, before);
+            // A file without a line says nothing, and its name is needed again.
+            std::fs::remove_file(&next.path).unwrap_or_default();
+            return Err(error);
+        }
+        if let Some(archive) = &self.archive {
+            archive.finished(before.path);
+        }
+        Ok(())
+    }
+
+    fn opening(&self) -> Body {
+        Body::Open(Open {
+            service: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            process: std::process::id(),
+            format: "jsonl; prev = sha256 of the line before",
+            journal: self.about.journal.clone(),
+            chain: self.about.chain.clone(),
+            segment: self.segment.number,
+            key: self.about.key.public().to_base64(),
+        })
+    }
+
+    /// The end of the chain: that it is one, and the head.
+    fn close(mut self) {
+        let closed = Body::Closed(Closed { unended: self.unended.len() });
+        let closed = self.append(&[Item { body: closed, written: None }], true).and_then(|()| self.sign());
+        if let Err(error) = closed.and_then(|()| self.segment.sync()) {
+            tracing::error!(error = %Chain(&error), "the audit journal could not be closed");
+        }
+        if let Some(taken) = &mut self.taken {
+            taken.keep();
+        }
+        drop(self.lock);
+    }
+
+    /// Writes all or nothing: on failure the chain and the file are as they were.
+    pub(super) fn append(&mut self, items: &[Item], durable: bool) -> Result<(), JournalError> {
+        let (mut seq, mut prev, mut lines) = (self.seq, self.prev.clone(), Vec::new());
+        let (at, begun) = (self.clock.now(), Instant::now());
+        let mut ends = Vec::with_capacity(items.len());
+        for item in items {
+            seq += 1;
+            let record = Record { v: VERSION, seq, prev: &prev, at: at.to_string(), body: &item.body };
+            let line = serde_json::to_vec(&record).map_err(|error| JournalError::Encode(Arc::new(error)))?;
+            prev = sha256_hex(&line);
+            lines.extend_from_slice(&line);
+            ends.push(lines.len());
+            lines.push(b'\n');
+        }
+        self.segment.append(&lines, durable)?;
+        telemetry::record_journal(self.condition.waiting.load(Ordering::Relaxed), begun.elapsed());
+        let (mut from, first) = (0, self.seq + 1);
+        for ((item, end), seq) in items.iter().zip(ends).zip(first..) {
+            match &item.body {
+                Body::Begin(begin) if begin.changes => drop(self.unended.insert(begin.call.clone())),
+                Body::End(ended) => drop(self.unended.remove(ended.call())),
+                _ => {}
+            }
+            let text = lines.get(from..end).and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
+            item.body.leave(at, &self.about.chain, seq, text);
+            from = end + 1;
+        }
+        self.seq = seq;
+        self.prev = prev;
+        Ok(())
+    }
+}

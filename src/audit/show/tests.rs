@@ -1,0 +1,145 @@
+use serde_json::json;
+
+use super::*;
+
+fn time(text: &str) -> Timestamp {
+    text.parse().expect("a time")
+}
+
+fn begin(at: &str, call: &str, who: &str, tool: &str) -> (Timestamp, Value) {
+    let record = json!({
+        "type": "begin", "at": at, "call": call, "tool": tool, "changes": tool != "whitelist_list",
+        "who": {"name": who, "id": format!("{who}-0123456789abcdef"), "issuer": "https://login.example", "subject": who},
+        "target": {"account": "123456789012", "region": "eu-central-1", "group": "sg-1", "name": "staging-db"},
+        "arguments": {"openings": [{"address": "203.0.113.7/32", "ports": {"protocol": "tcp", "from": 22, "to": 22}}]},
+        "policies": ["people"],
+    });
+    (time(at), record)
+}
+
+fn rule(id: &str, source: &str, from: i64, to: i64, holder: &str) -> Value {
+    json!({"id": id, "source": source, "protocol": "tcp", "from_port": from, "to_port": to,
+           "leases": [{"holder_id": holder, "until": "2026-11-03T12:00:00Z", "call": "c"}]})
+}
+
+fn end(at: &str, call: &str, what: &str, touched: &[Value], before: &[Value], after: &[Value]) -> (Timestamp, Value) {
+    let touched: Vec<Value> = touched
+        .iter()
+        .map(|rule| {
+            let mut rule = rule.clone();
+            rule["what"] = what.into();
+            rule
+        })
+        .collect();
+    let record = json!({"type": "end", "at": at, "call": call, "outcome": "done", "changed": true, "ms": 12,
+        "rules": touched, "before": before, "after": after, "aws": [{"action": "sts:AssumeRole", "request_id": "r-1"}]});
+    (time(at), record)
+}
+
+/// Alice opens ssh on the 2nd and it is closed on the 3rd; Bob opens a range on the 4th; somebody's rule stands all along.
+fn records() -> Records {
+    let (ssh, range) = (
+        rule("sgr-ssh", "203.0.113.7/32", 22, 22, "alice-0123456789abcdef"),
+        rule("sgr-range", "198.51.100.0/24", 8000, 8100, "bob-0123456789abcdef"),
+    );
+    let theirs = json!({"id": "sgr-theirs", "source": "10.0.0.0/8", "protocol": "-1", "from_port": -1, "to_port": -1});
+    let mut records = vec![
+        begin("2026-11-02T10:00:00Z", "c1", "alice", "whitelist_add"),
+        end(
+            "2026-11-02T10:00:01Z",
+            "c1",
+            "opened",
+            std::slice::from_ref(&ssh),
+            std::slice::from_ref(&theirs),
+            &[theirs.clone(), ssh.clone()],
+        ),
+        begin("2026-11-03T12:00:05Z", "c2", "reconciler", "close"),
+        end(
+            "2026-11-03T12:00:09Z",
+            "c2",
+            "removed",
+            std::slice::from_ref(&ssh),
+            &[theirs.clone(), ssh.clone()],
+            std::slice::from_ref(&theirs),
+        ),
+        begin("2026-11-04T08:00:00Z", "c3", "bob", "whitelist_add"),
+        end(
+            "2026-11-04T08:00:01Z",
+            "c3",
+            "opened",
+            std::slice::from_ref(&range),
+            std::slice::from_ref(&theirs),
+            &[theirs.clone(), range.clone()],
+        ),
+        begin("2026-11-04T09:00:00Z", "c4", "bob", "whitelist_add"),
+    ];
+    let refused = json!({"type": "refused", "at": "2026-11-04T10:00:00Z", "call": "c5", "tool": "whitelist_add",
+        "who": {"name": "carol", "id": "carol-0123456789abcdef"}, "error": {"reason": "POLICY_FORBIDS"}, "policies": ["no-world"], "counted": 7});
+    records.push((time("2026-11-04T10:00:00Z"), refused));
+    Records { records, skipped: Vec::new() }
+}
+
+fn ids(filter: &Filter) -> Vec<String> {
+    calls(&records(), filter).into_iter().map(|call| call.call).collect()
+}
+
+#[test]
+fn calls_are_filtered_by_everything_that_is_known_of_them() {
+    let all = Filter::default();
+    assert_eq!(ids(&all), ["c1", "c2", "c3", "c4", "c5"]);
+    for (filter, expected) in [
+        (Filter { who: Some("alice".to_owned()), ..Filter::default() }, vec!["c1"]),
+        (Filter { who: Some("bob-0123456789abcdef".to_owned()), ..Filter::default() }, vec!["c3", "c4"]),
+        (Filter { outcome: Some("done".to_owned()), ..Filter::default() }, vec!["c1", "c2", "c3"]),
+        (Filter { outcome: Some("unfinished".to_owned()), ..Filter::default() }, vec!["c4"]),
+        (Filter { outcome: Some("policy_forbids".to_owned()), ..Filter::default() }, vec!["c5"]),
+        (Filter { group: Some("staging-db".to_owned()), ..Filter::default() }, vec!["c1", "c2", "c3", "c4"]),
+        (Filter { group: Some("sg-2".to_owned()), ..Filter::default() }, vec![]),
+        (Filter { tool: Some("close".to_owned()), ..Filter::default() }, vec!["c2"]),
+        (Filter { port: Some(8050), ..Filter::default() }, vec!["c3"]),
+        (
+            Filter { port: Some(22), since: Some(time("2026-11-03T00:00:00Z")), ..Filter::default() },
+            vec!["c2", "c3", "c4"],
+        ),
+        (Filter { address: block("198.51.100.9"), port: Some(8000), ..Filter::default() }, vec!["c3"]),
+        (Filter { until: Some(time("2026-11-03T00:00:00Z")), ..Filter::default() }, vec!["c1"]),
+        (Filter { call: Some("c3".to_owned()), ..Filter::default() }, vec!["c3"]),
+    ] {
+        assert_eq!(ids(&filter), expected, "{filter:?}");
+    }
+    let refused = calls(&records(), &Filter { call: Some("c5".to_owned()), ..Filter::default() }).remove(0);
+    assert_eq!((refused.counted, refused.reason.as_str()), (Some(7), "POLICY_FORBIDS"));
+    let first = calls(&records(), &all).remove(0);
+    assert_eq!(
+        (first.rules, first.aws_request_ids),
+        (vec!["opened 203.0.113.7/32 tcp/22 sgr-ssh".to_owned()], vec!["r-1".to_owned()])
+    );
+}
+
+#[test]
+fn who_could_reach_port_22_of_this_group_on_the_3rd() {
+    let on = |day: u8, port| Filter {
+        group: Some("staging-db".to_owned()),
+        port: Some(port),
+        since: Some(time(&format!("2026-11-0{day}T00:00:00Z"))),
+        until: Some(time(&format!("2026-11-0{}T00:00:00Z", day + 1))),
+        ..Filter::default()
+    };
+    let found = |day, port| {
+        let doors = doors(&records(), &on(day, port));
+        doors.into_iter().map(|door| door.rule).collect::<Vec<_>>()
+    };
+    assert_eq!(found(1, 22), Vec::<String>::new(), "nothing is known of that day");
+    assert_eq!(found(2, 22), ["sgr-ssh", "sgr-theirs"]);
+    assert_eq!(found(3, 22), ["sgr-ssh", "sgr-theirs"]);
+    assert_eq!(found(4, 22), ["sgr-theirs"]);
+    assert_eq!(found(4, 8100), ["sgr-theirs", "sgr-range"]);
+    assert_eq!(found(5, 8101), ["sgr-theirs"]);
+    let ssh = doors(&records(), &on(3, 22)).remove(0);
+    assert_eq!((ssh.from, ssh.to), (time("2026-11-02T10:00:01Z"), Some(time("2026-11-03T12:00:09Z"))));
+    assert_eq!((ssh.opened_by.as_str(), ssh.closed_by.as_str()), ("c1", "c2"));
+    assert_eq!((ssh.opener.as_str(), ssh.closer.as_str()), ("alice-0123456789abcdef", "reconciler-0123456789abcdef"));
+    assert_eq!(ssh.holders[0].id, "alice-0123456789abcdef");
+    let theirs = doors(&records(), &on(3, 22)).remove(1);
+    assert_eq!((theirs.opened_by.as_str(), theirs.to), ("", None));
+}

@@ -1,0 +1,311 @@
+//! One chain: line after line, against the line before, the heads in it, and what others say of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::BufRead;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Claim, Claims, Given, Report, shown};
+use crate::audit::head::{Head, PublicKey};
+use crate::audit::journal::layout;
+use crate::digest::sha256_hex;
+
+/// A chain that was looked at.
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    /// Its name.
+    pub chain: String,
+    /// How many whole lines there are.
+    pub lines: u64,
+    /// The first and last line's number.
+    pub first: u64,
+    /// The number of its last line.
+    pub last: u64,
+    /// That line's SHA-256.
+    pub sha256: String,
+    /// How many of its heads are signed by a key that is known.
+    pub signed: u64,
+    /// How it ends: `in order`, `alive`, `cut off`.
+    pub ends: &'static str,
+    /// The changes that it begins and does not end, and that no other chain ends as far as it knows.
+    pub unended: Vec<String>,
+}
+
+/// As much of a line as its place depends on.
+#[derive(Deserialize)]
+struct Line {
+    v: u32,
+    seq: u64,
+    prev: String,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    call: String,
+    #[serde(default)]
+    changes: bool,
+    journal: Option<String>,
+    chain: Option<String>,
+    segment: Option<u32>,
+    key: Option<String>,
+    head: Option<Head>,
+}
+
+struct Walk<'a> {
+    chain: &'a str,
+    claims: Vec<&'a Claim>,
+    given: &'a Given,
+    report: &'a mut Report,
+    seq: u64,
+    prev: String,
+    lines: u64,
+    first: Option<u64>,
+    keys: Vec<PublicKey>,
+    signed: u64,
+    closed: bool,
+    begun: BTreeSet<String>,
+    /// The calls that end here and began elsewhere.
+    ended: &'a mut HashSet<String>,
+}
+
+/// Looks at a chain.
+pub(super) fn check(
+    chain: &str,
+    segments: &BTreeMap<u32, PathBuf>,
+    alive: bool,
+    claims: &Claims,
+    given: &Given,
+    report: &mut Report,
+    ended: &mut HashSet<String>,
+) {
+    let mine: Vec<&Claim> = claims.claims.iter().filter(|claim| claim.chain == chain).collect();
+    let mut walk = Walk {
+        chain,
+        claims: mine.clone(),
+        given,
+        report,
+        seq: 0,
+        prev: "0".repeat(64),
+        lines: 0,
+        first: None,
+        keys: given.key.iter().cloned().collect(),
+        signed: 0,
+        closed: false,
+        begun: BTreeSet::new(),
+        ended,
+    };
+    let (newest, mut expected) = (segments.keys().next_back().copied(), 1);
+    for (number, path) in segments {
+        // What was let go of is on record with its end.
+        if let Some(retired) =
+            claims.retired.get(chain).and_then(|retired| retired.range(expected..*number).next_back())
+        {
+            let (retired_number, retired) = retired;
+            (walk.seq, walk.prev, expected) = (retired.last, retired.sha256.clone(), retired_number + 1);
+        }
+        if expected != *number {
+            let missing: Vec<String> = (expected..*number).map(|number| number.to_string()).collect();
+            walk.report.finding(
+                shown(path),
+                format!("the files before it are missing: number {} of its chain", missing.join(", ")),
+            );
+        }
+        expected = number + 1;
+        walk.file(path, *number, Some(*number) == newest, alive);
+    }
+    let (seq, prev, lines, first, signed) = (walk.seq, walk.prev, walk.lines, walk.first.unwrap_or(0), walk.signed);
+    let (closed, begun) = (walk.closed, walk.begun);
+    let last = segments.values().next_back().map(|path| shown(path)).unwrap_or_default();
+    for claim in mine {
+        if claim.seq > seq {
+            report.finding(
+                last.clone(),
+                format!(
+                    "the chain ends at line {seq}, and {} says that it had {}: its end was cut off, or an older copy was put in its place",
+                    claim.by, claim.seq
+                ),
+            );
+        } else if claim.last && claim.seq < seq && !alive {
+            report.finding(
+                last.clone(),
+                format!(
+                    "{} says that the chain ended at line {}, and it goes on to {seq}: lines were put in",
+                    claim.by, claim.seq
+                ),
+            );
+        }
+    }
+    let adopted = claims.adopted.contains_key(chain);
+    let ends = match (alive, closed) {
+        (true, _) => "alive",
+        (false, true) => "in order",
+        (false, false) => "cut off",
+    };
+    if ends == "cut off" && !adopted {
+        report.note(
+            last,
+            "it ends without a closing line, and no later process has recorded how: a crash, or its end was cut off. Heads that were kept elsewhere tell",
+        );
+    }
+    let unended = begun.into_iter().collect();
+    report.chains.push(Checked {
+        chain: chain.to_owned(),
+        lines,
+        first,
+        last: seq,
+        sha256: prev,
+        signed,
+        ends,
+        unended,
+    });
+}
+
+impl Walk<'_> {
+    fn file(&mut self, path: &PathBuf, number: u32, newest: bool, alive: bool) {
+        let name = shown(path);
+        let mut lines = match layout::read(path) {
+            Ok(lines) => lines,
+            Err(error) => return self.report.finding(name, format!("it cannot be read: {error}")),
+        };
+        let (mut bytes, mut line_number) = (Vec::new(), 0);
+        loop {
+            bytes.clear();
+            match lines.read_until(b'\n', &mut bytes) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    self.report.finding(
+                        format!("{name}:{}", line_number + 1),
+                        format!("from here on it cannot be read: {error}"),
+                    );
+                    break;
+                }
+            }
+            line_number += 1;
+            let at = format!("{name}:{line_number}");
+            if bytes.pop_if(|byte| *byte == b'\n').is_none() {
+                match (newest && !self.closed, alive) {
+                    (true, true) => {}
+                    (true, false) => {
+                        self.report.note(at, "the line is torn, as a crash leaves it; nothing was done on its word")
+                    }
+                    (false, _) => self.report.finding(at, "the line is torn, and lines were written after it"),
+                }
+                break;
+            }
+            self.line(&bytes, &at, number, line_number == 1);
+        }
+        if line_number == 0 && !(newest && alive) {
+            self.report.finding(name, "it is empty");
+        }
+    }
+
+    fn line(&mut self, bytes: &[u8], at: &str, number: u32, opens: bool) {
+        let hash = sha256_hex(bytes);
+        let line: Line = match serde_json::from_slice(bytes) {
+            Ok(line) => line,
+            Err(error) => {
+                self.report.finding(at, format!("it is no line of a journal: {error}"));
+                (self.seq, self.prev) = (self.seq + 1, hash);
+                return;
+            }
+        };
+        if line.v != crate::audit::VERSION {
+            self.report.note(at, format!("a line of format {}, which this program does not know", line.v));
+        }
+        let expected = self.seq + 1;
+        if line.seq > expected {
+            let missing = line.seq - expected;
+            self.report.finding(
+                at,
+                format!(
+                    "{missing} lines before it are missing: it is number {}, and {expected} should follow",
+                    line.seq
+                ),
+            );
+        } else if line.seq < expected {
+            self.report.finding(
+                at,
+                format!("it is number {}, and {expected} should follow: lines were moved, or put in twice", line.seq),
+            );
+        } else if line.prev != self.prev {
+            let what = if self.lines == 0 && self.seq == 0 {
+                "the first line follows something that is not there".to_owned()
+            } else {
+                format!(
+                    "the line before it, number {}, is not the one that it was written after: that one was changed, or put in its place",
+                    self.seq
+                )
+            };
+            self.report.finding(at, what);
+        }
+        if opens != (line.kind == "open") {
+            let what = if opens {
+                "a file's first line must say who opened it"
+            } else {
+                "a file is opened in the middle of another"
+            };
+            self.report.finding(at, what);
+        }
+        match line.kind.as_str() {
+            "open" => self.open(&line, at, number),
+            "head" => self.head(&line, at, number),
+            "closed" => self.closed = true,
+            "begin" if line.changes => drop(self.begun.insert(line.call.clone())),
+            "end" if !self.begun.remove(&line.call) => drop(self.ended.insert(line.call.clone())),
+            _ => {}
+        }
+        if self.closed && !matches!(line.kind.as_str(), "closed" | "head") {
+            self.report.finding(at, "it stands behind the chain's closing line");
+        }
+        for claim in self.claims.iter().filter(|claim| claim.seq == line.seq && claim.sha256 != hash) {
+            self.report.findings.push(super::Finding {
+                at: at.to_owned(),
+                what: format!(
+                    "line {} is not the one that {} knew: it, or a line before it, was written anew",
+                    line.seq, claim.by
+                ),
+            });
+        }
+        self.first.get_or_insert(line.seq);
+        (self.seq, self.prev, self.lines) = (line.seq, hash, self.lines + 1);
+    }
+
+    fn open(&mut self, line: &Line, at: &str, number: u32) {
+        if line.chain.as_deref() != Some(self.chain) || line.segment != Some(number) {
+            self.report.finding(at, "the file's name is that of another chain or number than it says");
+        }
+        if !self.report.journal.is_empty() && line.journal.as_deref() != Some(self.report.journal.as_str()) {
+            let of = line.journal.clone().unwrap_or_default();
+            self.report.finding(at, format!("it comes from another directory, {of}"));
+        }
+        let key = line.key.as_deref().and_then(PublicKey::parse);
+        match (key, &self.given.key) {
+            (None, _) => self.report.finding(at, "it names no key"),
+            (Some(key), Some(given)) if key != *given => {
+                self.report.finding(
+                    at,
+                    format!("its heads are signed with the key {}, not with the one that was given", key.id()),
+                );
+            }
+            (Some(key), None) => self.keys.push(key),
+            (Some(_), Some(_)) => {}
+        }
+    }
+
+    fn head(&mut self, line: &Line, at: &str, number: u32) {
+        let Some(head) = &line.head else { return self.report.finding(at, "a head that says nothing") };
+        let fits = head.chain == self.chain
+            && head.segment == number
+            && head.seq + 1 == line.seq
+            && head.sha256 == line.prev
+            && (self.report.journal.is_empty() || head.journal == self.report.journal);
+        if !fits {
+            self.report.finding(at, "the signed head does not fit the line before it");
+        } else if self.keys.iter().any(|key| head.is_signed_by(key)) {
+            self.signed += 1;
+        } else {
+            self.report.finding(at, "the head's signature is not good for any key that is known");
+        }
+    }
+}
