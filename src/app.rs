@@ -216,7 +216,7 @@ impl Bound {
         for (name, bound) in [("core", self.core), ("edge", self.edge)] {
             if let Some((listener, router)) = bound {
                 tracing::info!(address = %listener.address(), "{name} is listening");
-                shutdown.tasks().spawn(listener.serve(router, shutdown.token(), shutdown.tasks()));
+                shutdown.tasks().spawn(listener.serve(name, router, shutdown.token(), shutdown.tasks()));
             }
         }
         if let Some(upkeep) = self.upkeep {

@@ -44,6 +44,7 @@ pub struct Audit {
 pub struct Entry {
     audit: Audit,
     call: CallId,
+    tool: &'static str,
     begun: Instant,
     recorded: Option<Duration>,
     trace: Option<(String, String)>,
@@ -312,6 +313,7 @@ impl Audit {
         Entry {
             audit: self.clone(),
             call: permit.operation().call().clone(),
+            tool: permit.operation().tool().name(),
             begun,
             recorded,
             trace,
@@ -343,6 +345,17 @@ impl Entry {
     /// Notes that the answer was not read for this operation, but for that call before. Said twice, the first counts.
     pub fn read_from(&self, call: &str) {
         self.read_from.get_or_init(|| call.to_owned());
+    }
+
+    /// The tool that was called.
+    pub fn tool(&self) -> &'static str {
+        self.tool
+    }
+
+    /// AWS's ids of the requests so far.
+    pub fn request_ids(&self) -> Vec<String> {
+        let calls = self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        calls.iter().filter_map(|noted| noted.call.request_id.clone()).collect()
     }
 
     /// Whether AWS was asked to change something, and answered.

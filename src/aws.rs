@@ -7,6 +7,7 @@
 mod assume;
 mod ec2;
 mod error;
+mod observe;
 pub mod session_policy;
 mod time;
 
@@ -23,6 +24,8 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::operation::target::{AccountId, Region, TargetError};
+
+use observe::Observe;
 
 pub use assume::Session;
 pub use ec2::{Authorized, GroupFacts};
@@ -239,10 +242,16 @@ impl Aws {
         let (mut sts, mut ec2) = (BTreeMap::new(), BTreeMap::new());
         for region in regions {
             let name = aws_config::Region::new(region.as_str().to_owned());
-            let config =
-                aws_sdk_sts::config::Builder::from(&base).region(name.clone()).interceptor(time.clone()).build();
+            let config = aws_sdk_sts::config::Builder::from(&base)
+                .region(name.clone())
+                .interceptor(time.clone())
+                .interceptor(Observe("STS"))
+                .build();
             sts.insert(region.clone(), aws_sdk_sts::Client::from_conf(config));
-            let config = aws_sdk_ec2::config::Builder::from(&bare).region(name).interceptor(time.clone());
+            let config = aws_sdk_ec2::config::Builder::from(&bare)
+                .region(name)
+                .interceptor(time.clone())
+                .interceptor(Observe("EC2"));
             let config = config.identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache()).build();
             ec2.insert(region.clone(), aws_sdk_ec2::Client::from_conf(config));
         }

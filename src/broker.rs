@@ -289,8 +289,11 @@ impl Broker {
 
     /// Decides whether AWS may be looked at for this, and makes the session policy for it.
     fn permit(&self, caller: Arc<Caller>, operation: Operation) -> Result<(LookPermit, SessionPolicy), Error> {
+        let tool = operation.tool().name();
         let permit = self.policies.look(Arc::clone(&caller), operation).map_err(|(denial, operation)| {
             let policies = denial.policies();
+            telemetry::record_decision(tool, "forbid");
+            telemetry::decided("forbid", &policies);
             self.refuse_operation(&caller, &operation, denial.into(), policies)
         })?;
         let operation = permit.operation();
@@ -298,6 +301,9 @@ impl Broker {
         let account =
             account.ok_or_else(|| self.refuse_operation(&caller, operation, AwsError::NoRole.into(), Vec::new()))?;
         let policy = self.actions.session_policy(&Power::of(operation, caller.principal()), account);
+        telemetry::record_decision(tool, "permit");
+        telemetry::decided("permit", permit.policies());
+        telemetry::borrows(policy.sha256());
         Ok((permit, policy))
     }
 
@@ -541,6 +547,7 @@ fn replayed<'r>(
 
 /// Ends the entry, and turns a failure into the caller's error.
 fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, done: Done) -> Result<Answer, Error> {
+    telemetry::asked_aws(&entry.request_ids());
     let failure = match result {
         Ok(answer) => {
             // What was read is not written down: it is the group's, not the caller's doing.
@@ -553,6 +560,11 @@ fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, done: D
     let policies = failure.policies();
     let denied = matches!(failure, Failure::Denied(_) | Failure::Declined(_));
     let waits = matches!(failure, Failure::Waits(..));
+    if denied || waits {
+        let effect = if waits { "ask" } else { "forbid" };
+        telemetry::record_decision(entry.tool(), effect);
+        telemetry::decided(effect, &policies);
+    }
     let unknown = changing && (done.unsure || failure.may_have_acted());
     let mut error = Error::from(failure);
     if done.acted {

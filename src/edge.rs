@@ -11,6 +11,7 @@ mod client_address;
 mod dispatch;
 mod error;
 mod http;
+mod observe;
 pub mod router;
 mod transcode;
 mod waiting;

@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::identity::peer::PeerNames;
+use crate::telemetry::OpenConnection;
 use crate::tls::{Current, ServerSet};
 
 pub use places::{PER_ADDRESS, PerAddress};
@@ -115,7 +116,14 @@ impl Listener {
     }
 
     /// Serves until `shutdown`, then lets the connections end what they are at. `connections` tracks them.
-    pub async fn serve(self, router: axum::Router, shutdown: CancellationToken, connections: TaskTracker) {
+    /// `door` is what it is called where connections are counted.
+    pub async fn serve(
+        self,
+        door: &'static str,
+        router: axum::Router,
+        shutdown: CancellationToken,
+        connections: TaskTracker,
+    ) {
         let (free, handshakes) =
             (Arc::new(Semaphore::new(CONNECTIONS_MOST)), Arc::new(Semaphore::new(HANDSHAKES_MOST)));
         loop {
@@ -137,11 +145,12 @@ impl Listener {
             let Some(place) = self.places.take(remote.ip()) else { continue };
             let (handshakes, router, shutdown) = (Arc::clone(&handshakes), router.clone(), shutdown.clone());
             let tls = self.tls.as_ref().map(|tls| (tls.clone(), self.clock.clone()));
+            let counted = OpenConnection::count(door);
             connections.spawn(async move {
                 if let Err(error) = connection(stream, remote, tls, &handshakes, place, router, shutdown).await {
                     tracing::debug!(client.address = %remote, error = %error, "a connection ended early");
                 }
-                drop(held);
+                drop((held, counted));
             });
         }
     }

@@ -40,7 +40,6 @@ impl Aws {
     ///
     /// Session name and source identity say who, the tags say which call, and CloudTrail shows all three.
     /// Source: STS API reference, `AssumeRole`.
-    #[tracing::instrument(skip_all, name = "STS.AssumeRole", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "STS", rpc.method = "AssumeRole", aws.request_id))]
     pub async fn assume<'a>(
         &'a self,
         permit: &'a LookPermit,
@@ -68,7 +67,6 @@ impl Aws {
             error
         })?;
         let request_id = answer.request_id().map(str::to_owned);
-        tracing::Span::current().record("aws.request_id", request_id.as_deref());
         entry.note(AwsCall { action: ACTION, request_id, error: None });
         let credentials = borrowed(answer.credentials())?;
         Ok(Session { ec2, credentials, operation, entry, deadline })

@@ -11,6 +11,7 @@ use aws_sdk_sts::operation::RequestId;
 use super::ec2::{AUTHORIZE, MODIFY, REVOKE, TAG, UNTAG};
 use crate::audit::AwsCall;
 use crate::error::{Code, Error};
+use crate::telemetry;
 
 /// A call to AWS that did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,11 @@ impl AwsError {
             request_id: error.request_id().map(str::to_owned),
             error: Some(code.clone().unwrap_or_else(|| "NoAnswer".to_owned())),
         };
+        if let Some((service, method)) = action.split_once(':')
+            && code.as_deref().is_some_and(|code| THROTTLING.contains(&code))
+        {
+            telemetry::record_throttle(service, method);
+        }
         let message = error.as_service_error().and_then(ProvideErrorMetadata::message).unwrap_or_default().to_owned();
         (Self::of(action, code, message, error, group), noted)
     }

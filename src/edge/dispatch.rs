@@ -81,7 +81,52 @@ pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>
     }
 }
 
+/// The methods that are spoken of by name where each name costs something; any other could be anything.
+const METHODS: [&str; 6] =
+    ["initialize", "ping", "server/discover", "tools/list", "tools/call", "notifications/initialized"];
+
+fn known_method(method: &str) -> &'static str {
+    METHODS.into_iter().find(|known| *known == method).unwrap_or("_OTHER")
+}
+
 async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
+    if request.method == "tools/call" {
+        return spoken(edge, request, call).await;
+    }
+    let (method, started) = (known_method(&request.method), tokio::time::Instant::now());
+    let span = tracing::info_span!(
+        "mcp",
+        otel.name = method,
+        otel.kind = "server",
+        otel.status_code = tracing::field::Empty,
+        otel.status_description = tracing::field::Empty,
+        error.type = tracing::field::Empty,
+        rpc.response.status_code = tracing::field::Empty,
+        mcp.method.name = method,
+        jsonrpc.request.id = shown_id(request),
+        network.transport = "tcp",
+        network.protocol.name = "http",
+        client.address = call.address.map(tracing::field::display),
+        enduser.id = call.principal.id(),
+    );
+    telemetry::continue_trace(&span, |key| call.headers.get(key)?.to_str().ok());
+    let answer = spoken(edge, request, call).instrument(span.clone()).await;
+    let error = answer.as_ref().err().map(|wrong| {
+        span.record("error.type", wrong.code.to_string());
+        span.record("rpc.response.status_code", wrong.code.to_string());
+        span.record("otel.status_code", "ERROR");
+        span.record("otel.status_description", &*wrong.message);
+        "protocol_error"
+    });
+    telemetry::record_mcp(method, None, error, started.elapsed());
+    answer
+}
+
+fn shown_id(request: &Request<'_>) -> String {
+    request.id.get().trim_matches('"').chars().take(64).collect()
+}
+
+async fn spoken(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
     let spoken = Era::of(&request.method, request.params, one(call.headers, "mcp-protocol-version")?)?;
     let era = spoken.era;
     if era.is_modern() {
@@ -114,6 +159,10 @@ async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
                     .filter(|_| key == "traceparent")
                     .or_else(|| call.headers.get(key)?.to_str().ok())
             });
+            if spoken.traceparent.is_some() {
+                // The message's own trace is the parent; the transport's is told of (semantic conventions for MCP).
+                telemetry::link_trace(&span, |key| call.headers.get(key)?.to_str().ok());
+            }
             let outcome = tool_call(edge, spec, &params, call, spoken.opens_urls).instrument(span.clone()).await;
             let (kind, answer) = match outcome {
                 Outcome::Result(content, structured) => (None, Ok((content, Some(structured), false))),
@@ -140,7 +189,7 @@ async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
                 span.record("error.type", kind);
                 span.record("otel.status_code", "ERROR");
             }
-            telemetry::record_mcp(&request.method, &params.name, kind, started.elapsed());
+            telemetry::record_mcp("tools/call", Some(&spec.annotations.name), kind, started.elapsed());
             match answer {
                 Ok((content, structured, is_error)) => {
                     body(&edge.server.tool_result(content, structured, is_error, era))
@@ -165,7 +214,7 @@ fn span(request: &Request<'_>, spec: &ToolSpec, call: &Call<'_>, era: Era) -> tr
         mcp.protocol.version = era.revision(),
         gen_ai.tool.name = tool,
         gen_ai.operation.name = "execute_tool",
-        jsonrpc.request.id = request.id.get().trim_matches('"').chars().take(64).collect::<String>(),
+        jsonrpc.request.id = shown_id(request),
         network.transport = "tcp",
         network.protocol.name = "http",
         client.address = call.address.map(tracing::field::display),

@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 
-use super::{Edge, approvals, challenge, error, http};
+use super::{Edge, approvals, challenge, error, http, observe};
 use crate::health;
 
 /// Where a protected resource's metadata begins (RFC 9728, section 3).
@@ -57,7 +57,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .merge(probes)
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
-        // Outermost: whatever happens inside, the connection lives and nobody logs a token.
+        // Outermost: whatever happens inside, the connection lives, nobody logs a token, and every answer is counted.
         .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), observe::observe))
         .layer(SetSensitiveRequestHeadersLayer::new([::http::header::AUTHORIZATION]))
 }

@@ -79,6 +79,13 @@ impl Service {
             whitelistmcp.tool = tool.name(),
             whitelistmcp.target = tracing::field::Empty,
             whitelistmcp.outcome = tracing::field::Empty,
+            whitelistmcp.decision = tracing::field::Empty,
+            whitelistmcp.policies = tracing::field::Empty,
+            whitelistmcp.session_policy.sha256 = tracing::field::Empty,
+            aws.request_ids = tracing::field::Empty,
+            error.type = tracing::field::Empty,
+            otel.status_code = tracing::field::Empty,
+            otel.status_description = tracing::field::Empty,
         );
         telemetry::continue_trace(&span, |key| metadata.get(key).and_then(|value| value.to_str().ok()));
         let call = CallId::new();
@@ -95,18 +102,20 @@ impl Service {
         .await;
         let outcome = result.as_ref().err().map_or("ok", Error::reason);
         span.record("whitelistmcp.outcome", outcome);
-        telemetry::record_call(tool.name(), outcome, started.elapsed());
-        match result {
-            Ok(answer) => {
-                span.record("rpc.grpc.status_code", 0);
-                Ok(Response::new(answer))
-            }
+        let answer = match result {
+            Ok(answer) => Ok(Response::new(answer)),
             Err(error) => {
                 let status = span.in_scope(|| to_status(&error.fact("call_id", call.as_str())));
-                span.record("rpc.grpc.status_code", i32::from(status.code()));
+                span.record("error.type", outcome);
+                span.record("otel.status_code", "ERROR");
+                span.record("otel.status_description", status.message());
                 Err(status)
             }
-        }
+        };
+        let code = answer.as_ref().err().map_or(0, |status| i32::from(status.code()));
+        span.record("rpc.grpc.status_code", code);
+        telemetry::record_call(tool.name(), rpc, code, outcome, started.elapsed());
+        answer
     }
 
     /// Who calls, that they are within their limits, and that they hold the tool's scope.

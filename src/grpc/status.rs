@@ -9,6 +9,7 @@ use std::time::Duration;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::error::{Chain, Code, Error};
+use crate::telemetry;
 
 /// The `domain` of every `ErrorInfo` of ours.
 pub const DOMAIN: &str = "whitelistmcp";
@@ -40,6 +41,7 @@ pub fn to_status(error: &Error) -> tonic::Status {
             _ => tracing::debug!(reason, cause, "a call was refused"),
         }
     }
+    telemetry::record_error("core", error.code().as_str(), error.reason());
     let facts = error.facts().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect::<HashMap<_, _>>();
     let mut details = ErrorDetails::with_error_info(error.reason(), DOMAIN, facts);
     if let Some(field) = error.field() {

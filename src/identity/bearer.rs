@@ -15,6 +15,7 @@ use super::oidc::{ClaimsError, Issuers, Login, TokenError};
 use super::thumbprint::Thumbprint;
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::telemetry;
 
 /// For how long a token that was verified need not be verified again; its own end counts if it is sooner. It bounds
 /// how long a token outlives the key that signed it.
@@ -115,6 +116,18 @@ impl Verifier {
         address: Option<IpAddr>,
         certificate: Option<&Thumbprint>,
     ) -> Result<Arc<Principal>, BearerError> {
+        let verified = self.look_at(bearer, address, certificate).await;
+        let kind = if bearer.is_api_key() { "api_key" } else { "access_token" };
+        telemetry::record_verification(kind, if verified.is_ok() { "good" } else { "refused" });
+        verified
+    }
+
+    async fn look_at(
+        &self,
+        bearer: &Bearer,
+        address: Option<IpAddr>,
+        certificate: Option<&Thumbprint>,
+    ) -> Result<Arc<Principal>, BearerError> {
         let now = self.clock.now();
         if bearer.is_api_key() {
             // Looked up each time: the address counts, and a key that is taken back is gone at once.
@@ -144,10 +157,12 @@ impl Verifier {
         let digest = bearer.digest();
         if let Some((principal, until)) = self.verified.get(&digest) {
             if now < until {
+                telemetry::record_cache("tokens", true);
                 return Ok(principal);
             }
             self.verified.remove(&digest);
         }
+        telemetry::record_cache("tokens", false);
         let (principal, until) = self.issuers.verify(bearer, now).await?;
         self.verified.insert(digest, (Arc::clone(&principal), until));
         Ok(principal)

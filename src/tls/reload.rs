@@ -15,6 +15,7 @@ use super::TlsError;
 use super::load::{Contents, LoadError};
 use crate::clock::Clock;
 use crate::error::Chain;
+use crate::telemetry;
 
 /// How long changed files must stay the same before they are believed: whoever writes several writes them one by one,
 /// and half a CA file would put the peers of the other half out.
@@ -109,6 +110,8 @@ impl<M: Material> Reloader<M> {
     /// Looks once.
     pub(super) async fn look(&mut self) {
         let part = self.material.part();
+        let left = M::end(&self.force.borrow()).duration_since(self.clock.now());
+        telemetry::record_certificate(part, Duration::try_from(left).unwrap_or_default());
         let Some(mut read) = self.read().await else { return };
         let mut state = Read::state(&read);
         let changed = state != self.seen.state;

@@ -43,5 +43,6 @@ mod reconciler;
 mod reload;
 mod sessions;
 mod shared;
+mod telemetry;
 mod tls;
 mod tokens;

@@ -3,8 +3,10 @@
 pub(crate) mod aws_double;
 pub(crate) mod browser;
 pub(crate) mod certificates;
+pub(crate) mod collector;
 pub(crate) mod emulator;
 pub(crate) mod issuer;
+pub(crate) mod processes;
 pub(crate) mod redis;
 pub(crate) mod temporary;
 pub(crate) mod tls;
@@ -82,6 +84,8 @@ pub(crate) struct Options {
     pub(crate) limits: Option<&'static str>,
     /// Where Redis is, for core and edge.
     pub(crate) redis: Option<String>,
+    /// What the file `login-secret` holds.
+    pub(crate) login_secret: Option<&'static str>,
 }
 
 /// What `[leases]` says where a test is not about it.
@@ -108,13 +112,15 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
-impl Stack {
-    /// The ordinary stack over a double.
-    pub(crate) async fn start(aws: &AwsDouble) -> Self {
-        Self::with(&aws.access(), Options::default()).await
-    }
+/// What a stack stands on: certificates, an issuer, a directory for everything.
+pub(crate) struct Ground {
+    pub(crate) directory: Directory,
+    pub(crate) authority: Authority,
+    pub(crate) issuer: Issuer,
+}
 
-    pub(crate) async fn with(aws: &AwsAccess, options: Options) -> Self {
+impl Ground {
+    pub(crate) async fn new(options: &Options) -> Self {
         let directory = Directory::new();
         let authority = Authority::new(directory.path());
         for (name, names) in [
@@ -126,46 +132,72 @@ impl Stack {
         ] {
             authority.issue(name, names);
         }
-        let issuer = Issuer::start().await;
-        let issuer_url = options.issuer_url.clone().unwrap_or_else(|| issuer.url.clone());
-        let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
-        directory.write("login-secret", "approval-page-secret\n");
+        directory.write("login-secret", options.login_secret.unwrap_or("approval-page-secret\n"));
         authority.revoke("ca.crl", &[]);
-        let company = format!(
-            "[tls]\nreload = \"100ms\"\n[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n"
-        );
-        let shared = company.clone() + &options.oidc_extra;
-        let core_config = core_config(&directory, aws, &options) + &shared;
+        Self { directory, authority, issuer: Issuer::start().await }
+    }
+}
 
-        let core_shutdown = Shutdown::new();
-        let bound = app::core(&parse(&core_config), &core_shutdown).await.expect("the core starts");
-        let core = bound.core_address().expect("the core listens");
-        run(bound, &core_shutdown);
+/// What is said of issuers.
+fn issuers(options: &Options, issuer: &Issuer) -> String {
+    let issuer_url = options.issuer_url.clone().unwrap_or_else(|| issuer.url.clone());
+    let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
+    format!("[tls]\nreload = \"100ms\"\n[oidc.company]\nissuer = \"{issuer_url}\"\naudience = \"{audience}\"\n")
+}
 
-        let at = directory.path().display();
-        let shared = company + options.edge_oidc_extra.as_ref().unwrap_or(&options.oidc_extra);
-        let public_url = options.public_url.unwrap_or(AUDIENCE);
-        let edge_config = format!(
-            r#"{shared}{limits}
+/// A core's configuration; port 0 lets the system choose.
+pub(crate) fn core_file(
+    directory: &Directory,
+    aws: &AwsAccess,
+    options: &Options,
+    issuer: &Issuer,
+    port: u16,
+) -> String {
+    let config = core_config(directory, aws, options) + &issuers(options, issuer) + &options.oidc_extra;
+    config.replacen("listen = \"127.0.0.1:0\"", &format!("listen = \"127.0.0.1:{port}\""), 1)
+}
+
+/// The configuration of an edge in front of it.
+pub(crate) fn edge_file(directory: &Directory, options: &Options, issuer: &Issuer, port: u16, core: u16) -> String {
+    let at = directory.path().display();
+    let shared = issuers(options, issuer) + options.edge_oidc_extra.as_ref().unwrap_or(&options.oidc_extra);
+    let public_url = options.public_url.unwrap_or(AUDIENCE);
+    format!(
+        r#"{shared}{limits}
 [edge]
-listen = "127.0.0.1:0"
+listen = "127.0.0.1:{port}"
 public_url = "{public_url}"
 {extra}
 [edge.tls]
 certificate = "{at}/edge.pem"
 key = "{at}/edge.key"
 [edge.backend]
-address = "localhost:{port}"
+address = "localhost:{core}"
 certificate = "{at}/edge.pem"
 key = "{at}/edge.key"
 ca = "{at}/ca.pem"
 "#,
-            limits = limits(&options),
-            extra = options.edge_extra.replace("{at}", &at.to_string()),
-            port = core.port()
-        );
+        limits = limits(options),
+        extra = options.edge_extra.replace("{at}", &at.to_string()),
+    )
+}
+
+impl Stack {
+    /// The ordinary stack over a double.
+    pub(crate) async fn start(aws: &AwsDouble) -> Self {
+        Self::with(&aws.access(), Options::default()).await
+    }
+
+    pub(crate) async fn with(aws: &AwsAccess, options: Options) -> Self {
+        let Ground { directory, authority, issuer } = Ground::new(&options).await;
+        let core_shutdown = Shutdown::new();
+        let config = core_file(&directory, aws, &options, &issuer, 0);
+        let bound = app::core(&parse(&config), &core_shutdown).await.expect("the core starts");
+        let core = bound.core_address().expect("the core listens");
+        run(bound, &core_shutdown);
         let edge_shutdown = Shutdown::new();
-        let bound = app::edge(&parse(&edge_config)).await.expect("the edge starts");
+        let config = edge_file(&directory, &options, &issuer, 0, core.port());
+        let bound = app::edge(&parse(&config)).await.expect("the edge starts");
         let edge = bound.edge_address().expect("the edge listens");
         run(bound, &edge_shutdown);
 
@@ -194,19 +226,7 @@ ca = "{at}/ca.pem"
         body: Vec<u8>,
     ) -> Answer {
         let uri = format!("https://localhost:{}{path}", self.edge.port());
-        let mut request = http::Request::builder().method(method).uri(uri);
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
-            request = request.header("content-type", "application/json");
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let response = self.http.send(request.body(body).expect("a request")).await.expect("an answer");
-        let (parts, body) = response.into_parts();
-        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+        send(&self.http, method, uri, token, headers, body).await.expect("an answer")
     }
 
     /// Sends a JSON-RPC request of a legacy client.
@@ -281,6 +301,30 @@ ca = "{at}/ca.pem"
             assert!(shutdown.finished().await, "something did not end in time");
         }
     }
+}
+
+/// Sends a request to an edge; an error if no whole answer came.
+pub(crate) async fn send(
+    client: &HttpClient,
+    method: http::Method,
+    uri: String,
+    token: Option<&str>,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> Result<Answer, whitelistmcp::http_client::HttpError> {
+    let mut request = http::Request::builder().method(method).uri(uri);
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+        request = request.header("content-type", "application/json");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let response = client.send(request.body(body).expect("a request")).await?;
+    let (parts, body) = response.into_parts();
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
 }
 
 impl Drop for Stack {

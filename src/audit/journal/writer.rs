@@ -44,6 +44,7 @@ impl Condition {
 
     fn set(&self, result: &Result<(), JournalError>) {
         let problem = result.as_ref().err().map(|error| Chain(error).to_string());
+        telemetry::record_journal_state(problem.is_none());
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 }

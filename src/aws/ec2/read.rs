@@ -41,7 +41,6 @@ pub struct GroupFacts {
 
 impl Session<'_> {
     /// Every inbound rule of the group, all pages of it.
-    #[tracing::instrument(skip_all, name = "EC2.DescribeSecurityGroupRules", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "EC2", rpc.method = "DescribeSecurityGroupRules"))]
     pub async fn rules(&self) -> Result<Vec<Rule>, AwsError> {
         self.rules_until(self.deadline).await
     }
@@ -74,7 +73,6 @@ impl Session<'_> {
     }
 
     /// Every inbound rule of ours in the Region, with the group it is in.
-    #[tracing::instrument(skip_all, name = "EC2.DescribeSecurityGroupRules", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "EC2", rpc.method = "DescribeSecurityGroupRules"))]
     pub async fn ours(&self) -> Result<Vec<(GroupId, Rule)>, AwsError> {
         let filter = Filter::builder().name(format!("tag:{}", FORMAT.0)).values("*").build();
         Ok(grouped(&self.look(filter, self.deadline).await?))

@@ -29,7 +29,6 @@ pub enum Authorized {
 
 impl Session<'_> {
     /// Makes rules, all or none of them, with one set of tags.
-    #[tracing::instrument(skip_all, name = "EC2.AuthorizeSecurityGroupIngress", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "EC2", rpc.method = "AuthorizeSecurityGroupIngress"))]
     pub async fn authorize(
         &self,
         permit: &AddPermit,
@@ -61,7 +60,6 @@ impl Session<'_> {
     }
 
     /// Writes the same tags on rules.
-    #[tracing::instrument(skip_all, name = "EC2.CreateTags", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "EC2", rpc.method = "CreateTags"))]
     pub async fn tag(
         &self,
         permit: &impl Permit,
@@ -75,7 +73,6 @@ impl Session<'_> {
     }
 
     /// Takes tags off a rule, each only if it still has this value: AWS's one way to compare before it acts.
-    #[tracing::instrument(skip_all, name = "EC2.DeleteTags", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "EC2", rpc.method = "DeleteTags"))]
     pub async fn untag(
         &self,
         permit: &impl Permit,
@@ -89,7 +86,6 @@ impl Session<'_> {
     }
 
     /// Changes what a rule lets in; its id and its tags stay.
-    #[tracing::instrument(skip_all, name = "EC2.ModifySecurityGroupRules", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "EC2", rpc.method = "ModifySecurityGroupRules"))]
     pub async fn modify(
         &self,
         permit: &RulesPermit,
@@ -127,7 +123,6 @@ impl Session<'_> {
     }
 
     /// Removes rules, by id, all or none of them.
-    #[tracing::instrument(skip_all, name = "EC2.RevokeSecurityGroupIngress", fields(otel.kind = "client", rpc.system = "aws-api", rpc.service = "EC2", rpc.method = "RevokeSecurityGroupIngress"))]
     pub async fn revoke(
         &self,
         permit: &impl Permit,
