@@ -7,6 +7,7 @@ pub(crate) mod collector;
 pub(crate) mod emulator;
 pub(crate) mod issuer;
 pub(crate) mod processes;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod temporary;
 pub(crate) mod tls;

@@ -196,7 +196,12 @@ impl Walk<'_> {
             self.line(&bytes, &at, number, line_number == 1);
         }
         if line_number == 0 && !(newest && alive) {
-            self.report.finding(name, "it is empty");
+            if newest && !self.closed {
+                self.report
+                    .note(name, "it is empty: its process ended before it could write, or its lines were cut off");
+            } else {
+                self.report.finding(name, "it is empty, and lines should be in it");
+            }
         }
     }
 

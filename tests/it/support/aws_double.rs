@@ -46,7 +46,9 @@ pub(crate) enum Fault {
     Refuse(u16, &'static str),
     /// The request is carried out, and the connection is cut instead of an answer.
     ActThenCut,
-    /// No answer for that long.
+    /// The request is carried out, and no answer comes for that long.
+    ActThenHang(Duration),
+    /// No answer for that long, and only then is the request carried out.
     Hang(Duration),
     /// Somebody else makes the same rule first.
     Race,

@@ -76,6 +76,14 @@ async fn respond(double: &AwsDouble, headers: &HeaderMap, body: &str) -> Respons
             }));
             return Response::builder().header("content-length", "100").body(body).expect("an answer");
         }
+        Some(Fault::ActThenHang(time)) => {
+            let answered = double.lock().admit(&asked, &signature);
+            tokio::time::sleep(time).await;
+            return match answered {
+                Ok(xml) => (StatusCode::OK, [("content-type", "text/xml")], xml).into_response(),
+                Err(refusal) => refuse(&asked, refusal),
+            };
+        }
         Some(Fault::Race) => double.lock().act_first(&asked, &signature),
         Some(Fault::Pass) | None => {}
     }
