@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -22,8 +24,9 @@ use crate::edge::approvals::login::{Config as LoginConfig, Login, LoginError};
 use crate::edge::{self, Edge};
 use crate::grpc::authn::Authenticator;
 use crate::grpc::client::{Link, LinkError};
+use crate::grpc::probe::Backend;
 use crate::grpc::server;
-use crate::health::Health;
+use crate::health::{Health, Part};
 use crate::http_client::HttpClient;
 use crate::identity::api_key::{self, ApiKeys};
 use crate::identity::bearer::Verifier;
@@ -33,7 +36,7 @@ use crate::limit::{self, Door, Limits};
 use crate::listen::{Listener, PerAddress};
 use crate::operation::target::{TargetError, Targets};
 use crate::pb::DESCRIPTOR_SET;
-use crate::policy::{self, Policies};
+use crate::policy::{self, Policies, Reload};
 use crate::seal::Seal;
 use crate::shared::{self, Condition, Shared};
 use crate::shutdown::Shutdown;
@@ -49,13 +52,17 @@ pub struct Bound {
 }
 
 /// What reads certificates again while the service runs.
-#[derive(Debug)]
 struct Reloads {
     every: Duration,
     clock: Clock,
     servers: Vec<Reloader<ServerFiles>>,
     links: Vec<Reloader<ClientFiles>>,
+    /// What is in force of them.
+    ends: Vec<Ends>,
 }
+
+/// A part's certificates, and until when they are good.
+type Ends = (&'static str, Box<dyn Fn() -> Timestamp + Send + Sync>);
 
 /// What a core does for itself beside serving.
 #[derive(Debug)]
@@ -75,6 +82,9 @@ struct Reloading {
     policies: Arc<Policies>,
     every: Duration,
 }
+
+/// How long a file that has changed is given until it is looked at once more.
+const SETTLES: Duration = Duration::from_millis(500);
 
 /// How often a core tells its health service how it is.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
@@ -154,12 +164,13 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     let mut reloads = Reloads::new(config);
     let tls = reloads.server(section.files())?;
     let listener = bind(section.listen, Some(tls), section.per_address()).await?;
-    let (routes, upkeep) = core_routes(config, shared(config)?, verifier, peers(config)?, shutdown).await?;
+    let (routes, upkeep) =
+        core_routes(config, shared(config)?, verifier, peers(config)?, reloads.part(), shutdown).await?;
     Ok(Bound { core: Some((listener, routes.into_axum_router())), edge: None, upkeep: Some(upkeep), reloads })
 }
 
 /// The edge alone, in front of a core in another process.
-pub async fn edge(config: &Config) -> Result<Bound, StartError> {
+pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartError> {
     let section = config.edge.as_ref().ok_or(StartError::Missing("edge"))?;
     let backend = section.backend.as_ref().ok_or(StartError::Missing("edge.backend"))?;
     let verifier = verifier(config)?;
@@ -174,7 +185,13 @@ pub async fn edge(config: &Config) -> Result<Bound, StartError> {
         shared.connect_soon();
     }
     let limits = Door::new(limits(config)?, shared);
-    let router = edge_router(config, section, verifier, link, limits, Health::default())?;
+    let (keys, behind) = (Arc::clone(&verifier), Backend::new(link.clone()));
+    let known = behind.clone();
+    let parts =
+        vec![Part::needed("core", move || known.problem()), Part::told("keys", move || keys.problem()), reloads.part()];
+    let health = Health::new(parts, shutdown.ending());
+    shutdown.tasks().spawn(behind.watch(shutdown.token()));
+    let router = edge_router(config, section, verifier, link, limits, health)?;
     Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None, reloads })
 }
 
@@ -193,7 +210,8 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
         Some(core) => Some(bind(core.listen, Some(reloads.server(core.files())?), core.per_address()).await?),
     };
     let shared = shared(config)?;
-    let (routes, upkeep) = core_routes(config, shared.clone(), Some(Arc::clone(&verifier)), peers, shutdown).await?;
+    let (routes, upkeep) =
+        core_routes(config, shared.clone(), Some(Arc::clone(&verifier)), peers, reloads.part(), shutdown).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
     let limits = Door::new(limits(config)?, shared);
     let router = edge_router(config, section, verifier, Link::local(routes), limits, upkeep.health.clone())?;
@@ -227,25 +245,48 @@ impl Bound {
     }
 }
 
+impl std::fmt::Debug for Reloads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reloads").field("every", &self.every).finish_non_exhaustive()
+    }
+}
+
 impl Reloads {
     fn new(config: &Config) -> Self {
-        Self { every: config.tls.reload, clock: Clock::system(), servers: Vec::new(), links: Vec::new() }
+        Self {
+            every: config.tls.reload,
+            clock: Clock::system(),
+            servers: Vec::new(),
+            links: Vec::new(),
+            ends: Vec::new(),
+        }
     }
 
     /// Reads a listener's files, now and from now on.
     fn server(&mut self, files: ServerFiles) -> Result<Current<ServerSet>, TlsError> {
         let (reloader, current) = Reloader::new(files, self.clock.clone())?;
+        self.ends.push(reloader.until());
         self.servers.push(reloader);
         Ok(current)
+    }
+
+    /// Whether every certificate that is in force is still good.
+    fn part(&mut self) -> Part {
+        self.ends.extend(self.links.iter().map(Reloader::until));
+        let (ends, clock) = (std::mem::take(&mut self.ends), self.clock.clone());
+        Part::needed("certificates", move || {
+            let ended = ends.iter().map(|(part, until)| (part, until())).find(|(_, until)| *until <= clock.now());
+            ended.map(|(part, until)| format!("those of {part} ended at {until}"))
+        })
     }
 
     /// Reads them again and again, until the shutdown.
     fn start(self, shutdown: &Shutdown) {
         for reloader in self.servers {
-            shutdown.tasks().spawn(reloader.run(self.every, shutdown.token()));
+            shutdown.tasks().spawn(reloader.run(self.every, shutdown.reloads(), shutdown.token()));
         }
         for reloader in self.links {
-            shutdown.tasks().spawn(reloader.run(self.every, shutdown.token()));
+            shutdown.tasks().spawn(reloader.run(self.every, shutdown.reloads(), shutdown.token()));
         }
     }
 }
@@ -254,29 +295,31 @@ impl Upkeep {
     /// Closes what has ended, recovers what was cut off, and tells how the core is, until the shutdown.
     fn start(self, shutdown: &Shutdown) {
         let Self { policies, broker, reconciler, closes, records, health, reporter } = self;
-        shutdown.tasks().spawn(policies.run(shutdown.token()));
+        shutdown.tasks().spawn(policies.run(shutdown.reloads(), shutdown.token()));
         if records {
             shutdown.tasks().spawn(recover::run(Arc::clone(&broker), shutdown.token()));
         }
         if closes {
             shutdown.tasks().spawn(reconciler.run());
         }
-        let stop = shutdown.token();
+        let (stop, ending) = (shutdown.token(), shutdown.ending());
         shutdown.tasks().spawn(async move {
             loop {
                 let status = if health.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
                 reporter.set_service_status(server::SERVICE, status).await;
-                if let Some(condition) = broker.limits().condition() {
-                    // Told, and no reason not to be ready: limits hold without it.
-                    let up = condition != Condition::Down;
+                reporter.set_service_status("", status).await;
+                let configured = |name: &str| name != server::REDIS || broker.limits().condition().is_some();
+                for (name, problem) in health.parts().into_iter().filter(|(name, _)| configured(name)) {
+                    let up = problem.is_none();
                     let status = if up { ServingStatus::Serving } else { ServingStatus::NotServing };
-                    reporter.set_service_status(server::REDIS, status).await;
+                    reporter.set_service_status(name, status).await;
                 }
                 broker.write_counted(stop.is_cancelled());
                 if stop.is_cancelled() {
                     return;
                 }
                 tokio::select! {
+                    () = ending.cancelled(), if !ending.is_cancelled() => {}
                     () = stop.cancelled() => {}
                     () = tokio::time::sleep(HEALTH_EVERY) => {}
                 }
@@ -287,16 +330,21 @@ impl Upkeep {
 
 impl Reloading {
     /// Reads the policies again and again, until the shutdown.
-    async fn run(self, stop: CancellationToken) {
+    async fn run(self, mut asked: watch::Receiver<u64>, stop: CancellationToken) {
+        let mut wait = self.every;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.every) => {}
+                () = tokio::time::sleep(wait) => {}
+                Ok(()) = asked.changed() => {}
             }
             let policies = Arc::clone(&self.policies);
-            if let Err(panic) = tokio::task::spawn_blocking(move || policies.reload()).await {
+            let seen = tokio::task::spawn_blocking(move || policies.reload()).await;
+            if let Err(panic) = &seen {
                 tracing::error!(error = %panic, "the policies could not be read again; those in force stay");
             }
+            // What has changed is believed once it is seen to be the same twice: soon, if somebody waits for it.
+            wait = if matches!(seen, Ok(Reload::Changed)) { self.every.min(SETTLES) } else { self.every };
         }
     }
 }
@@ -345,9 +393,11 @@ async fn core_routes(
     shared: Option<Shared>,
     verifier: Option<Arc<Verifier>>,
     peers: Peers,
+    certificates: Part,
     shutdown: &Shutdown,
 ) -> Result<(tonic::service::Routes, Upkeep), StartError> {
     let Parts { policies, broker, reconciler, audit } = core_parts(config, shared, shutdown).await?;
+    let keys = verifier.clone();
     let records = audit.keeps_a_journal();
     let closes = config.leases.close && records;
     let journal = move || audit.problem().or_else(|| audit.objection().map(str::to_owned));
@@ -356,7 +406,19 @@ async fn core_routes(
         let lag = late.lag();
         (closes && lag > upkeep::LATE).then(|| format!("{} s late", lag.as_secs()))
     };
-    let health = Health::new(vec![("journal", Box::new(journal)), ("reconciler", Box::new(closing))]);
+    let (asked, redis) = (Arc::clone(&reconciler), Arc::clone(&broker));
+    let mut parts = vec![
+        Part::needed("journal", journal),
+        Part::needed("reconciler", closing),
+        // Who calls is told what AWS or the issuer has; nobody is served better by a core that is taken away.
+        Part::told("aws", move || asked.unreachable()),
+        Part::told("keys", move || keys.as_ref().and_then(|keys| keys.problem())),
+        Part::told("redis", move || {
+            (redis.limits().condition() == Some(Condition::Down)).then(|| "it does not answer".to_owned())
+        }),
+    ];
+    parts.push(certificates);
+    let health = Health::new(parts, shutdown.ending());
     let authenticator = Authenticator::new(peers, verifier, Annotations::read(DESCRIPTOR_SET)?);
     let (routes, reporter) =
         server::routes(Arc::clone(&broker), Arc::clone(&reconciler), Arc::new(authenticator)).await?;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{approval, audit, aws, broker, edge, grpc, identity, limit, operation, policy, shared, telemetry, tls};
+use crate::{
+    approval, audit, aws, broker, edge, grpc, identity, limit, operation, policy, shared, shutdown, telemetry, tls,
+};
 
 pub use environment::PREFIX;
 
@@ -49,6 +51,9 @@ pub struct Config {
     pub limits: limit::Config,
     /// `[redis]`
     pub redis: Option<shared::Config>,
+    /// `[shutdown]`
+    #[serde(default)]
+    pub shutdown: shutdown::Config,
     /// `[telemetry]`
     #[serde(default)]
     pub telemetry: telemetry::Config,

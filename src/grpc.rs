@@ -5,6 +5,7 @@ pub mod authn;
 mod catalogue;
 pub mod client;
 mod present;
+pub mod probe;
 pub mod server;
 mod service;
 pub mod status;

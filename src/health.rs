@@ -1,54 +1,145 @@
 //! Is the process alive, and can it serve? Asked by balancers without a token, so the answers tell a stranger no more
-//! than up or down; which part is down is in the log.
+//! than up or down. Which part is how, by name, is told to callers with a good token, by the gRPC health service to peers
+//! with a certificate, and in the log as it changes.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
-/// Answers what keeps one part from serving; nothing if it is well.
+/// Answers what is wrong with one part; nothing if it is well, or has not been needed yet.
 type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
-/// The parts that must be well for the process to be ready.
+/// One part of the process.
+pub struct Part {
+    name: &'static str,
+    decides: bool,
+    check: Check,
+}
+
+/// The parts, and whether the process is about to end. Clones watch the same.
 #[derive(Clone, Default)]
-pub struct Health(Arc<Vec<(&'static str, Check)>>);
+pub struct Health(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    parts: Vec<Part>,
+    /// Set once the process is to take no more work.
+    ending: CancellationToken,
+    told: Mutex<BTreeMap<&'static str, String>>,
+}
 
 impl std::fmt::Debug for Health {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+        f.debug_list().entries(self.0.parts.iter().map(|part| part.name)).finish()
+    }
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").field("name", &self.name).field("decides", &self.decides).finish_non_exhaustive()
+    }
+}
+
+impl Part {
+    /// A part without which the process cannot serve.
+    pub fn needed(name: &'static str, check: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        Self { name, decides: true, check: Box::new(check) }
+    }
+
+    /// A part whose loss is told, while the process serves what it can without: answers that say what is wrong are better
+    /// than none.
+    pub fn told(name: &'static str, check: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        Self { name, decides: false, check: Box::new(check) }
     }
 }
 
 impl Health {
-    /// Watches these parts.
-    pub fn new(parts: Vec<(&'static str, Check)>) -> Self {
-        Self(Arc::new(parts))
+    /// Watches these parts, until `ending`.
+    pub fn new(parts: Vec<Part>, ending: CancellationToken) -> Self {
+        Self(Arc::new(Inner { parts, ending, told: Mutex::default() }))
     }
 
-    /// Whether every part is well.
-    pub fn is_ready(&self) -> bool {
-        let down: Vec<String> =
-            self.0.iter().filter_map(|(name, check)| Some(format!("{name}: {}", check()?))).collect();
-        if !down.is_empty() {
-            tracing::warn!(parts = down.join("; "), "not ready");
+    /// What is wrong with each part, if anything; what has changed since anyone asked goes to the log.
+    pub fn parts(&self) -> Vec<(&'static str, Option<String>)> {
+        let parts: Vec<_> = self.0.parts.iter().map(|part| (part.name, (part.check)())).collect();
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, problem) in &parts {
+            match problem {
+                Some(problem) if !told.contains_key(name) => {
+                    tracing::warn!(part = name, problem, "a part is not well");
+                    told.insert(name, problem.clone());
+                }
+                None if told.remove(name).is_some() => tracing::info!(part = name, "a part is well again"),
+                _ => {}
+            }
         }
-        down.is_empty()
+        parts
+    }
+
+    /// Whether the process takes work, and every part that it needs is well.
+    pub fn is_ready(&self) -> bool {
+        let parts = self.parts();
+        let needed = |name: &str| self.0.parts.iter().any(|part| part.name == name && part.decides);
+        !self.0.ending.is_cancelled() && !parts.iter().any(|(name, problem)| problem.is_some() && needed(name))
+    }
+
+    /// Everything by name, for those who may know.
+    pub fn report(&self) -> Value {
+        let parts = self.parts().into_iter().map(|(name, problem)| {
+            let state = problem
+                .map_or_else(|| json!({"status": "up"}), |problem| json!({"status": "down", "problem": problem}));
+            (name.to_owned(), state)
+        });
+        let parts = parts.collect::<serde_json::Map<_, _>>();
+        let ending = self.0.ending.is_cancelled();
+        json!({"status": if self.is_ready() { "ready" } else { "not ready" }, "ending": ending, "parts": parts})
+    }
+
+    /// `GET /readyz`, as a stranger is told.
+    pub fn answer(&self) -> (StatusCode, &'static str) {
+        if self.is_ready() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") }
     }
 }
 
 /// `GET /health`: that the process answers, in the form its predecessor used.
-pub async fn health(State(_): State<Health>) -> Json<Value> {
+pub async fn health() -> Json<Value> {
     Json(json!({"status": "healthy", "service": "whitelistmcp-mcp", "version": env!("CARGO_PKG_VERSION")}))
 }
 
 /// `GET /livez`: that the process answers.
-pub async fn livez(State(_): State<Health>) -> &'static str {
+pub async fn livez() -> &'static str {
     "ok"
 }
 
-/// `GET /readyz`: that it can serve.
-pub async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
-    if health.is_ready() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") }
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_is_needed_decides_and_what_is_told_does_not() {
+        let (journal, aws) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
+        let check = |well: &Arc<AtomicBool>| {
+            let well = Arc::clone(well);
+            move || (!well.load(Ordering::Relaxed)).then(|| "gone".to_owned())
+        };
+        let ending = CancellationToken::new();
+        let parts = vec![Part::needed("journal", check(&journal)), Part::told("aws", check(&aws))];
+        let health = Health::new(parts, ending.clone());
+        assert!(health.is_ready());
+        aws.store(false, Ordering::Relaxed);
+        assert!(health.is_ready());
+        assert_eq!(health.report()["parts"]["aws"], json!({"status": "down", "problem": "gone"}));
+        journal.store(false, Ordering::Relaxed);
+        assert_eq!(health.answer(), (StatusCode::SERVICE_UNAVAILABLE, "not ready"));
+        journal.store(true, Ordering::Relaxed);
+        assert!(health.is_ready());
+        ending.cancel();
+        assert!(!health.is_ready() && health.report()["ending"] == true);
+    }
 }

@@ -113,7 +113,7 @@ impl Telemetry {
         });
         if let Some(meters) = &meters {
             global::set_meter_provider(meters.clone());
-            metrics::record_build(role);
+            record_build(role);
         }
         if let Some(records) = &records {
             records::send_by(records);

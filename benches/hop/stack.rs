@@ -85,7 +85,7 @@ pub(crate) fn start(
         let shutdown = shutdown.clone();
         async move { bound.run(&shutdown).await }
     });
-    let bound = edge_runtime.block_on(app::edge(&edge(core)?))?;
+    let bound = edge_runtime.block_on(app::edge(&edge(core)?, &shutdown))?;
     let edge = bound.edge_address().ok_or("the edge has no address")?;
     edge_runtime.spawn(async move { bound.run(&shutdown).await });
     Ok(Addresses { edge, core })
@@ -96,7 +96,7 @@ pub(crate) async fn serve(router: Router, tls: Option<Current<ServerSet>>) -> Re
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = Listener::bind(address, tls, PerAddress::default(), Clock::system()).await?;
     let address = listener.address();
-    tokio::spawn(listener.serve(router, CancellationToken::new(), TaskTracker::new()));
+    tokio::spawn(listener.serve("bench", router, CancellationToken::new(), TaskTracker::new()));
     Ok(address)
 }
 

@@ -6,7 +6,7 @@
 pub mod recover;
 mod report;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ struct State {
     /// Whether the making of each rule that names this core's journal is recorded in it.
     recorded: HashMap<(Place, String), bool>,
     report: Report,
+    /// The places that could not be asked, and why.
+    missed: BTreeMap<Place, String>,
 }
 
 #[derive(Debug)]
@@ -136,6 +138,14 @@ impl Reconciler {
         spread.min(next).min(again).max(Duration::from_millis(50))
     }
 
+    /// The accounts and Regions that could not be asked when they were last asked; nothing before that.
+    pub fn unreachable(&self) -> Option<String> {
+        let state = self.lock();
+        let missed = state.missed.iter().map(|(place, why)| format!("{place}: {why}"));
+        let missed: Vec<String> = missed.collect();
+        (!missed.is_empty()).then(|| missed.join("; "))
+    }
+
     /// One round everywhere.
     pub async fn round(&self) -> Round {
         let rounds = self.places.iter().map(|place| self.round_of(place));
@@ -151,10 +161,12 @@ impl Reconciler {
             Ok(rules) => rules,
             Err(error) => {
                 tracing::warn!(%place, error = %Chain(&error), "what has ended could not be looked for");
+                self.lock().missed.insert(place.clone(), error.message().to_owned());
                 self.report_round(&Round { missed: 1, ..Round::default() });
                 return Round { missed: 1, ..Round::default() };
             }
         };
+        self.lock().missed.remove(place);
         let now = self.broker.now();
         let (mut round, mut due, mut untidy) = (Round::default(), Vec::new(), Vec::new());
         let made = shown.map(|shown| self.broker.take_made(place, shown)).unwrap_or_default();

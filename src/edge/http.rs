@@ -101,6 +101,22 @@ fn host_allowed(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> bool {
     own.as_deref() == Some(&host) || edge.config.allowed_hosts.iter().any(|allowed| name(allowed) == host)
 }
 
+/// `GET /readyz`: whether the process takes work. Who shows a good token is told of each part by name.
+pub(super) async fn readyz(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response {
+    let (status, word) = edge.health.answer();
+    if request.headers().contains_key(::http::header::AUTHORIZATION) {
+        let (connection, headers) = (request.extensions().get::<Connection>(), request.headers());
+        let (address, certificate) = (address(&edge, connection, headers), certificate(connection));
+        // A balancer's probe is never refused for a token: it is told what a stranger is told. A flood is, as elsewhere.
+        if edge.limits.request(address).is_ok()
+            && let Presented::Token(..) = bearer::present(&edge, headers, address, certificate.as_ref()).await
+        {
+            return (status, axum::Json(edge.health.report())).into_response();
+        }
+    }
+    (status, word).into_response()
+}
+
 /// `POST /mcp`
 pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();

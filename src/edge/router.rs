@@ -19,8 +19,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
     let probes = Router::new()
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .with_state(edge.health.clone());
+        .route("/readyz", get(http::readyz))
+        .with_state(Arc::clone(&edge));
     // RFC 9728, section 3.1: the resource's path goes behind the well-known one. Behind a path prefix the proxy may keep
     // the prefix or take it off, and may pass the well-known paths on below it.
     let mut well_known = vec![WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/mcp"), format!("{WELL_KNOWN}{mcp_path}")];

@@ -142,6 +142,11 @@ impl Verifier {
         }
     }
 
+    /// What is wrong with the keys that tokens are verified by; nothing before they were needed for the first time.
+    pub fn problem(&self) -> Option<String> {
+        self.issuers.problem()
+    }
+
     /// The login that an ID token of that issuer, meant for that OAuth client, tells of. It is no bearer token.
     pub async fn login(&self, issuer: &str, id_token: &str, client: &str) -> Result<Login, TokenError> {
         if id_token.len() > TOKEN_MAX {

@@ -259,6 +259,16 @@ impl Config {
 // === impl Issuers ===
 
 impl Issuers {
+    /// What is wrong with the keys of some issuer.
+    pub(super) fn problem(&self) -> Option<String> {
+        let problems = self
+            .0
+            .iter()
+            .filter_map(|issuer| Some(format!("the keys of {}: {}", issuer.expected.issuer(), issuer.keys.problem()?)));
+        let problems: Vec<String> = problems.collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
+
     /// The issuers that are configured, each with a `client` that trusts what its section says. Nobody is asked before the
     /// first token comes.
     pub fn new<E: From<ConfigError>>(

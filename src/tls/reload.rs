@@ -98,9 +98,24 @@ impl<M: Material> Reloader<M> {
         Ok((Self { material: Arc::new(material), force, seen, clock, ended: false }, current))
     }
 
+    /// The part whose certificates they are, and until when those in force are good.
+    pub fn until(&self) -> (&'static str, Box<dyn Fn() -> Timestamp + Send + Sync>)
+    where
+        M::Set: 'static,
+    {
+        let force = self.force.clone();
+        (self.material.part(), Box::new(move || M::end(&force.borrow())))
+    }
+
     /// Looks every so often, until it is stopped.
-    pub async fn run(mut self, every: Duration, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+    /// A change of `asked` makes it look at once.
+    pub async fn run(mut self, every: Duration, mut asked: watch::Receiver<u64>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(every) => {}
+                Ok(()) = asked.changed() => {}
+            }
             if stop.run_until_cancelled(self.look()).await.is_none() {
                 return;
             }

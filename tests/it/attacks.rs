@@ -245,7 +245,9 @@ async fn rfc8725_2_2_weak_and_symmetric_keys_are_not_configured() {
         let text = format!(
             "[edge]\nlisten = \"127.0.0.1:0\"\npublic_url = \"{AUDIENCE}\"\nplaintext = true\n[edge.backend]\naddress = \"localhost:1\"\ncertificate = \"x\"\nkey = \"x\"\nca = \"x\"\n[oidc.company]\nissuer = \"https://login.example\"\naudience = \"{AUDIENCE}\"\nalgorithms = [\"{algorithm}\"]\n"
         );
-        let error = whitelistmcp::app::edge(&crate::support::parse(&text)).await.expect_err(algorithm);
+        let error = whitelistmcp::app::edge(&crate::support::parse(&text), &whitelistmcp::shutdown::Shutdown::new())
+            .await
+            .expect_err(algorithm);
         let told = whitelistmcp::error::Chain(&error).to_string();
         assert!(told.contains(&format!("algorithm `{algorithm}` is not accepted")), "{told}");
     }
@@ -452,7 +454,9 @@ async fn rfc6750_5_3_plain_http_is_not_served_to_strangers() {
     let text = format!(
         "[edge]\nlisten = \"0.0.0.0:0\"\npublic_url = \"{AUDIENCE}\"\nplaintext = true\n[edge.backend]\naddress = \"localhost:1\"\ncertificate = \"x\"\nkey = \"x\"\nca = \"x\"\n[oidc.company]\nissuer = \"https://login.example\"\naudience = \"{AUDIENCE}\"\n"
     );
-    let error = whitelistmcp::app::edge(&crate::support::parse(&text)).await.expect_err("open to all");
+    let error = whitelistmcp::app::edge(&crate::support::parse(&text), &whitelistmcp::shutdown::Shutdown::new())
+        .await
+        .expect_err("open to all");
     assert!(error.to_string().contains("plaintext"), "{error}");
     // And an HTTPS edge has no ear for it.
     let (_aws, stack) = ordinary().await;

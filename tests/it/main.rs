@@ -45,6 +45,8 @@ mod reconciler;
 mod reload;
 mod sessions;
 mod shared;
+mod shutdown;
 mod telemetry;
 mod tls;
 mod tokens;
+mod wire;

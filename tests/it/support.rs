@@ -1,6 +1,7 @@
 //! The real stack on ports that the system chooses, with certificates and an issuer made for the run.
 
 pub(crate) mod aws_double;
+pub(crate) mod balancer;
 pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod collector;
@@ -85,6 +86,8 @@ pub(crate) struct Options {
     pub(crate) limits: Option<&'static str>,
     /// Where Redis is, for core and edge.
     pub(crate) redis: Option<String>,
+    /// `[shutdown]`, of core and edge.
+    pub(crate) shutdown: &'static str,
     /// What the file `login-secret` holds.
     pub(crate) login_secret: Option<&'static str>,
 }
@@ -198,7 +201,7 @@ impl Stack {
         run(bound, &core_shutdown);
         let edge_shutdown = Shutdown::new();
         let config = edge_file(&directory, &options, &issuer, 0, core.port());
-        let bound = app::edge(&parse(&config)).await.expect("the edge starts");
+        let bound = app::edge(&parse(&config), &edge_shutdown).await.expect("the edge starts");
         let edge = bound.edge_address().expect("the edge listens");
         run(bound, &edge_shutdown);
 
@@ -450,8 +453,10 @@ pub(crate) fn replica_config(
 }
 
 fn limits(options: &Options) -> String {
+    let ending =
+        if options.shutdown.is_empty() { String::new() } else { format!("[shutdown]\n{}\n", options.shutdown) };
     let redis = options.redis.as_ref().map(|url| format!("[redis]\nurl = \"{url}\"\n")).unwrap_or_default();
-    format!("[limits]\n{}\n{redis}", options.limits.unwrap_or(LIMITS))
+    format!("{ending}[limits]\n{}\n{redis}", options.limits.unwrap_or(LIMITS))
 }
 
 fn core_config(directory: &Directory, aws: &AwsAccess, options: &Options) -> String {

@@ -238,3 +238,116 @@ async fn a_receiver_that_is_down_loses_nothing_that_the_journal_holds() {
     assert!(!sound && said.contains("an older copy was put in its place"), "{said}");
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
+
+/// Every way in which a credential could be written down by mistake.
+fn disguises(secret: &str) -> Vec<String> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let bytes = format!("{:?}", secret.as_bytes());
+    // Without the ends, where what stands before shifts the rest.
+    let inner =
+        |text: String| text.trim_end_matches('=').get(..text.len().saturating_sub(4)).unwrap_or_default().to_owned();
+    let mut all =
+        vec![secret.to_owned(), percent, bytes, inner(STANDARD.encode(secret)), inner(URL_SAFE_NO_PAD.encode(secret))];
+    all.retain(|text| text.len() >= 8);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_credential_of_a_whole_run_leaves_the_service() {
+    let aws = AwsDouble::start().await;
+    let directory = Directory::new();
+    let collector = Collector::start(&directory).await;
+    let redis = crate::support::redis::Redis::with(&["--requirepass", "redis-password-4711"]).await;
+    let key = std::process::Command::new(env!("CARGO_BIN_EXE_whitelistmcp"))
+        .args(["key", "new", "--owner", "ops", "--scopes", "whitelist:read", "--days", "1", "--network", "127.0.0.0/8"])
+        .output()
+        .expect("a key");
+    let printed = String::from_utf8_lossy(&key.stdout).into_owned() + &String::from_utf8_lossy(&key.stderr);
+    let api_key = printed
+        .split_whitespace()
+        .find(|word| word.trim_matches('"').starts_with("wlk_"))
+        .expect("a key")
+        .trim_matches('"')
+        .to_owned();
+    let entry: String =
+        printed.lines().skip_while(|line| !line.starts_with('[')).map(|line| format!("{line}\n")).collect();
+    let keys = directory.write("keys.toml", &entry);
+    let url = redis.url().replace("redis://", "redis://:redis-password-4711@");
+    let secret = "introspection-secret-0815";
+    let file = directory.write("introspection", secret);
+    let options = Options {
+        redis: Some(url),
+        oidc_extra: format!(
+            "tokens = \"either\"\n[oidc.company.introspection]\nclient_id = \"core\"\nclient_secret_file = \"{}\"\n[api_keys]\nfile = \"{}\"\n[telemetry]\nlog = \"info,whitelistmcp=trace,hyper=debug,h2=info,rustls=debug,aws_config=debug,aws_smithy_runtime=debug\"\n",
+            file.display(),
+            keys.display()
+        ),
+        ..Options::default()
+    };
+    let mut service = Processes::start(&aws.access(), &options, &environment(&collector, "grpc")).await;
+    let mut secrets = vec![
+        api_key.clone(),
+        secret.to_owned(),
+        "redis-password-4711".to_owned(),
+        "base-secret".to_owned(),
+        "session-secret".to_owned(),
+        "session-token".to_owned(),
+        "test-external-id".to_owned(),
+        "opaque-token-of-bob".to_owned(),
+        "AKIAABCDEFGHIJKLMNOP".to_owned(),
+        "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY99".to_owned(),
+    ];
+    for file in ["core.key", "edge.key"] {
+        let pem = std::fs::read_to_string(service.path().join(file)).expect("a key");
+        secrets.extend(pem.lines().filter(|line| line.len() > 40).map(str::to_owned));
+    }
+    service.ground.issuer.opaque("opaque-token-of-bob", service.ground.issuer.active("bob", "whitelist:read"));
+    let mut answers = Vec::new();
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "whitelist_list", "arguments": {"security_group": "staging-db"}}}).to_string();
+    let stolen = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "whitelist_list", "arguments": {
+        "security_group": "staging-db", "aws_access_key_id": "AKIAABCDEFGHIJKLMNOP", "aws_secret_access_key": "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY99"}}}).to_string();
+    let good = service.token();
+    let expired = service.ground.issuer.token_with("alice", "whitelist:read", json!({"exp": 1}));
+    secrets.extend([good.clone(), expired.clone(), good.rsplit('.').next().expect("a signature").to_owned()]);
+    for token in [good.as_str(), &expired, &api_key, "opaque-token-of-bob", "unknown-opaque-token-1234"] {
+        for body in [add(json!({})), list.clone(), stolen.clone(), "{not json".to_owned()] {
+            answers.push(service.post(Some(token), &[], body).await.expect("an answer"));
+        }
+    }
+    secrets.push("unknown-opaque-token-1234".to_owned());
+    // AWS refuses, and says things in its refusal.
+    aws.fail("AssumeRole", crate::support::aws_double::Fault::Refuse(403, "AccessDenied"));
+    aws.fail("DescribeSecurityGroupRules", crate::support::aws_double::Fault::Refuse(500, "InternalError"));
+    for _ in 0..3 {
+        answers.push(service.post(Some(&good), &[], list.clone()).await.expect("an answer"));
+    }
+    let mut request = tonic::Request::new(whitelistmcp::pb::whitelistmcp::v1::ListRulesRequest::default());
+    request.metadata_mut().insert("authorization", format!("Bearer {good}").parse().expect("ASCII"));
+    let status = service.grpc("ci-runner").list_rules(request).await.expect_err("a service with a token");
+    service.stop().await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+
+    let mut written = vec![
+        ("the core's log", service.core.log()),
+        ("the edge's log", service.edge.log()),
+        ("telemetry", collector.text()),
+        ("the journal", crate::support::journal_lines(&service.path().join("journal")).join("\n")),
+        ("a status", format!("{status:?}")),
+    ];
+    assert!(answers.iter().any(|answer| answer.status == 200) && answers.iter().any(|answer| answer.status == 401));
+    written.extend(
+        answers
+            .iter()
+            .map(|answer| ("an answer", format!("{:?}\n{}", answer.headers, String::from_utf8_lossy(&answer.body)))),
+    );
+    for (place, text) in &written {
+        assert!(!text.is_empty(), "{place}");
+        for secret in &secrets {
+            for disguise in disguises(secret) {
+                assert!(!text.contains(&disguise), "{place} holds {secret} as {disguise}");
+            }
+        }
+    }
+}

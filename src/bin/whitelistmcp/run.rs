@@ -54,13 +54,13 @@ async fn serve(config: &Config, role: Role) -> (ExitCode, Option<Telemetry>) {
         Ok(telemetry) => telemetry,
         Err(error) => return (fail(&error), None),
     };
-    let shutdown = Shutdown::new();
+    let shutdown = Shutdown::with(config.shutdown);
     if let Err(error) = shutdown.on_signals() {
         return (fail(&error), Some(telemetry));
     }
     let bound: Result<Bound, StartError> = match role {
         Role::Core => app::core(config, &shutdown).await,
-        Role::Edge => app::edge(config).await,
+        Role::Edge => app::edge(config, &shutdown).await,
         Role::Serve => app::serve(config, &shutdown).await,
     };
     let code = match bound {

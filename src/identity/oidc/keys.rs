@@ -79,6 +79,20 @@ impl<S: Source> Keys<S> {
         Self(Arc::new(Inner { source, current: ArcSwapOption::empty(), last_asked: Mutex::new(None), time }))
     }
 
+    /// What is wrong with the keys that are known; nothing before they were needed for the first time.
+    pub(super) fn problem(&self) -> Option<String> {
+        match self.0.current.load_full() {
+            Some(set) if self.0.time.since(set.fetched) >= USE_FOR => {
+                Some("they are too old, and could not be refreshed".to_owned())
+            }
+            Some(_) => None,
+            None => {
+                let asked = self.0.last_asked.try_lock().is_ok_and(|asked| asked.is_some());
+                asked.then(|| "they could not be fetched".to_owned())
+            }
+        }
+    }
+
     /// The key that a token names.
     pub(super) async fn find(&self, key_id: Option<&str>, algorithm: Algorithm) -> Result<Arc<DecodingKey>, KeyError> {
         if let Some(set) = self.0.usable()
