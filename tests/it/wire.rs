@@ -50,11 +50,11 @@ async fn each_operation_has_its_own_power_and_nothing_else_is_signed() {
     stack
         .done("whitelist_check", json!({"security_group": "staging-db", "address": "203.0.113.1", "port": "22"}))
         .await;
-    stack.done("whitelist_extend", json!({"security_group": "staging-db", "duration": "2h"})).await;
+    stack.done("whitelist_extend", json!({"security_group": "staging-db", "port": "22", "duration": "2h"})).await;
     stack
         .done(
             "whitelist_move",
-            json!({"security_group": "staging-db", "from_address": "203.0.113.1", "to_address": "203.0.113.9"}),
+            json!({"security_group": "staging-db", "from_address": "203.0.113.1", "address": "203.0.113.9"}),
         )
         .await;
     stack.done("whitelist_leases", json!({})).await;
