@@ -5,6 +5,7 @@
 //! second permit and a durable entry besides.
 
 mod assume;
+mod circuit;
 mod ec2;
 mod error;
 mod observe;
@@ -98,6 +99,7 @@ pub struct Aws {
     /// Clients without any credentials: each request brings its own session's.
     ec2: BTreeMap<Region, aws_sdk_ec2::Client>,
     time: time::AwsTime,
+    circuits: circuit::Circuits,
 }
 
 /// Why `[aws]` is wrong, or AWS cannot be used.
@@ -255,7 +257,7 @@ impl Aws {
             let config = config.identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache()).build();
             ec2.insert(region.clone(), aws_sdk_ec2::Client::from_conf(config));
         }
-        Ok(Self { accounts, sts, ec2, time })
+        Ok(Self { accounts, sts, ec2, time, circuits: circuit::Circuits::default() })
     }
 
     /// The time as AWS last told it; none before it has answered for the first time.

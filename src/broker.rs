@@ -209,7 +209,7 @@ impl Broker {
 
     /// Lets a call in that performs no operation. It is not written down, whether it is let in or not.
     pub async fn admit_other(&self, caller: &Caller) -> Result<Admitted, Error> {
-        let admitted = match self.limits.operation() {
+        let admitted = match self.limits.operation().await {
             Ok(operation) => self.limits.admit(operation, room::subject(caller), Class::Other).await,
             Err(exceeded) => Err(exceeded),
         };

@@ -29,7 +29,6 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
 use url::Url;
 
 use callable::Callable;
@@ -39,7 +38,7 @@ use crate::grpc::DEADLINE_MAX;
 use crate::grpc::client::{self, Link};
 use crate::health::Health;
 use crate::identity::bearer::Verifier;
-use crate::limit::Door;
+use crate::limit::{Door, Queue};
 use crate::listen::{PER_ADDRESS, PerAddress};
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
@@ -202,7 +201,7 @@ pub struct Edge {
     server: Server,
     limits: Door,
     health: Health,
-    in_flight: Arc<Semaphore>,
+    in_flight: Queue,
 }
 
 impl Config {
@@ -305,7 +304,7 @@ impl Edge {
             version: env!("CARGO_PKG_VERSION"),
             instructions: annotations.instructions().to_owned(),
         };
-        let in_flight = Arc::new(Semaphore::new(config.in_flight_max));
+        let in_flight = Queue::new(config.in_flight_max, limits.queue());
         Self {
             tools: catalogue::tools(&annotations),
             callable: Callable::new(),

@@ -14,6 +14,7 @@ mod flight;
 mod leases;
 mod log;
 mod principals;
+mod queue;
 mod rate;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use flight::Operation;
 pub use leases::{Held, Room};
 pub use log::LogBudget;
 pub use principals::{Admitted, Charge, Limits};
+pub use queue::Queue;
 
 /// `[limits]` in the configuration. Everything is for each principal, other than `operations` and `address`.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,8 +51,20 @@ pub struct Config {
     pub in_flight: u32,
     /// Calls that a core works on at once, everybody's.
     pub operations: u32,
+    /// How long a call waits for a place, at the edge and at the core, before it is refused.
+    #[serde(deserialize_with = "wait")]
+    pub queue: Duration,
     /// `[limits.address]`
     pub address: AddressConfig,
+}
+
+/// Reads a duration of at most ten seconds.
+fn wait<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
+    let sound = length.filter(|length| *length <= Duration::from_secs(10));
+    sound
+        .ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration of at most 10s, such as 500ms")))
 }
 
 /// `[limits.address]`: what one client address may do at one edge; of IPv6, one network of 64 bits.
@@ -74,6 +88,7 @@ impl Default for Config {
             open_leases: 50,
             in_flight: 16,
             operations: 512,
+            queue: Duration::from_millis(500),
             address: AddressConfig::default(),
         }
     }

@@ -1,14 +1,17 @@
 //! Borrowing power from STS, for one operation.
 
+use std::time::Duration;
+
 use aws_sdk_ec2::config::Credentials;
 use aws_sdk_sts::operation::RequestId;
 use aws_sdk_sts::operation::assume_role::builders::AssumeRoleFluentBuilder;
 use tokio::time::Instant;
 
+use super::circuit::Breaker;
 use super::session_policy::SessionPolicy;
 use super::{Aws, AwsError};
 use crate::audit::{AwsCall, Entry};
-use crate::identity::Principal;
+use crate::identity::{Kind, Principal};
 use crate::operation::Operation;
 use crate::operation::ownership::tag_value;
 use crate::operation::target::{AccountId, Region};
@@ -16,6 +19,9 @@ use crate::policy::LookPermit;
 
 /// How long a session lives: the least that STS grants. The operation is over long before.
 const SECONDS: i32 = 900;
+
+/// How long AWS must have been silent for a caller's deadline to say something of AWS, and not of the caller.
+const SILENT: Duration = Duration::from_secs(5);
 
 const ACTION: &str = "sts:AssumeRole";
 const WHO: &str = "sts:GetCallerIdentity";
@@ -27,6 +33,7 @@ pub struct Session<'a> {
     pub(super) operation: &'a Operation,
     pub(super) entry: &'a Entry,
     pub(super) deadline: Option<Instant>,
+    pub(super) breaker: Breaker,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -61,15 +68,27 @@ impl Aws {
         let request = self
             .request(place.account(), place.region(), principal, policy)?
             .set_tags(Some(tags.into_iter().filter_map(Result::ok).collect()));
-        let answer = within(deadline, ACTION, request.send()).await?.map_err(|error| {
+        let breaker = self.circuits.of(place.account(), place.region());
+        // What the service does for itself goes on trying, at its own pace.
+        if principal.kind() != Kind::Own {
+            breaker.enter(Instant::now()).map_err(|wait| AwsError::Open { wait })?;
+        }
+        let asked = Instant::now();
+        let answer = within(deadline, ACTION, request.send()).await;
+        if answer.is_err() && asked.elapsed() >= SILENT {
+            breaker.failed(Instant::now());
+        }
+        let answer = answer?.map_err(|error| {
             let (error, call) = AwsError::from_sdk(ACTION, error, &operation.scope().label());
             entry.note(call);
+            error.tell(&breaker);
             error
         })?;
+        breaker.answered();
         let request_id = answer.request_id().map(str::to_owned);
         entry.note(AwsCall { action: ACTION, request_id, error: None });
         let credentials = borrowed(answer.credentials())?;
-        Ok(Session { ec2, credentials, operation, entry, deadline })
+        Ok(Session { ec2, credentials, operation, entry, deadline, breaker })
     }
 
     /// Asks STS who the service is once it has assumed the role of an account, with a session that may do nothing

@@ -92,10 +92,12 @@ impl Session<'_> {
     {
         let (error, call) = AwsError::from_sdk(action, error, &self.operation.scope().label());
         self.entry.note(call);
+        error.tell(&self.breaker);
         error
     }
 
     fn note(&self, action: &'static str, request_id: Option<&str>) {
+        self.breaker.answered();
         self.entry.note(AwsCall { action, request_id: request_id.map(str::to_owned), error: None });
     }
 }

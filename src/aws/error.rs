@@ -5,9 +5,11 @@ use std::time::Duration;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use hyper_util::client::legacy;
+use tokio::time::Instant;
 
 use aws_sdk_sts::operation::RequestId;
 
+use super::circuit::Breaker;
 use super::ec2::{AUTHORIZE, MODIFY, REVOKE, TAG, UNTAG};
 use crate::audit::AwsCall;
 use crate::error::{Code, Error};
@@ -51,6 +53,12 @@ pub enum AwsError {
     Deadline {
         /// The action.
         action: &'static str,
+    },
+    /// AWS has failed there again and again, so it was not asked.
+    #[error("AWS has not answered there lately, and is not asked for {wait:?}")]
+    Open {
+        /// How long to wait.
+        wait: Duration,
     },
     /// What the request rests on was read too long ago, so it was not sent.
     #[error("{action} was not sent any more: what it rests on was read too long ago")]
@@ -125,7 +133,22 @@ impl AwsError {
         match self {
             Self::NoAnswer { action, .. } | Self::Incomplete { action, .. } => is_change(action),
             Self::Refused { action, code, .. } => is_change(action) && FAULTS.contains(&code.as_str()),
-            Self::NotSent { .. } | Self::TooLate { .. } | Self::Deadline { .. } | Self::NoRole | Self::NoGroup => false,
+            Self::NotSent { .. }
+            | Self::Open { .. }
+            | Self::TooLate { .. }
+            | Self::Deadline { .. }
+            | Self::NoRole
+            | Self::NoGroup => false,
+        }
+    }
+
+    /// Tells the circuit what this means for it.
+    pub(super) fn tell(&self, breaker: &Breaker) {
+        match self {
+            Self::NoAnswer { .. } | Self::NotSent { .. } => breaker.failed(Instant::now()),
+            Self::Refused { code, .. } if FAULTS.contains(&code.as_str()) => breaker.failed(Instant::now()),
+            Self::Refused { .. } | Self::Incomplete { .. } => breaker.answered(),
+            Self::Open { .. } | Self::TooLate { .. } | Self::Deadline { .. } | Self::NoRole | Self::NoGroup => {}
         }
     }
 
@@ -216,6 +239,12 @@ impl From<AwsError> for Error {
             AwsError::NotSent { .. } | AwsError::TooLate { .. } => {
                 new(Code::Unavailable, "AWS_UNREACHABLE", "AWS cannot be reached at the moment; nothing was changed".to_owned()).retry_after(SOON)
             }
+            AwsError::Open { wait } => new(
+                Code::Unavailable,
+                "AWS_NOT_ANSWERING",
+                "AWS has not answered for that account and Region lately, so it was not asked; nothing was changed".to_owned(),
+            )
+            .retry_after((*wait).max(Duration::from_secs(1))),
             AwsError::Deadline { .. } => {
                 new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed while waiting for AWS; nothing was changed".to_owned())
             }

@@ -137,7 +137,7 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         Err(refusal) => return refusal,
     };
     // Only a whole request takes a place: a slow body holds nothing but its own connection.
-    let Ok(_place) = Arc::clone(&edge.in_flight).try_acquire_owned() else { return error::busy() };
+    let Some(_place) = edge.in_flight.enter().await else { return error::busy() };
     let request = match envelope::parse(&body) {
         Ok(Message::Request(request)) => request,
         // No core hears of it, so it is counted here.

@@ -128,7 +128,8 @@ impl Service {
     ) -> Result<(Arc<Caller>, Arc<Admitted>), Error> {
         let (broker, limits) = (&self.broker, self.broker.limits());
         // Before anything is asked of anybody: what waits for an answer takes memory as well.
-        let operation = limits.operation().map_err(|exceeded| broker.refuse_exceeded(tool, call, None, exceeded))?;
+        let operation =
+            limits.operation().await.map_err(|exceeded| broker.refuse_exceeded(tool, call, None, exceeded))?;
         let caller = self.authenticator.authenticate(connection, metadata).await.map_err(|error| {
             let peer = connection.and_then(Connection::peer).map(|names| format!("{names:?}"));
             broker.refuse_unproven(tool, call, &peer.unwrap_or_default(), error)

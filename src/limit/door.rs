@@ -57,6 +57,11 @@ impl Door {
         }
     }
 
+    /// How long a request waits for its turn.
+    pub fn queue(&self) -> std::time::Duration {
+        self.config.queue
+    }
+
     /// Counts a request from an address.
     pub fn request(&self, address: Option<IpAddr>) -> Result<(), Exceeded> {
         let rate = Rate::per_minute(self.config.address.requests_per_minute);

@@ -2,13 +2,12 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::Queue;
 use super::changes::{Changes, DAY, HOUR};
 use super::flight::{Flight, Flights, Operation};
 use super::leases::{Held, Room, Tally};
@@ -33,7 +32,7 @@ pub struct Limits {
     flights: Flights,
     changes: Changes,
     tally: Tally,
-    operations: Arc<Semaphore>,
+    operations: Queue,
     replicas: Option<Replicas>,
 }
 
@@ -70,7 +69,7 @@ impl Limits {
     /// Limits as configured, on every replica where there is something that they share.
     pub fn new(config: Config, shared: Option<Shared>) -> Self {
         Self {
-            operations: Arc::new(Semaphore::new(usize::try_from(config.operations).unwrap_or(usize::MAX >> 3))),
+            operations: Queue::new(usize::try_from(config.operations).unwrap_or(usize::MAX >> 3), config.queue),
             replicas: shared.map(Replicas::new),
             config,
             rates: Rates::new(),
@@ -86,9 +85,10 @@ impl Limits {
     }
 
     /// A place among the calls that this core works on, whoever's they are.
-    pub fn operation(&self) -> Result<Operation, Exceeded> {
-        let place = Arc::clone(&self.operations).try_acquire_owned().map(Operation::new);
-        place.map_err(|_| Exceeded::new(Limit::Operations, self.config.operations, Duration::from_secs(1)))
+    /// With all of them taken a call waits a little for one.
+    pub async fn operation(&self) -> Result<Operation, Exceeded> {
+        let place = self.operations.enter().await.map(Operation::new);
+        place.ok_or_else(|| Exceeded::new(Limit::Operations, self.config.operations, Duration::from_secs(1)))
     }
 
     /// Lets a call in, or says which limit it is over. What is refused has used nothing up.
@@ -322,7 +322,7 @@ mod tests {
     }
 
     async fn admit(limits: &Limits, subject: u64, class: Class) -> Result<Admitted, Exceeded> {
-        limits.admit(limits.operation()?, Subject(subject), class).await
+        limits.admit(limits.operation().await?, Subject(subject), class).await
     }
 
     #[tokio::test]

@@ -266,3 +266,14 @@ pub(super) fn record_build(role: &'static str) {
     let build = meter().u64_gauge("whitelistmcp.build").with_description("1, with the version and the role").build();
     build.record(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION")), KeyValue::new("role", role)]);
 }
+
+/// Tells whether the circuit of an account and Region is open.
+pub fn record_circuit(account: &str, region: &str, open: bool) {
+    static OPEN: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+        let text = "Whether callers are told at once that AWS does not answer for an account and Region: 1, or 0";
+        meter().u64_gauge("whitelistmcp.aws.circuit.open").with_description(text).build()
+    });
+    let place =
+        [KeyValue::new("cloud.account.id", account.to_owned()), KeyValue::new("cloud.region", region.to_owned())];
+    OPEN.record(u64::from(open), &place);
+}

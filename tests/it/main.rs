@@ -19,6 +19,7 @@ mod attacks;
 mod audit;
 mod aws_double;
 mod aws_faults;
+mod aws_resilience;
 mod bound_tokens;
 mod challenges;
 mod command_line;

@@ -16,6 +16,7 @@ pub(crate) struct Proxy {
 
 /// How many bytes still pass, in each direction, over all connections.
 struct Limits {
+    connections: AtomicUsize,
     up: AtomicUsize,
     down: AtomicUsize,
 }
@@ -24,11 +25,16 @@ impl Proxy {
     pub(crate) async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let limits = Arc::new(Limits { up: AtomicUsize::new(usize::MAX), down: AtomicUsize::new(usize::MAX) });
+        let limits = Arc::new(Limits {
+            connections: AtomicUsize::new(0),
+            up: AtomicUsize::new(usize::MAX),
+            down: AtomicUsize::new(usize::MAX),
+        });
         let shared = Arc::clone(&limits);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let limits = Arc::clone(&shared);
+                limits.connections.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(target).await else { return };
                     let (client_read, client_write) = client.into_split();
@@ -42,6 +48,11 @@ impl Proxy {
             }
         });
         Self { address, limits }
+    }
+
+    /// How many connections there have been.
+    pub(crate) fn connections(&self) -> usize {
+        self.limits.connections.load(Ordering::Relaxed)
     }
 
     /// Connections are cut once so many more bytes have passed up, or down.
