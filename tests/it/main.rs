@@ -36,6 +36,7 @@ mod journey;
 mod leases;
 mod limits;
 mod limits_shared;
+mod observability;
 mod peers;
 mod policies;
 mod policy_facts;
