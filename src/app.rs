@@ -493,7 +493,7 @@ fn edge_router(
 ) -> Result<axum::Router, StartError> {
     let annotations = Annotations::read(DESCRIPTOR_SET)?;
     let approvals = section.login.as_ref().map(|login| approval_page(config, section, login)).transpose()?;
-    let edge = Edge::new(section.clone(), verifier, link, annotations, limits, health).with_approvals(approvals);
+    let edge = Edge::new(section.clone(), verifier, link, annotations, limits, health)?.with_approvals(approvals);
     Ok(edge::router::router(Arc::new(edge)))
 }
 

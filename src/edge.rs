@@ -10,6 +10,7 @@ mod challenge;
 mod client_address;
 mod dispatch;
 mod error;
+pub mod events;
 mod http;
 mod observe;
 pub mod router;
@@ -32,8 +33,10 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use callable::Callable;
+use events::{Event, Events};
 
 use crate::annotations::Annotations;
+use crate::clock::Clock;
 use crate::grpc::DEADLINE_MAX;
 use crate::grpc::client::{self, Link};
 use crate::health::Health;
@@ -42,6 +45,7 @@ use crate::limit::{Door, Queue};
 use crate::listen::{PER_ADDRESS, PerAddress};
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
+use crate::telemetry;
 use crate::tls::{self, ServerFiles};
 
 /// Reads a tool's arguments as the edge reads those of a call: the request, encoded, or what a caller would be told.
@@ -110,6 +114,9 @@ pub struct Config {
     pub call_timeout: u64,
     /// How people log in to decide on requests for approval; without it the edge has no page for that.
     pub login: Option<approvals::login::Config>,
+    /// Where what the edge refuses by itself is written down.
+    #[serde(default)]
+    pub events: events::Config,
     /// The service behind the edge. Not needed where edge and core share one process.
     pub backend: Option<client::Config>,
 }
@@ -186,6 +193,9 @@ pub enum ConfigError {
     /// A limit of nothing.
     #[error("`[edge] {0}` must be more than 0")]
     Zero(&'static str),
+    /// The file of events.
+    #[error("`[edge.events]`")]
+    Events(#[source] std::io::Error),
 }
 
 /// Everything that serves a request at the edge.
@@ -202,6 +212,7 @@ pub struct Edge {
     limits: Door,
     health: Health,
     in_flight: Queue,
+    events: Events,
 }
 
 impl Config {
@@ -297,7 +308,8 @@ impl Edge {
         annotations: Annotations,
         limits: Door,
         health: Health,
-    ) -> Self {
+    ) -> Result<Self, ConfigError> {
+        let events = Events::start(config.events.clone(), Clock::system()).map_err(ConfigError::Events)?;
         let server = Server {
             name: env!("CARGO_PKG_NAME"),
             title: "AWS allow lists",
@@ -305,7 +317,7 @@ impl Edge {
             instructions: annotations.instructions().to_owned(),
         };
         let in_flight = Queue::new(config.in_flight_max, limits.queue());
-        Self {
+        Ok(Self {
             tools: catalogue::tools(&annotations),
             callable: Callable::new(),
             config,
@@ -317,7 +329,22 @@ impl Edge {
             limits,
             health,
             in_flight,
-        }
+            events,
+        })
+    }
+
+    /// Notes that a request was refused here, and never reached a core.
+    fn refused(
+        &self,
+        status: ::http::StatusCode,
+        reason: &'static str,
+        address: Option<std::net::IpAddr>,
+        who: Option<&str>,
+        text: &str,
+    ) {
+        telemetry::record_error("edge", "", reason);
+        let (who, text) = (who.map(str::to_owned), text.to_owned());
+        self.events.refused(Event { reason, status: status.as_u16(), address, who, text });
     }
 
     /// With the page on which people decide on requests.

@@ -11,8 +11,6 @@ mod panic;
 pub mod records;
 mod trace;
 
-use std::borrow::Cow;
-
 use opentelemetry::trace::TracerProvider;
 use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::ExporterBuildError;
@@ -94,10 +92,14 @@ impl Telemetry {
             return Ok(Self { traces: None, metrics: None, records: None });
         }
         let exporters = Exporters::from_environment()?;
-        let name =
-            std::env::var("OTEL_SERVICE_NAME").map_or_else(|_| Cow::from(format!("whitelistmcp-{role}")), Cow::from);
-        let resource = Resource::builder()
-            .with_service_name(name)
+        // What the standard variables say of the resource is the SDK's to read, and counts before ours.
+        let says = |variable: &str, part: &str| {
+            std::env::var(variable).is_ok_and(|value| value.contains(part) && !value.is_empty())
+        };
+        let is_named = says("OTEL_SERVICE_NAME", "") || says("OTEL_RESOURCE_ATTRIBUTES", "service.name=");
+        let named = Resource::builder();
+        let named = if is_named { named } else { named.with_service_name(format!("whitelistmcp-{role}")) };
+        let resource = named
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .with_attribute(KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string()))
             .build();

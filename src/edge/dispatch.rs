@@ -24,7 +24,7 @@ use crate::identity::thumbprint::Thumbprint;
 use crate::limit::{Exceeded, Subject};
 use crate::mcp::code;
 use crate::mcp::envelope::Request;
-use crate::mcp::era::{self, Era};
+use crate::mcp::era::{self, Era, Spoken};
 use crate::mcp::message::{self, RpcError, text};
 use crate::telemetry;
 
@@ -90,10 +90,14 @@ fn known_method(method: &str) -> &'static str {
 }
 
 async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
-    if request.method == "tools/call" {
-        return spoken(edge, request, call).await;
-    }
+    let header = one(call.headers, "mcp-protocol-version");
+    let spoken = header.and_then(|header| Era::of(&request.method, request.params, header));
     let (method, started) = (known_method(&request.method), tokio::time::Instant::now());
+    // A call of a tool that there is has a span and a measure of its own.
+    let is_of_tool = tool_named(request).is_some_and(|tool| edge.annotations.find(&tool).is_some());
+    if method == "tools/call" && is_of_tool && spoken.is_ok() {
+        return spoken_to(edge, request, call, spoken?).await;
+    }
     let span = tracing::info_span!(
         "mcp",
         otel.name = method,
@@ -103,31 +107,56 @@ async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
         error.type = tracing::field::Empty,
         rpc.response.status_code = tracing::field::Empty,
         mcp.method.name = method,
+        mcp.protocol.version = spoken.as_ref().ok().map(|spoken| spoken.era.revision()),
         jsonrpc.request.id = shown_id(request),
         network.transport = "tcp",
         network.protocol.name = "http",
         client.address = call.address.map(tracing::field::display),
         enduser.id = call.principal.id(),
     );
-    telemetry::continue_trace(&span, |key| call.headers.get(key)?.to_str().ok());
-    let answer = spoken(edge, request, call).instrument(span.clone()).await;
+    hang(&span, spoken.as_ref().ok().and_then(|spoken| spoken.traceparent.as_deref()), call);
+    let answer = match spoken {
+        Ok(spoken) => spoken_to(edge, request, call, spoken).instrument(span.clone()).await,
+        Err(wrong) => Err(wrong),
+    };
     let error = answer.as_ref().err().map(|wrong| {
         span.record("error.type", wrong.code.to_string());
         span.record("rpc.response.status_code", wrong.code.to_string());
         span.record("otel.status_code", "ERROR");
         span.record("otel.status_description", &*wrong.message);
-        "protocol_error"
+        wrong.code.to_string()
     });
-    telemetry::record_mcp(method, None, error, started.elapsed());
+    telemetry::record_mcp(method, None, error.as_deref(), started.elapsed());
     answer
+}
+
+/// The tool that a request names, if it names one.
+fn tool_named(request: &Request<'_>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    serde_json::from_str::<Named>(request.params?.get()).ok().map(|named| named.name)
 }
 
 fn shown_id(request: &Request<'_>) -> String {
     request.id.get().trim_matches('"').chars().take(64).collect()
 }
 
-async fn spoken(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
-    let spoken = Era::of(&request.method, request.params, one(call.headers, "mcp-protocol-version")?)?;
+/// Makes a span part of the trace that the message names. The transport's own is its parent where the message names none, and
+/// told of otherwise (semantic conventions for MCP).
+fn hang(span: &tracing::Span, traceparent: Option<&str>, call: &Call<'_>) {
+    let header = |key: &str| call.headers.get(key)?.to_str().ok();
+    match traceparent {
+        Some(traceparent) => {
+            telemetry::continue_trace(span, |key| (key == "traceparent").then_some(traceparent));
+            telemetry::link_trace(span, header);
+        }
+        None => telemetry::continue_trace(span, header),
+    }
+}
+
+async fn spoken_to(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: Spoken) -> Result<Answer, RpcError> {
     let era = spoken.era;
     if era.is_modern() {
         check_header(call.headers, "mcp-method", &request.method)?;
@@ -152,17 +181,7 @@ async fn spoken(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
             let spec = edge.annotations.find(&params.name).ok_or_else(|| unknown_tool(edge, &params.name))?;
             let started = tokio::time::Instant::now();
             let span = span(request, spec, call, era);
-            telemetry::continue_trace(&span, |key| {
-                spoken
-                    .traceparent
-                    .as_deref()
-                    .filter(|_| key == "traceparent")
-                    .or_else(|| call.headers.get(key)?.to_str().ok())
-            });
-            if spoken.traceparent.is_some() {
-                // The message's own trace is the parent; the transport's is told of (semantic conventions for MCP).
-                telemetry::link_trace(&span, |key| call.headers.get(key)?.to_str().ok());
-            }
+            hang(&span, spoken.traceparent.as_deref(), call);
             let outcome = tool_call(edge, spec, &params, call, spoken.opens_urls).instrument(span.clone()).await;
             let (kind, answer) = match outcome {
                 Outcome::Result(content, structured) => (None, Ok((content, Some(structured), false))),
@@ -188,6 +207,7 @@ async fn spoken(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
                 }
                 span.record("error.type", kind);
                 span.record("otel.status_code", "ERROR");
+                span.record("otel.status_description", "the tool call was not done");
             }
             telemetry::record_mcp("tools/call", Some(&spec.annotations.name), kind, started.elapsed());
             match answer {
@@ -209,6 +229,7 @@ fn span(request: &Request<'_>, spec: &ToolSpec, call: &Call<'_>, era: Era) -> tr
         otel.name = format!("tools/call {tool}"),
         otel.kind = "server",
         otel.status_code = tracing::field::Empty,
+        otel.status_description = tracing::field::Empty,
         error.type = tracing::field::Empty,
         mcp.method.name = "tools/call",
         mcp.protocol.version = era.revision(),
@@ -244,6 +265,8 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
             if let Err(exceeded) = edge.limits.other(call.subject()).await {
                 return Outcome::Limited(exceeded);
             }
+            let text_of = "arguments that do not fit the tool's schema";
+            edge.refused(::http::StatusCode::OK, wrong.reason(), call.address, Some(call.principal.id()), text_of);
             let structured = json!({"error": {"code": "INVALID_ARGUMENT", "reason": wrong.reason(), "message": wrong.to_string(), "retryable": false}});
             return Outcome::ToolError(vec![text(format!("Refused: {wrong}")), text(structured.to_string())]);
         }

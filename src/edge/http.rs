@@ -44,6 +44,7 @@ pub(super) async fn guard(State(edge): State<Arc<Edge>>, mut request: Request<Bo
     match refuse_stranger(&edge, &request) {
         Some(message) => {
             let status = StatusCode::FORBIDDEN;
+            edge.refused(status, "STRANGER", address, None, message);
             after(request.into_body(), error::rpc(status, None, error::code_of(status), message)).await
         }
         None => next.run(request).await,
@@ -129,15 +130,23 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         Presented::Token(bearer, principal) => (bearer, principal),
         refused => return after(body, not_presented(&edge, address, refused)).await,
     };
+    let who = principal.id();
     if let Some(refusal) = refuse_encoding(&parts.headers) {
+        edge.refused(refusal.status(), "ENCODING_REFUSED", address, Some(who), "neither plain nor JSON");
         return after(body, refusal).await;
     }
     let body = match read(body, edge.config.body_max).await {
         Ok(body) => body,
-        Err(refusal) => return refusal,
+        Err(refusal) => {
+            edge.refused(refusal.status(), "BODY_REFUSED", address, Some(who), "too large, too slow or broken off");
+            return refusal;
+        }
     };
     // Only a whole request takes a place: a slow body holds nothing but its own connection.
-    let Some(_place) = edge.in_flight.enter().await else { return error::busy() };
+    let Some(_place) = edge.in_flight.enter().await else {
+        edge.refused(StatusCode::TOO_MANY_REQUESTS, "BUSY", address, Some(who), "too many requests at once");
+        return error::busy();
+    };
     let request = match envelope::parse(&body) {
         Ok(Message::Request(request)) => request,
         // No core hears of it, so it is counted here.
@@ -146,7 +155,10 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
                 return limited(&edge, address, &exceeded, None);
             }
             return match other {
-                Err(wrong) => malformed(&wrong),
+                Err(wrong) => {
+                    edge.refused(StatusCode::BAD_REQUEST, "MESSAGE_MALFORMED", address, Some(who), "no message of MCP");
+                    malformed(&wrong)
+                }
                 // None of the notifications that exist asks anything of a server that keeps no state.
                 Ok(Message::Notification { .. }) => StatusCode::ACCEPTED.into_response(),
                 Ok(_) => error::rpc(
@@ -162,9 +174,16 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
     match dispatch::dispatch(&edge, &request, &call).await {
         Ok(Answer::Body(body)) => error::json_response(StatusCode::OK, body),
         Ok(Answer::Limited(exceeded)) => limited(&edge, address, &exceeded, Some(request.id)),
-        Ok(Answer::Challenge(scope)) => challenge::refuse(&edge, &Challenge::Scope(&scope)),
+        Ok(Answer::Challenge(scope)) => {
+            edge.refused(StatusCode::FORBIDDEN, "SCOPE_MISSING", address, Some(who), &scope);
+            challenge::refuse(&edge, &Challenge::Scope(&scope))
+        }
         Ok(Answer::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why)),
-        Err(wrong) => refused(&wrong, request.id),
+        Err(wrong) => {
+            let text = format!("JSON-RPC error {}", wrong.code);
+            edge.refused(StatusCode::OK, "PROTOCOL_ERROR", address, Some(who), &text);
+            refused(&wrong, request.id)
+        }
     }
 }
 
@@ -177,6 +196,7 @@ pub(super) fn certificate(connection: Option<&Connection>) -> Option<Thumbprint>
 fn limited(edge: &Edge, address: Option<IpAddr>, exceeded: &Exceeded, id: Option<&RawValue>) -> Response {
     let limit = exceeded.limit().name();
     telemetry::record_limited("edge", limit);
+    edge.refused(StatusCode::TOO_MANY_REQUESTS, exceeded.limit().reason(), address, None, limit);
     if let Some(left_out) = edge.limits.log_stranger() {
         tracing::info!(limit, address = address.map(tracing::field::display), left_out, "a request is over a limit");
     }
@@ -191,13 +211,26 @@ fn not_presented(edge: &Edge, address: Option<IpAddr>, presented: Presented) -> 
         }
         Presented::Refused(refused) => {
             edge.limits.bad_token(address);
+            edge.refused(StatusCode::UNAUTHORIZED, refused.reason(), address, None, refused.message());
             if let Some(left_out) = edge.limits.log_stranger() {
                 tracing::info!(reason = refused.reason(), why = refused.message(), left_out, "a token was refused");
             }
             challenge::refuse(edge, &Challenge::Invalid(refused.message()))
         }
-        Presented::Malformed => challenge::refuse(edge, &Challenge::Malformed),
-        Presented::Nothing | Presented::Token(..) => challenge::refuse(edge, &Challenge::Missing),
+        Presented::Malformed => {
+            edge.refused(
+                StatusCode::BAD_REQUEST,
+                "AUTHORIZATION_MALFORMED",
+                address,
+                None,
+                "a header that cannot be read",
+            );
+            challenge::refuse(edge, &Challenge::Malformed)
+        }
+        Presented::Nothing | Presented::Token(..) => {
+            edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_MISSING", address, None, "no token");
+            challenge::refuse(edge, &Challenge::Missing)
+        }
     }
 }
 

@@ -212,12 +212,12 @@ pub fn record_redis(up: bool) {
 }
 
 /// Counts an MCP request of the edge and how long it took.
-pub fn record_mcp(method: &'static str, tool: Option<&str>, error: Option<&'static str>, took: Duration) {
+pub fn record_mcp(method: &'static str, tool: Option<&str>, error: Option<&str>, took: Duration) {
     static REQUESTS: LazyLock<Histogram<f64>> =
         LazyLock::new(|| histogram("mcp.server.operation.duration", "MCP requests by method and tool"));
     let mut attributes = vec![KeyValue::new("mcp.method.name", method)];
     attributes.extend(tool.map(|tool| KeyValue::new("gen_ai.tool.name", tool.to_owned())));
-    attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
+    attributes.extend(error.map(|error| KeyValue::new("error.type", error.to_owned())));
     REQUESTS.record(took.as_secs_f64(), &attributes);
 }
 

@@ -73,9 +73,16 @@ fn the_session_policy_is_printed_as_documented() {
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    for document in
-        ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/AUDIT.md", "docs/PROMISES.md", "certs/README.md"]
-    {
+    for document in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/ARCHITECTURE.md",
+        "docs/AUDIT.md",
+        "docs/OPERATIONS.md",
+        "docs/TELEMETRY.md",
+        "docs/PROMISES.md",
+        "certs/README.md",
+    ] {
         let path = emulator::checkout().join(document);
         let text = std::fs::read_to_string(&path).expect("a document");
         for link in

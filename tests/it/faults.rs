@@ -66,7 +66,7 @@ async fn a_connection_to_aws_that_is_cut_at_any_byte_loses_no_entry() {
         if result["isError"] == true {
             let error = crate::support::error_of(&result);
             assert!(
-                ["AWS_NO_ANSWER", "AWS_UNREACHABLE", "AWS_UNAVAILABLE", "AWS_UNSETTLED"]
+                ["AWS_NO_ANSWER", "AWS_UNREACHABLE", "AWS_UNAVAILABLE", "AWS_UNSETTLED", "AWS_NOT_ANSWERING"]
                     .contains(&error["reason"].as_str().unwrap_or_default()),
                 "{error:#}"
             );

@@ -19,7 +19,10 @@ use crate::support::{Options, Stack, tls};
 
 /// A TLS connection to the edge that speaks HTTP/1.1.
 async fn http1(stack: &Stack) -> TlsStream<TcpStream> {
-    let tcp = TcpStream::connect(stack.edge).await.expect("it listens");
+    // What the system keeps for us to send is not what the service has taken.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_send_buffer_size(16 * 1024).expect("a small buffer");
+    let tcp = socket.connect(stack.edge).await.expect("it listens");
     shake(stack, tcp, b"http/1.1").await.expect("a handshake")
 }
 

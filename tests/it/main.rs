@@ -25,6 +25,7 @@ mod challenges;
 mod command_line;
 mod crash;
 mod documents;
+mod edge_events;
 mod emulators;
 mod faults;
 mod fleet;

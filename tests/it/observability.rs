@@ -12,7 +12,8 @@ use crate::support::emulator::checkout;
 fn measured() -> BTreeSet<String> {
     let source = include_str!("../../src/telemetry/metrics.rs");
     let names = source.split('"').filter(|word| {
-        ["whitelistmcp.", "mcp.", "http.server.", "rpc."].iter().any(|start| word.starts_with(start)) && !word.contains(' ')
+        ["whitelistmcp.", "mcp.", "http.server.", "rpc."].iter().any(|start| word.starts_with(start))
+            && !word.contains(' ')
     });
     names.map(|name| name.replace('.', "_")).collect()
 }
@@ -20,7 +21,11 @@ fn measured() -> BTreeSet<String> {
 /// The metrics that an expression speaks of.
 fn spoken_of(expression: &str) -> BTreeSet<String> {
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let ours = words.filter(|word| ["whitelistmcp_", "mcp_server", "http_server", "rpc_server", "rpc_client"].iter().any(|start| word.starts_with(start)));
+    let ours = words.filter(|word| {
+        ["whitelistmcp_", "mcp_server", "http_server", "rpc_server", "rpc_client"]
+            .iter()
+            .any(|start| word.starts_with(start))
+    });
     ours.map(|word| {
         let mut name = word.to_owned();
         for ending in ["_bucket", "_count", "_sum", "_total", "_seconds", "_days"] {
@@ -43,7 +48,11 @@ fn assert_measured(expression: &str) {
 #[test]
 fn the_alert_rules_load_and_speak_of_what_is_measured() {
     let path = checkout().join("deploy/observability/alerts.yaml");
-    let output = Command::new("promtool").args(["check", "rules"]).arg(&path).output().expect("promtool; `make tools` installs it");
+    let output = Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(&path)
+        .output()
+        .expect("promtool; `make tools` installs it");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(path).expect("rules");
     let expressions: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();

@@ -38,7 +38,6 @@ async fn each_operation_has_its_own_power_and_nothing_else_is_signed() {
     let add = |n: u8, duration: &str| json!({"security_group": "staging-db", "address": format!("203.0.113.{n}"), "port": "22", "reason": "a whole run", "duration": duration});
     // Every tool, by both doors, with dry runs, refusals and faults among them.
     let opened = stack.done("whitelist_add", add(1, "1h")).await;
-    stack.done("whitelist_add", add(2, "1s")).await;
     let mut dry = add(3, "1h");
     dry["dry_run"] = true.into();
     stack.done("whitelist_add", dry).await;
@@ -57,6 +56,8 @@ async fn each_operation_has_its_own_power_and_nothing_else_is_signed() {
             json!({"security_group": "staging-db", "from_address": "203.0.113.1", "address": "203.0.113.9"}),
         )
         .await;
+    // After what extends and moves whatever the caller holds.
+    stack.done("whitelist_add", add(2, "1s")).await;
     stack.done("whitelist_leases", json!({})).await;
     stack.done("whitelist_targets", json!({})).await;
     stack
