@@ -6,6 +6,7 @@
 
 mod assume;
 mod circuit;
+pub mod doctor;
 mod ec2;
 mod error;
 mod observe;

@@ -138,7 +138,7 @@ impl Shutdown {
                 signal = name,
                 "a second signal: what runs is cut off; what it had begun is found at the next start"
             );
-            #[expect(clippy::exit, reason = "whoever sends a second signal wants no more waiting")]
+            // Whoever sends a second signal wants no more waiting.
             std::process::exit(code);
         });
         Ok(())

@@ -188,13 +188,7 @@ impl Journal {
             TryLockError::WouldBlock => JournalError::Locked(lock.clone()),
             TryLockError::Error(source) => failed(&lock, "locked")(source),
         })?;
-        let objection = match &config.journal {
-            Some(expected) if *expected != id => Some(format!(
-                "the journal in {} is {id} and not {expected}, which `[audit] journal` names",
-                directory.display()
-            )),
-            _ => volume::objection(config.volume, &directory),
-        };
+        let objection = objection(config);
         let condition = Arc::new(Condition::default());
         let archive = Archive::start(directory.clone(), chain.clone(), config.retention, clock.clone())
             .map_err(failed(&directory, "looked after"))?;
@@ -303,6 +297,19 @@ impl Drop for Shared {
         if let Some(writer) = self.writer.take() {
             writer.join().unwrap_or_else(|_| tracing::error!("the audit journal's writer panicked"));
         }
+    }
+}
+
+/// Why nothing could be changed on the word of a journal in the configured directory, as it stands; nothing if it could.
+pub fn objection(config: &Config) -> Option<String> {
+    let directory = config.directory.as_deref()?;
+    let id = read_identity(&directory.join(layout::ID)).ok();
+    match (&config.journal, id) {
+        (Some(expected), Some(id)) if *expected != id => Some(format!(
+            "the journal in {} is {id} and not {expected}, which `[audit] journal` names",
+            directory.display()
+        )),
+        _ => volume::objection(config.volume, directory),
     }
 }
 

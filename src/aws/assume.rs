@@ -23,7 +23,7 @@ const SECONDS: i32 = 900;
 /// How long AWS must have been silent for a caller's deadline to say something of AWS, and not of the caller.
 const SILENT: Duration = Duration::from_secs(5);
 
-const ACTION: &str = "sts:AssumeRole";
+pub(super) const ACTION: &str = "sts:AssumeRole";
 const WHO: &str = "sts:GetCallerIdentity";
 
 /// Credentials borrowed for one operation on one security group, and the entry that its calls are noted on.
@@ -105,7 +105,7 @@ impl Aws {
     }
 
     /// What every request for a role says: which role, who asks, and what of the role's power is left.
-    fn request(
+    pub(super) fn request(
         &self,
         account: &AccountId,
         region: &Region,
@@ -133,7 +133,7 @@ impl Session<'_> {
 }
 
 /// The credentials in STS's answer.
-fn borrowed(lent: Option<&aws_sdk_sts::types::Credentials>) -> Result<Credentials, AwsError> {
+pub(super) fn borrowed(lent: Option<&aws_sdk_sts::types::Credentials>) -> Result<Credentials, AwsError> {
     let lent = lent.ok_or(AwsError::Incomplete { action: ACTION, what: "credentials" })?;
     let token = Some(lent.session_token().to_owned());
     Ok(Credentials::new(lent.access_key_id(), lent.secret_access_key(), token, None, "whitelistmcp-call"))

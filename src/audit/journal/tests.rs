@@ -18,7 +18,7 @@ impl Directory {
         Config { directory: Some(self.0.clone()), volume: Volume::Persistent, ..Config::default() }
     }
 
-    fn open(&self, config: &Config) -> Journal {
+    fn open(config: &Config) -> Journal {
         Journal::open(config, Clock::system()).expect("it opens").expect("a directory is given")
     }
 
@@ -52,7 +52,7 @@ fn assert_whole(lines: &[String]) {
 #[tokio::test]
 async fn every_line_carries_the_hash_of_the_one_before() {
     let directory = Directory::new();
-    let journal = directory.open(&directory.config());
+    let journal = Directory::open(&directory.config());
     for _ in 0..5 {
         journal.write(body());
         journal.write_durably(body()).await.expect("written");
@@ -65,7 +65,7 @@ async fn every_line_carries_the_hash_of_the_one_before() {
 #[tokio::test]
 async fn what_was_handed_in_is_written_before_the_end() {
     let directory = Directory::new();
-    let journal = directory.open(&directory.config());
+    let journal = Directory::open(&directory.config());
     for _ in 0..1000 {
         journal.write(body());
     }
@@ -80,7 +80,7 @@ async fn what_was_handed_in_is_written_before_the_end() {
 async fn a_chain_goes_on_over_files_that_are_compressed_and_signed_at_their_ends() {
     let directory = Directory::new();
     let config = Config { segment_bytes: 20_000, ..directory.config() };
-    let journal = directory.open(&config);
+    let journal = Directory::open(&config);
     for _ in 0..2000 {
         journal.write_durably(body()).await.expect("written");
     }
@@ -108,7 +108,7 @@ async fn a_chain_goes_on_over_files_that_are_compressed_and_signed_at_their_ends
 async fn files_that_are_old_enough_go_once_that_is_on_record() {
     let directory = Directory::new();
     let config = Config { segment_bytes: 20_000, ..directory.config() };
-    let journal = directory.open(&config);
+    let journal = Directory::open(&config);
     for _ in 0..300 {
         journal.write_durably(body()).await.expect("written");
     }
@@ -160,7 +160,7 @@ async fn a_disk_that_is_full_loses_no_line_and_breaks_no_chain() {
 #[tokio::test]
 async fn a_file_that_was_taken_away_is_not_written_on() {
     let directory = Directory::new();
-    let journal = directory.open(&directory.config());
+    let journal = Directory::open(&directory.config());
     journal.write_durably(body()).await.expect("written");
     assert_eq!(journal.problem(), None);
     let file = layout::chains(&directory.0).expect("listed")[journal.chain()][&1].clone();
@@ -186,18 +186,18 @@ fn a_directory_that_cannot_be_made_is_said() {
 #[test]
 fn a_directory_that_is_not_the_expected_one_is_objected_to() {
     let directory = Directory::new();
-    let id = directory.open(&directory.config()).id().to_owned();
+    let id = Directory::open(&directory.config()).id().to_owned();
     let config = Config { journal: Some(id), ..directory.config() };
-    assert_eq!(directory.open(&config).objection(), None);
+    assert_eq!(Directory::open(&config).objection(), None);
     let other = Config { journal: Some(uuid::Uuid::nil().to_string()), ..directory.config() };
-    let journal = directory.open(&other);
+    let journal = Directory::open(&other);
     assert!(journal.objection().is_some_and(|why| why.contains("which `[audit] journal` names")));
 }
 
 #[test]
 fn two_processes_never_share_a_chain() {
     let directory = Directory::new();
-    let (first, second) = (directory.open(&directory.config()), directory.open(&directory.config()));
+    let (first, second) = (Directory::open(&directory.config()), Directory::open(&directory.config()));
     assert_ne!(first.chain(), second.chain());
     let again = File::open(layout::lock(&directory.0, first.chain())).expect("it can be read");
     assert!(again.try_lock().is_err(), "the writer holds the lock");

@@ -1,7 +1,7 @@
 //! Whether a directory outlives the process, as far as the system tells.
 //!
 //! What lives in memory, in a container's own layer or in a pod's scratch space is gone with it, and a change whose
-//! record is gone might as well not have been recorded. Source: proc_pid_mountinfo(5).
+//! record is gone might as well not have been recorded. Source: `proc_pid_mountinfo(5)`.
 
 use std::path::Path;
 

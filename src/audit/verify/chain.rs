@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::BufRead;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -161,7 +161,7 @@ pub(super) fn check(
 }
 
 impl Walk<'_> {
-    fn file(&mut self, path: &PathBuf, number: u32, newest: bool, alive: bool) {
+    fn file(&mut self, path: &Path, number: u32, newest: bool, alive: bool) {
         let name = shown(path);
         let mut lines = match layout::read(path) {
             Ok(lines) => lines,

@@ -155,7 +155,7 @@ fn gaps_swaps_and_repetitions_are_found() {
     assert!(
         written.wrong(Vec::new()).iter().any(|finding| finding.contains(":7: ") && finding.contains("put in twice"))
     );
-    let mut junk = lines.clone();
+    let mut junk = lines;
     junk[7] = "what is this".to_owned();
     written.put(&junk);
     assert!(written.wrong(Vec::new()).iter().any(|finding| finding.contains(":8: it is no line of a journal")));
@@ -175,7 +175,8 @@ fn a_cut_end_shows_by_a_head_that_was_kept_elsewhere() {
     );
     // A torn line is what a crash leaves, and the end is missing all the same.
     let file = written.files().pop().expect("a file");
-    std::fs::write(&file, format!("{}\n{}", lines[..10].join("\n"), &lines[10][..20])).expect("written");
+    std::fs::write(&file, format!("{}\n{}", lines[..10].join("\n"), lines[10].get(..20).expect("a line")))
+        .expect("written");
     let report = written.verify(Vec::new());
     assert!(report.is_sound() && report.notes.iter().any(|note| note.what.contains("torn")), "{report:#?}");
     assert!(!written.verify(heads).is_sound());

@@ -30,14 +30,14 @@ pub(crate) struct Arguments {
 }
 
 /// One line of the table.
-struct Row {
+pub(crate) struct Row {
     part: &'static str,
     verdict: Verdict,
     text: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     Good,
     Note,
     Wrong,
@@ -45,7 +45,7 @@ enum Verdict {
 
 /// The table as it grows.
 #[derive(Default)]
-struct Table(Vec<Row>);
+pub(crate) struct Table(Vec<Row>);
 
 impl Table {
     fn add<E: Error + 'static>(&mut self, part: &'static str, good: impl Into<String>, result: Result<(), E>) {
@@ -56,16 +56,32 @@ impl Table {
         self.0.push(Row { part, verdict, text });
     }
 
-    fn good(&mut self, part: &'static str, text: impl Into<String>) {
+    pub(crate) fn good(&mut self, part: &'static str, text: impl Into<String>) {
         self.0.push(Row { part, verdict: Verdict::Good, text: text.into() });
     }
 
-    fn note(&mut self, part: &'static str, text: impl Into<String>) {
+    pub(crate) fn note(&mut self, part: &'static str, text: impl Into<String>) {
         self.0.push(Row { part, verdict: Verdict::Note, text: text.into() });
     }
 
-    fn wrong(&mut self, part: &'static str, text: impl Into<String>) {
+    pub(crate) fn wrong(&mut self, part: &'static str, text: impl Into<String>) {
         self.0.push(Row { part, verdict: Verdict::Wrong, text: text.into() });
+    }
+
+    /// Prints the lines, and `sound` or how many are wrong.
+    pub(crate) fn print(&self, sound: &str) -> ExitCode {
+        let width = self.0.iter().map(|row| row.part.len()).max().unwrap_or_default();
+        for row in &self.0 {
+            let verdict = match row.verdict {
+                Verdict::Good => "ok   ",
+                Verdict::Note => "note ",
+                Verdict::Wrong => "WRONG",
+            };
+            say(&format!("{verdict}  {:width$}  {}", row.part, row.text));
+        }
+        let wrong = self.0.iter().filter(|row| row.verdict == Verdict::Wrong).count();
+        say(&if wrong == 0 { sound.to_owned() } else { format!("{wrong} to mend.") });
+        if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
@@ -91,18 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         self_test(&config, &mut table);
     }
 
-    let width = table.0.iter().map(|row| row.part.len()).max().unwrap_or_default();
-    for row in &table.0 {
-        let verdict = match row.verdict {
-            Verdict::Good => "ok   ",
-            Verdict::Note => "note ",
-            Verdict::Wrong => "WRONG",
-        };
-        say(&format!("{verdict}  {:width$}  {}", row.part, row.text));
-    }
-    let wrong = table.0.iter().filter(|row| row.verdict == Verdict::Wrong).count();
-    say(&if wrong == 0 { "The configuration is sound.".to_owned() } else { format!("{wrong} to mend.") });
-    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    table.print("The configuration is sound.")
 }
 
 fn approvals(config: &Config, table: &mut Table) {
@@ -296,7 +301,7 @@ fn self_test(config: &Config, table: &mut Table) {
 }
 
 /// Whether a certificate is valid today, and for how long.
-fn window(table: &mut Table, part: &'static str, certificate: &std::path::Path) {
+pub(crate) fn window(table: &mut Table, part: &'static str, certificate: &std::path::Path) {
     let now: Timestamp = Clock::system().now();
     match validity(certificate) {
         Ok((from, _)) if now < from => {

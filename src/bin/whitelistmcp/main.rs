@@ -3,6 +3,7 @@
 mod audit;
 mod certs;
 mod check;
+mod doctor;
 mod iam;
 mod key;
 mod policy;
@@ -34,6 +35,8 @@ enum Command {
     Reconcile(reconcile::Arguments),
     /// Checks a configuration and says in a table what is wrong and where.
     Check(check::Arguments),
+    /// Looks at the running service and at everything around it as they are seen from here, and says what to do.
+    Doctor(doctor::Arguments),
     /// Makes a CA and certificates to try the service out.
     Certs(certs::Arguments),
     /// Makes API keys.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => run::run(&arguments, run::Role::Serve),
         Command::Reconcile(arguments) => reconcile::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Key(command) => key::run(&command),
         Command::Iam(command) => iam::run(&command),

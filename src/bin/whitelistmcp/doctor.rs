@@ -1,0 +1,59 @@
+//! `doctor`: the service and everything around it as they are seen from here. `check` reads the configuration; this asks.
+//!
+//! Every line says what is wrong and what to do. Nothing is changed anywhere, and each question has an end.
+
+mod around;
+mod front;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use whitelistmcp::config::Config;
+
+use crate::check::Table;
+use crate::fail;
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What to look at.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The configuration file.
+    #[arg(long, short, env = "WHITELISTMCP_CONFIG")]
+    config: PathBuf,
+    /// The CA (PEM) that clients verify the edge's certificate by, where the system's do not.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// Where the edge is, if not at its public URL: seen from inside, for instance.
+    #[arg(long)]
+    url: Option<url::Url>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let config = match Config::load(&arguments.config, crate::environment()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let mut table = Table::default();
+    runtime.block_on(async {
+        front::edge(&config, arguments, &mut table).await;
+        front::issuers(&config, &mut table).await;
+        around::certificates(&config, &mut table);
+        around::aws(&config, &mut table).await;
+        around::redis(&config, &mut table).await;
+        around::collector(&mut table).await;
+        around::journal(&config, &mut table);
+    });
+    table.print("Nothing to mend.")
+}
+
+/// Waits no longer than a question may take.
+async fn bounded<T>(question: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(PATIENCE, question).await.ok()
+}

@@ -1,0 +1,195 @@
+//! What a client sees: the edge's metadata and challenge, and the issuers that these lead to.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use url::Url;
+use whitelistmcp::clock::Clock;
+use whitelistmcp::config::Config;
+use whitelistmcp::http_client::HttpClient;
+use whitelistmcp::tls;
+
+use super::{Arguments, bounded};
+use crate::chain;
+use crate::check::Table;
+
+/// How far two clocks may be apart: less than the leeway that tokens are given.
+const SKEW_MOST: i64 = 30;
+
+type Answer = http::Response<Vec<u8>>;
+
+async fn ask(client: &HttpClient, method: http::Method, url: &Url) -> Result<Answer, String> {
+    let request = http::Request::builder().method(method).uri(url.as_str()).header("content-type", "application/json");
+    let request = request.body(b"{}".to_vec()).map_err(|error| chain(&error))?;
+    let answer = bounded(client.send(request)).await.ok_or_else(|| "no answer in time".to_owned())?;
+    answer.map_err(|error| chain(&error))
+}
+
+async fn read(client: &HttpClient, url: &Url) -> Result<(Answer, Value), String> {
+    let answer = ask(client, http::Method::GET, url).await?;
+    if answer.status() != 200 {
+        return Err(format!("{url} answers {}", answer.status()));
+    }
+    let value =
+        serde_json::from_slice(answer.body()).map_err(|_| format!("{url} answers with something that is no JSON"))?;
+    Ok((answer, value))
+}
+
+/// How far this machine's clock is ahead of the other end's.
+fn ahead(answer: &Answer) -> Option<i64> {
+    let date = answer.headers().get("date")?.to_str().ok()?;
+    let told: Timestamp = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    Some(Clock::system().now().duration_since(told).as_secs())
+}
+
+fn clock(table: &mut Table, whose: &str, answer: &Answer) {
+    match ahead(answer) {
+        Some(off) if off.abs() > SKEW_MOST => table.wrong(
+            "clock",
+            format!("this machine is {off} s ahead of {whose}: tokens would count as expired or as not yet good; set the clock (NTP)"),
+        ),
+        Some(_) => table.good("clock", format!("agrees with {whose}")),
+        None => {}
+    }
+}
+
+/// The edge, as a client finds it.
+pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Table) {
+    let Some(edge) = &config.edge else { return table.note("edge", "not configured here; run this where it is") };
+    let client = match tls::public_client(arguments.ca.as_deref()) {
+        Ok(trust) => HttpClient::new(trust),
+        Err(error) => return table.wrong("edge", format!("--ca: {}", chain(&error))),
+    };
+    let public = &edge.public_url;
+    let base = arguments.url.as_ref().unwrap_or(public);
+    let at = |path: &str| {
+        let mut url = base.clone();
+        url.set_path(path);
+        url
+    };
+    let path = public.path().trim_end_matches('/');
+    let wanted = public.as_str().trim_end_matches('/');
+    for place in
+        ["/.well-known/oauth-protected-resource".to_owned() + path, "/.well-known/oauth-protected-resource".to_owned()]
+    {
+        match read(&client, &at(&place)).await {
+            Err(error) => table.wrong(
+                "edge.metadata",
+                format!("{error}: clients find no login there; the proxy in front must pass {place} on as it is"),
+            ),
+            Ok((answer, metadata)) => {
+                clock(table, "the edge", &answer);
+                let resource = metadata["resource"].as_str().unwrap_or_default();
+                if resource == wanted {
+                    table.good("edge.metadata", format!("{place} names {resource}"));
+                } else {
+                    table.wrong(
+                        "edge.metadata",
+                        format!("{place} names the resource `{resource}`, and this configuration {wanted}: another process answers, or `[edge] public_url` differs"),
+                    );
+                }
+                let named: Vec<&str> = metadata["authorization_servers"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .collect();
+                for issuer in config.oidc.values().filter(|issuer| !named.contains(&issuer.issuer.as_str())) {
+                    table.wrong("edge.metadata", format!("{place} does not name the issuer {}", issuer.issuer));
+                }
+            }
+        }
+    }
+    for endpoint in [path.to_owned(), format!("{path}/")] {
+        match ask(&client, http::Method::POST, &at(&endpoint)).await {
+            Err(error) => table
+                .wrong("edge.endpoint", format!("{endpoint}: {error}; is it running, and does the name lead to it?")),
+            Ok(answer) => {
+                let challenge =
+                    answer.headers().get("www-authenticate").and_then(|value| value.to_str().ok()).unwrap_or_default();
+                match answer.status().as_u16() {
+                    401 if challenge.contains("resource_metadata=") => table.good("edge.endpoint", format!("{endpoint} asks for a token and says where to get one")),
+                    401 => table.wrong("edge.endpoint", format!("{endpoint} answers 401 without saying where to log in: a proxy has taken `WWW-Authenticate` away")),
+                    403 => table.wrong("edge.endpoint", format!("{endpoint} answers 403: the name, the address or the network is refused; look at `[edge] allowed_hosts`, `allowed_clients` and `trusted_proxies`")),
+                    404 if endpoint.ends_with('/') => table.note("edge.endpoint", format!("{endpoint} is not served; clients must use {path}")),
+                    status => table.wrong("edge.endpoint", format!("{endpoint} answers {status} where 401 is right: something else answers there, or a proxy passes only some paths on")),
+                }
+            }
+        }
+    }
+    for issuer in config.oidc.values() {
+        if issuer.audience.trim_end_matches('/') == wanted {
+            table.good("audience", format!("tokens for {wanted}"));
+        } else {
+            table.wrong(
+                "audience",
+                format!("clients ask {} for tokens for {wanted}, and only those for {} are accepted: set `audience` and `public_url` alike", issuer.issuer, issuer.audience),
+            );
+        }
+    }
+}
+
+/// The issuers: their metadata and keys.
+pub(super) async fn issuers(config: &Config, table: &mut Table) {
+    for (name, issuer) in &config.oidc {
+        let client = match tls::public_client(issuer.ca.as_deref()) {
+            Ok(trust) => HttpClient::new(trust),
+            Err(error) => {
+                table.wrong("issuer", format!("{name}: {}", chain(&error)));
+                continue;
+            }
+        };
+        let Ok(base) = Url::parse(&issuer.issuer) else {
+            table.wrong("issuer", format!("{name}: `{}` is no URL", issuer.issuer));
+            continue;
+        };
+        let path = base.path().trim_end_matches('/').to_owned();
+        let mut found = Err(String::new());
+        for place in [
+            format!("{path}/.well-known/openid-configuration"),
+            format!("/.well-known/oauth-authorization-server{path}"),
+            format!("/.well-known/openid-configuration{path}"),
+        ] {
+            let mut url = base.clone();
+            url.set_path(&place);
+            let tried = read(&client, &url).await;
+            if tried.is_ok() || found.as_ref().is_err_and(String::is_empty) {
+                found = tried;
+            }
+            if found.is_ok() {
+                break;
+            }
+        }
+        let (answer, metadata) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                table.wrong("issuer", format!("{name}: {error}; nobody can log in until it answers from here"));
+                continue;
+            }
+        };
+        clock(table, &format!("the issuer {name}"), &answer);
+        let says = metadata["issuer"].as_str().unwrap_or_default();
+        if says != issuer.issuer {
+            table.wrong(
+                "issuer",
+                format!("{name}: it calls itself `{says}`, and tokens carry that; set `issuer` to it, to the letter"),
+            );
+            continue;
+        }
+        let keys = metadata["jwks_uri"].as_str().and_then(|keys| Url::parse(keys).ok());
+        let Some(keys) = keys else {
+            table.note("issuer", format!("{name}: it names no keys, so only opaque tokens can be checked"));
+            continue;
+        };
+        match read(&client, &keys).await {
+            Ok((_, set)) => {
+                let count = set["keys"].as_array().map_or(0, Vec::len);
+                if count == 0 {
+                    table.wrong("issuer", format!("{name}: {keys} holds no keys: no token can be verified"));
+                } else {
+                    table.good("issuer", format!("{name}: {says}, {count} keys"));
+                }
+            }
+            Err(error) => table.wrong("issuer", format!("{name}: its keys cannot be had: {error}")),
+        }
+    }
+}
