@@ -196,12 +196,12 @@ impl Stack {
         let Ground { directory, authority, issuer } = Ground::new(&options).await;
         let core_shutdown = Shutdown::new();
         let config = core_file(&directory, aws, &options, &issuer, 0);
-        let bound = app::core(&parse(&config), &core_shutdown).await.expect("the core starts");
+        let bound = Box::pin(app::core(&parse(&config), &core_shutdown)).await.expect("the core starts");
         let core = bound.core_address().expect("the core listens");
         run(bound, &core_shutdown);
         let edge_shutdown = Shutdown::new();
         let config = edge_file(&directory, &options, &issuer, 0, core.port());
-        let bound = app::edge(&parse(&config), &edge_shutdown).await.expect("the edge starts");
+        let bound = Box::pin(app::edge(&parse(&config), &edge_shutdown)).await.expect("the edge starts");
         let edge = bound.edge_address().expect("the edge listens");
         run(bound, &edge_shutdown);
 

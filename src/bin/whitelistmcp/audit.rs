@@ -21,7 +21,7 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Shows calls, or with --doors the rules that stood open.
     Show(show::Arguments),
-    /// Sends to the OTLP receiver that OTEL_EXPORTER_OTLP_ENDPOINT names what it has not taken.
+    /// Sends to the OTLP receiver that `OTEL_EXPORTER_OTLP_ENDPOINT` names what it has not taken.
     Replay(Replay),
     /// Makes a key to sign heads with (`[audit] signing_key`), and prints its public half.
     Key(Key),

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     /// A tool.
     #[arg(long)]
     tool: Option<String>,
-    /// An outcome (done, denied, failed, partly, unknown, waiting, not_done, refused, unfinished) or an error's reason.
+    /// An outcome (done, denied, failed, partly, unknown, waiting, `not_done`, refused, unfinished) or an error's reason.
     #[arg(long)]
     outcome: Option<String>,
     /// A call's id.

@@ -34,6 +34,11 @@ async fn read(client: &HttpClient, url: &Url) -> Result<(Answer, Value), String>
     Ok((answer, value))
 }
 
+/// A field's text; none is empty.
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
 /// How far this machine's clock is ahead of the other end's.
 fn ahead(answer: &Answer) -> Option<i64> {
     let date = answer.headers().get("date")?.to_str().ok()?;
@@ -78,7 +83,7 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
             ),
             Ok((answer, metadata)) => {
                 clock(table, "the edge", &answer);
-                let resource = metadata["resource"].as_str().unwrap_or_default();
+                let resource = text(&metadata, "resource");
                 if resource == wanted {
                     table.good("edge.metadata", format!("{place} names {resource}"));
                 } else {
@@ -87,8 +92,9 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
                         format!("{place} names the resource `{resource}`, and this configuration {wanted}: another process answers, or `[edge] public_url` differs"),
                     );
                 }
-                let named: Vec<&str> = metadata["authorization_servers"]
-                    .as_array()
+                let named: Vec<&str> = metadata
+                    .get("authorization_servers")
+                    .and_then(Value::as_array)
                     .into_iter()
                     .flatten()
                     .filter_map(Value::as_str)
@@ -167,7 +173,7 @@ pub(super) async fn issuers(config: &Config, table: &mut Table) {
             }
         };
         clock(table, &format!("the issuer {name}"), &answer);
-        let says = metadata["issuer"].as_str().unwrap_or_default();
+        let says = text(&metadata, "issuer");
         if says != issuer.issuer {
             table.wrong(
                 "issuer",
@@ -175,14 +181,14 @@ pub(super) async fn issuers(config: &Config, table: &mut Table) {
             );
             continue;
         }
-        let keys = metadata["jwks_uri"].as_str().and_then(|keys| Url::parse(keys).ok());
+        let keys = Url::parse(text(&metadata, "jwks_uri")).ok();
         let Some(keys) = keys else {
             table.note("issuer", format!("{name}: it names no keys, so only opaque tokens can be checked"));
             continue;
         };
         match read(&client, &keys).await {
             Ok((_, set)) => {
-                let count = set["keys"].as_array().map_or(0, Vec::len);
+                let count = set.get("keys").and_then(Value::as_array).map_or(0, Vec::len);
                 if count == 0 {
                     table.wrong("issuer", format!("{name}: {keys} holds no keys: no token can be verified"));
                 } else {
