@@ -276,7 +276,7 @@ def audit(stack: Stack) -> None:
     refusals = sum(entry["type"] == "refused" for entry in entries)
     asked = len(begun) - len(looks)
     hold(begun.keys() == ended and asked > 8, f"{asked} operations begun, each ended; {refusals} refused before they began; {len(looks)} looks of the service's own besides")
-    hold(chain_holds(stack), "every line carries the hash of the one before")
+    hold(chain_holds(stack), "every line carries the hash of the one before, and the heads are signed")
 
 
 def trace(stack: Stack) -> None:
@@ -368,15 +368,11 @@ def bare_post(stack: Stack, token: str | None, **arguments: object) -> tuple[int
 
 
 def chain_holds(stack: Stack) -> bool:
-    import hashlib
-
-    for path in stack.journal.glob("journal-*.jsonl"):
-        expected = "0" * 64
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            if json.loads(line)["prev"] != expected:
-                return False
-            expected = hashlib.sha256(line).hexdigest()
-    return True
+    verify = subprocess.run([stack.binary, "audit", "verify", "--directory", stack.journal], capture_output=True, text=True)
+    say(indent(verify.stdout.strip().splitlines()[-1]))
+    doors = subprocess.run([stack.binary, "audit", "show", "--directory", stack.journal, "--doors", "--port", "22"], capture_output=True, text=True)
+    say(indent("\nWho could reach port 22, from when to when (`audit show --doors --port 22`):\n" + doors.stdout.strip()))
+    return verify.returncode == 0 and doors.returncode == 0
 
 
 def decode(part: str) -> bytes:
@@ -401,6 +397,11 @@ def describe(entry: dict) -> str:
             aws = ", ".join(call["action"].split(":")[1] + (f" ({call['error']})" if "error" in call else "") for call in entry["aws"])
             why = f" ({entry['error']['reason']})" if "error" in entry else ""
             return f"{at}  {paint('end    ', 32)}  {call_id}  {entry['outcome']}{why}{', changed' if entry.get('changed') else ''}: {aws}; {entry['ms']} ms"
+        case "head":
+            head = entry["head"]
+            return f"{at}  {paint('head   ', 2)}  line {head['seq']} is {head['sha256'][:16]}…, signed by the key {head['key']}"
+        case "adopted" | "retired" | "closed":
+            return f"{at}  {paint(entry['type'], 2)}  {entry.get('chain', '')}"
         case "observed":
             return f"{at}  {paint('seen   ', 33)}  {entry['what']}: {entry['rule'].get('id')} of {entry['target'].get('group')}"
         case _:
