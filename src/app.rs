@@ -14,6 +14,7 @@ use tonic_health::server::HealthReporter;
 use crate::annotations::{self, Annotations};
 use crate::approval::{self, Approvals};
 use crate::audit::{self, Audit, Journal};
+use crate::aws::cache::Cache;
 use crate::aws::session_policy::Actions;
 use crate::aws::{self, Accounts, Aws};
 use crate::broker::Broker;
@@ -113,6 +114,9 @@ pub enum StartError {
     /// `[aws]`
     #[error("`[aws]`")]
     Aws(#[from] aws::ConfigError),
+    /// `[aws.cache]`
+    #[error(transparent)]
+    Cache(#[from] aws::cache::ConfigError),
     /// `[policy]`
     #[error("`[policy]`")]
     Policy(#[from] policy::LoadError),
@@ -443,7 +447,8 @@ async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown
     }
     let limits = Arc::new(Limits::new(limits, shared.clone()));
     let policies = Arc::new(Policies::load(&config.policy)?);
-    let aws = Aws::new(&config.aws, accounts).await?;
+    let cache = cache(config, shared.clone(), &clock)?;
+    let aws = Aws::new(&config.aws, accounts).await?.with_cache(cache);
     // The journal is opened last: a start that fails leaves no file.
     let journal = Journal::open(&config.audit, clock.clone())?;
     match &journal {
@@ -505,6 +510,12 @@ pub fn approvals(config: &Config) -> Result<Option<Approvals>, StartError> {
 fn approvals_over(config: &Config, shared: Option<Shared>, clock: &Clock) -> Result<Option<Approvals>, StartError> {
     let approvals = config.approvals.as_ref().map(|section| Approvals::new(section, shared, clock.clone()));
     Ok(approvals.transpose()?)
+}
+
+/// What is remembered of what AWS said, where the configuration says so.
+pub fn cache(config: &Config, shared: Option<Shared>, clock: &Clock) -> Result<Option<Cache>, StartError> {
+    let new = |section| Cache::new(section, shared, config.leases.settle, clock.clone());
+    Ok(config.aws.cache.as_ref().map(new).transpose()?)
 }
 
 /// Whether some policy asks for somebody's word; not where the policies cannot be loaded.

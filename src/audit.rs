@@ -49,7 +49,7 @@ pub struct Entry {
     recorded: Option<Duration>,
     trace: Option<(String, String)>,
     aws: Mutex<Vec<Noted>>,
-    read_from: OnceLock<String>,
+    read_from: Mutex<Vec<String>>,
     before: OnceLock<Vec<Rule>>,
     decided: OnceLock<Vec<String>>,
     vouched: OnceLock<Vouched>,
@@ -318,7 +318,7 @@ impl Audit {
             recorded,
             trace,
             aws: Mutex::default(),
-            read_from: OnceLock::new(),
+            read_from: Mutex::default(),
             before: OnceLock::new(),
             decided: OnceLock::new(),
             vouched: OnceLock::new(),
@@ -342,9 +342,12 @@ impl Entry {
         self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Noted { call, at_ms });
     }
 
-    /// Notes that the answer was not read for this operation, but for that call before. Said twice, the first counts.
+    /// Notes that what the answer says was not read for this operation, but for that call before.
     pub fn read_from(&self, call: &str) {
-        self.read_from.get_or_init(|| call.to_owned());
+        let mut calls = self.read_from.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !calls.iter().any(|known| known == call) {
+            calls.push(call.to_owned());
+        }
     }
 
     /// The tool that was called.
@@ -382,7 +385,9 @@ impl Entry {
         let before = self.before.take().map(|rules| rules.iter().map(record::Rule::of).collect());
         let gathered = Gathered {
             aws,
-            read_from: self.read_from.take(),
+            read_from: std::mem::take(
+                self.read_from.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner),
+            ),
             before,
             decided: self.decided.take().unwrap_or_default(),
             approval: self.vouched.take(),

@@ -5,11 +5,13 @@
 //! second permit and a durable entry besides.
 
 mod assume;
+pub mod cache;
 mod circuit;
 pub mod doctor;
 mod ec2;
 mod error;
 mod observe;
+mod seen;
 pub mod session_policy;
 mod time;
 
@@ -32,6 +34,7 @@ use observe::Observe;
 pub use assume::Session;
 pub use ec2::{Authorized, GroupFacts};
 pub use error::AwsError;
+pub use seen::{Asking, Look};
 
 /// How long one connection to AWS may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -54,6 +57,8 @@ pub struct Config {
     pub credentials_file: Option<PathBuf>,
     /// The accounts that can be reached, each by a role.
     pub accounts: Vec<AccountConfig>,
+    /// Whether what was read is remembered for a moment, for those who only look. Not unless it is there.
+    pub cache: Option<cache::Config>,
 }
 
 /// One `[[aws.accounts]]`.
@@ -101,6 +106,7 @@ pub struct Aws {
     ec2: BTreeMap<Region, aws_sdk_ec2::Client>,
     time: time::AwsTime,
     circuits: circuit::Circuits,
+    cache: Option<cache::Cache>,
 }
 
 /// Why `[aws]` is wrong, or AWS cannot be used.
@@ -258,7 +264,13 @@ impl Aws {
             let config = config.identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache()).build();
             ec2.insert(region.clone(), aws_sdk_ec2::Client::from_conf(config));
         }
-        Ok(Self { accounts, sts, ec2, time, circuits: circuit::Circuits::default() })
+        Ok(Self { accounts, sts, ec2, time, circuits: circuit::Circuits::default(), cache: None })
+    }
+
+    /// The same, remembering what was read.
+    #[must_use]
+    pub fn with_cache(self, cache: Option<cache::Cache>) -> Self {
+        Self { cache, ..self }
     }
 
     /// The time as AWS last told it; none before it has answered for the first time.

@@ -39,7 +39,7 @@ use tokio_util::task::TaskTracker;
 use crate::approval::Approvals;
 use crate::audit::{Audit, DurableEntry, Entry, Outcome};
 use crate::aws::session_policy::{Actions, Power, SessionPolicy};
-use crate::aws::{Aws, AwsError, Session};
+use crate::aws::{Aws, AwsError, Look, Session};
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::identity::Caller;
@@ -345,19 +345,44 @@ impl Broker {
     ) -> Result<Answer, Error> {
         let entry = self.audit.begin_read(permit, policy.sha256());
         let result = async {
-            let session = self.aws.assume(permit, policy, &entry, deadline).await?;
-            if let Some(leases) = permit.operation().leases() {
-                return self.find_leases(permit, &session, leases).await;
-            }
-            let standing = session.rules().await?;
             match permit.operation().kind() {
-                Kind::List(list) => Ok(listed(list, standing, self.now())),
-                Kind::Check(check) => Ok(checked(check, &standing)),
-                _ => self.dry_run(permit, &session, standing).await,
+                Kind::List(list) => {
+                    let (standing, age) = self.seen(permit, policy, &entry, deadline).await?;
+                    Ok(listed(list, standing, age, self.now()))
+                }
+                Kind::Check(check) => {
+                    let (standing, age) = self.seen(permit, policy, &entry, deadline).await?;
+                    Ok(checked(check, &standing, age))
+                }
+                kind => {
+                    let session = self.aws.assume(permit, policy, &entry, deadline).await?;
+                    match kind {
+                        Kind::Leases(leases) => self.find_leases(permit, &session, leases).await,
+                        _ => self.dry_run(permit, &session, session.rules().await?).await,
+                    }
+                }
             }
         }
         .await;
         settle(entry, result, false, Done::default())
+    }
+
+    /// What stands in the group, and how long ago AWS said so. What another call has just read serves as well, where a
+    /// cache is kept; then nothing is asked of AWS, and the entry names that call.
+    async fn seen(
+        &self,
+        permit: &LookPermit,
+        policy: &SessionPolicy,
+        entry: &Entry,
+        deadline: Option<Instant>,
+    ) -> Result<(Vec<Rule>, Duration), Failure> {
+        match self.aws.look(permit, entry).await {
+            Look::Seen { rules, age } => Ok((rules, age)),
+            Look::Ask(asking) => {
+                let session = self.aws.assume(permit, policy, entry, deadline).await?;
+                Ok((asking.ask(&session).await?, Duration::ZERO))
+            }
+        }
     }
 
     /// An operation that may change AWS. It is on disk before AWS hears of it.
@@ -582,7 +607,7 @@ fn settle(entry: Entry, result: Result<Answer, Failure>, changing: bool, done: D
     Err(error)
 }
 
-fn listed(list: &List, standing: Vec<Rule>, now: Timestamp) -> Answer {
+fn listed(list: &List, standing: Vec<Rule>, age: Duration, now: Timestamp) -> Answer {
     let total = standing.len();
     let shown = |rule: &Rule| {
         let held = |holder: &String| {
@@ -596,15 +621,16 @@ fn listed(list: &List, standing: Vec<Rule>, now: Timestamp) -> Answer {
             && list.holder.as_ref().is_none_or(held)
             && (!list.managed_only || rule.made != crate::operation::ownership::Made::Elsewhere)
     };
-    Answer::Listed { rules: standing.into_iter().filter(shown).collect(), total }
+    Answer::Listed { rules: standing.into_iter().filter(shown).collect(), total, age }
 }
 
-fn checked(check: &Check, standing: &[Rule]) -> Answer {
+fn checked(check: &Check, standing: &[Rule], age: Duration) -> Answer {
     let reach = Reach::of(check.block, check.ports, standing);
     let owned = |rules: &[&Rule]| rules.iter().map(|&rule| rule.clone()).collect();
     Answer::Checked {
         verdict: reach.verdict,
         allowed_by: owned(&reach.allowed_by),
         might_allow: owned(&reach.might_allow),
+        age,
     }
 }

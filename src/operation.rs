@@ -194,6 +194,8 @@ pub struct List {
     pub holder: Option<String>,
     /// Only rules of ours.
     pub managed_only: bool,
+    /// As AWS says it now, and not as it said a moment ago.
+    pub fresh: bool,
 }
 
 /// What to ask about.
@@ -203,6 +205,8 @@ pub struct Check {
     pub block: Block,
     /// The ports.
     pub ports: Ports,
+    /// As AWS says it now, and not as it said a moment ago.
+    pub fresh: bool,
 }
 
 /// Which leases to find.
@@ -355,6 +359,15 @@ impl Operation {
     /// A digest of what is asked, of which group: the same whenever it is asked again, dry run or not.
     pub fn fingerprint(&self) -> String {
         canonical::fingerprint(self)
+    }
+
+    /// Whether only what AWS says now will do.
+    pub fn is_fresh(&self) -> bool {
+        match &self.kind {
+            Kind::List(list) => list.fresh,
+            Kind::Check(check) => check.fresh,
+            _ => self.changes(),
+        }
     }
 
     /// Whether the call may change what stands in AWS: a change that is no dry run.

@@ -166,9 +166,9 @@ pub(super) struct End {
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<Vouched>,
     aws: Vec<Noted>,
-    /// The call whose session read what this one was answered from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    read_from: Option<String>,
+    /// The calls whose sessions read what this one was answered from, where that was not its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    read_from: Vec<String>,
     /// The group's inbound rules before a change.
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<Vec<Rule>>,
@@ -205,7 +205,7 @@ pub(super) struct Noted {
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     pub(super) aws: Vec<Noted>,
-    pub(super) read_from: Option<String>,
+    pub(super) read_from: Vec<String>,
     pub(super) before: Option<Vec<Rule>>,
     pub(super) decided: Vec<String>,
     pub(super) approval: Option<Vouched>,
@@ -592,7 +592,7 @@ impl End {
             policies: Vec::new(),
             approval: None,
             aws: Vec::new(),
-            read_from: None,
+            read_from: Vec::new(),
             before: None,
             after: None,
             rules,

@@ -7,6 +7,7 @@ use aws_sdk_sts::operation::RequestId;
 use aws_sdk_sts::operation::assume_role::builders::AssumeRoleFluentBuilder;
 use tokio::time::Instant;
 
+use super::cache::Cache;
 use super::circuit::Breaker;
 use super::session_policy::SessionPolicy;
 use super::{Aws, AwsError};
@@ -34,6 +35,7 @@ pub struct Session<'a> {
     pub(super) entry: &'a Entry,
     pub(super) deadline: Option<Instant>,
     pub(super) breaker: Breaker,
+    pub(super) cache: Option<&'a Cache>,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -88,7 +90,7 @@ impl Aws {
         let request_id = answer.request_id().map(str::to_owned);
         entry.note(AwsCall { action: ACTION, request_id, error: None });
         let credentials = borrowed(answer.credentials())?;
-        Ok(Session { ec2, credentials, operation, entry, deadline, breaker })
+        Ok(Session { ec2, credentials, operation, entry, deadline, breaker, cache: self.cache.as_ref() })
     }
 
     /// Asks STS who the service is once it has assumed the role of an account, with a session that may do nothing

@@ -1,5 +1,6 @@
-//! The EC2 calls: `read` looks, `write` changes.
+//! The EC2 calls: `read` looks, `write` changes; `kept` is what the cache keeps of a look.
 
+mod kept;
 mod read;
 mod write;
 
@@ -16,6 +17,7 @@ use super::assume::Session;
 use super::error::AwsError;
 use crate::audit::AwsCall;
 
+pub(super) use kept::KeptRule;
 pub use read::GroupFacts;
 pub use write::Authorized;
 
@@ -44,6 +46,27 @@ impl Session<'_> {
 
     /// The same, but not sent any more after `not_after`: what it rests on would be too old.
     async fn change_by<T, E, R, F>(
+        &self,
+        action: &'static str,
+        not_after: Option<Instant>,
+        send: impl Fn() -> F,
+    ) -> Result<T, AwsError>
+    where
+        F: Future<Output = Result<T, SdkError<E, R>>>,
+        T: RequestId,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+        SdkError<E, R>: RequestId,
+    {
+        let sent = self.resend(action, not_after, send).await;
+        // Whatever came of it, what was read before may be wrong now.
+        if let (Some(cache), Ok(group)) = (self.cache, self.group()) {
+            cache.drop_rules(self.operation.scope().place(), group.as_str()).await;
+        }
+        sent
+    }
+
+    async fn resend<T, E, R, F>(
         &self,
         action: &'static str,
         not_after: Option<Instant>,

@@ -1,5 +1,7 @@
 //! What comes of an operation.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::audit::Touch;
@@ -25,6 +27,8 @@ pub enum Answer {
         rules: Vec<Rule>,
         /// How many there are in all.
         total: usize,
+        /// How long ago AWS said so: nothing where it was asked for this call.
+        age: Duration,
     },
     /// A check was asked for.
     Checked {
@@ -34,6 +38,8 @@ pub enum Answer {
         allowed_by: Vec<Rule>,
         /// The rules that might.
         might_allow: Vec<Rule>,
+        /// How long ago AWS said so: nothing where it was asked for this call.
+        age: Duration,
     },
     /// A search for leases was asked for.
     Leases(Vec<(Target, Rule)>),

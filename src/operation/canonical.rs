@@ -55,8 +55,11 @@ fn essence(operation: &Operation) -> Value {
         Kind::List(list) => json!({
             "address": list.block.map(|block| block.to_string()), "ports": list.ports.as_ref().map(ports),
             "protocol": list.protocol.map(Protocol::as_str), "holder": list.holder, "managed_only": list.managed_only,
+            "fresh": list.fresh,
         }),
-        Kind::Check(check) => json!({"address": check.block.to_string(), "ports": ports(&check.ports)}),
+        Kind::Check(check) => json!({
+            "address": check.block.to_string(), "ports": ports(&check.ports), "fresh": check.fresh,
+        }),
         Kind::Leases(leases) => json!({
             "whose": whose(&leases.whose), "group": leases.group.as_ref().map(|target| target.group().as_str()),
         }),

@@ -218,6 +218,7 @@ impl Operation {
             protocol,
             holder: text("holder", &request.holder)?,
             managed_only: request.managed_only,
+            fresh: request.fresh,
         };
         let place =
             Where { group: &request.security_group, groups: &[], account: &request.account, region: &request.region };
@@ -233,7 +234,8 @@ impl Operation {
         same_family(block, ports.protocol())?;
         let place =
             Where { group: &request.security_group, groups: &[], account: &request.account, region: &request.region };
-        context.operations(Tool::Check, &place, call, &Kind::Check(Check { block, ports }), &notes)
+        let check = Check { block, ports, fresh: request.fresh };
+        context.operations(Tool::Check, &place, call, &Kind::Check(check), &notes)
     }
 
     /// Reads a request for leases: a search in every account and Region that it may be about.

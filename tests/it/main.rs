@@ -24,6 +24,7 @@ mod bound_tokens;
 mod challenges;
 mod command_line;
 mod crash;
+mod describe_cache;
 mod doctor;
 mod documents;
 mod edge_events;

@@ -80,6 +80,7 @@ pub(crate) struct Options {
     pub(crate) core_keys: &'static str,
     /// `[leases]`; the reconciler sleeps unless a test wakes it.
     pub(crate) leases: Option<&'static str>,
+    /// More of the core's file; `{at}` is the stack's directory.
     pub(crate) core_extra: String,
     pub(crate) public_url: Option<&'static str>,
     /// `[limits]`; so high that no test meets them unless it is about them.
@@ -137,6 +138,7 @@ impl Ground {
             authority.issue(name, names);
         }
         directory.write("login-secret", options.login_secret.unwrap_or("approval-page-secret\n"));
+        directory.write("sealing.key", &"0123456789abcdef".repeat(4));
         authority.revoke("ca.crl", &[]);
         Self { directory, authority, issuer: Issuer::start().await }
     }
@@ -503,7 +505,7 @@ region = "{REGION}"
     for (name, id) in &aws.groups {
         config.push_str(&format!("[[targets.groups]]\nname = \"{name}\"\nid = \"{id}\"\n"));
     }
-    config.push_str(&options.core_extra);
+    config.push_str(&options.core_extra.replace("{at}", &at.to_string()));
     config.push_str(&format!("[leases]\n{}", options.leases.unwrap_or(LEASES)));
     config.push_str(&limits(options));
     if !options.without_journal {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use aws_sdk_ec2::operation::RequestId;
 use aws_sdk_ec2::types::{Filter, NetworkInterface, SecurityGroup, SecurityGroupRule, Tag};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::aws::assume::{Session, within};
+use crate::aws::cache::{Cache, Kind};
 use crate::aws::error::AwsError;
 use crate::operation::address::Block;
 use crate::operation::ownership::{FORMAT, Made};
@@ -31,7 +33,7 @@ const PAGES_MOST: usize = 200;
 const FILTER_VALUES_MOST: usize = 200;
 
 /// What AWS knows of a group besides its rules.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct GroupFacts {
     /// Its name.
     pub name: String,
@@ -118,6 +120,19 @@ impl Session<'_> {
     }
 
     async fn describe_group(&self, deadline: Option<Instant>) -> Result<GroupFacts, AwsError> {
+        let Some(cache) = self.cache_of_a_look() else { return self.ask_for_group(deadline).await };
+        let (place, fresh) = (self.operation.scope().place(), self.operation.is_fresh());
+        let (seen, ticket) = cache.look::<GroupFacts>(Kind::Group, place, self.group()?.as_str(), fresh).await;
+        if let Some(seen) = seen {
+            self.entry.read_from(&seen.call);
+            return Ok(seen.value);
+        }
+        let facts = self.ask_for_group(deadline).await?;
+        cache.keep(ticket, self.operation.call().as_str(), &facts).await;
+        Ok(facts)
+    }
+
+    async fn ask_for_group(&self, deadline: Option<Instant>) -> Result<GroupFacts, AwsError> {
         let group = self.group()?;
         let request = self.ec2.describe_security_groups().group_ids(group.as_str());
         let answer = within(deadline, LOOK_GROUP, request.customize().config_override(self.signed()).send())
@@ -142,6 +157,39 @@ impl Session<'_> {
         let mut ids = lists.to_vec();
         ids.sort();
         ids.dedup();
+        let Some(cache) = self.cache_of_a_look() else { return self.ask_for_sizes(ids).await };
+        let (place, fresh) = (self.operation.scope().place(), self.operation.is_fresh());
+        let (mut sizes, mut tickets) = (BTreeMap::new(), BTreeMap::new());
+        for id in ids {
+            let (seen, ticket) = cache.look::<ListSize>(Kind::PrefixList, place, &id, fresh).await;
+            match seen {
+                Some(seen) => {
+                    self.entry.read_from(&seen.call);
+                    sizes.insert(id, seen.value);
+                }
+                None => {
+                    tickets.insert(id, ticket);
+                }
+            }
+        }
+        if !tickets.is_empty() {
+            let asked = self.ask_for_sizes(tickets.keys().cloned().collect()).await?;
+            for (id, size) in asked {
+                if let Some(ticket) = tickets.remove(&id) {
+                    cache.keep(ticket, self.operation.call().as_str(), &size).await;
+                }
+                sizes.insert(id, size);
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// The cache, where what it says may be believed: no change rests on it.
+    fn cache_of_a_look(&self) -> Option<&Cache> {
+        self.cache.filter(|_| !self.operation.changes())
+    }
+
+    async fn ask_for_sizes(&self, ids: Vec<String>) -> Result<BTreeMap<String, ListSize>, AwsError> {
         let request = self.ec2.describe_managed_prefix_lists().set_prefix_list_ids(Some(ids));
         let answer = within(self.deadline, LOOK_LISTS, request.customize().config_override(self.signed()).send())
             .await?

@@ -1,6 +1,7 @@
 //! What looking around answers: lists, checks, leases, groups.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -11,6 +12,7 @@ use crate::operation::CallId;
 use crate::operation::reach::Verdict;
 use crate::operation::rule::Rule;
 use crate::operation::target::Target;
+use crate::operation::term::whole_seconds;
 use crate::pb::whitelistmcp::v1 as pb;
 
 /// The one answer of a request about one group.
@@ -20,7 +22,7 @@ fn only(parts: Vec<Part>) -> Option<(super::Shown, Answer)> {
 }
 
 pub(in crate::grpc) fn listed(parts: Vec<Part>) -> pb::ListRulesResponse {
-    let Some((mut shown, Answer::Listed { rules, total })) = only(parts) else {
+    let Some((mut shown, Answer::Listed { rules, total, age })) = only(parts) else {
         return pb::ListRulesResponse::default();
     };
     let target = shown.scope.label();
@@ -46,7 +48,16 @@ pub(in crate::grpc) fn listed(parts: Vec<Part>) -> pb::ListRulesResponse {
         shown.notes.push("A rule carries damaged tags of this service: it is left alone, and does not close by itself until an operator mends or removes it.".to_owned());
     }
     let total = i32::try_from(total).unwrap_or(i32::MAX);
-    pb::ListRulesResponse { summary, rules: shown.rules(&rules), total, notes: shown.notes, call_id: shown.call }
+    let (read_at, age_seconds) = read_at(&mut shown, age);
+    pb::ListRulesResponse {
+        summary,
+        rules: shown.rules(&rules),
+        total,
+        notes: shown.notes,
+        call_id: shown.call,
+        read_at,
+        age_seconds,
+    }
 }
 
 /// What to say of rules that somebody has changed by hand: their holders did not ask for what they let in now.
@@ -64,7 +75,7 @@ fn changed_by_hand(shown: &super::Shown, rules: &[Rule]) -> Vec<String> {
 }
 
 pub(in crate::grpc) fn checked(parts: Vec<Part>) -> pb::CheckAccessResponse {
-    let Some((mut shown, Answer::Checked { verdict, allowed_by, might_allow })) = only(parts) else {
+    let Some((mut shown, Answer::Checked { verdict, allowed_by, might_allow, age })) = only(parts) else {
         return pb::CheckAccessResponse::default();
     };
     let (target, asked) = (shown.scope.label(), &shown.asked);
@@ -88,6 +99,7 @@ pub(in crate::grpc) fn checked(parts: Vec<Part>) -> pb::CheckAccessResponse {
         "A security group is one of several gates: network ACLs, routes, the other groups of the same network interface and the host's own firewall also count, and connections that were opened under an earlier rule live on."
             .to_owned(),
     );
+    let (read_at, age_seconds) = read_at(&mut shown, age);
     pb::CheckAccessResponse {
         summary,
         verdict: verdict.as_str().to_owned(),
@@ -95,7 +107,23 @@ pub(in crate::grpc) fn checked(parts: Vec<Part>) -> pb::CheckAccessResponse {
         might_allow: shown.rules(&might_allow),
         notes: shown.notes,
         call_id: shown.call,
+        read_at,
+        age_seconds,
     }
+}
+
+/// When AWS was asked and how many seconds ago that was; said in words as well where it was for another call.
+fn read_at(shown: &mut super::Shown, age: Duration) -> (String, i32) {
+    let at = shown.now.checked_sub(age).unwrap_or(shown.now);
+    if age.is_zero() {
+        return (whole_seconds(at).to_string(), 0);
+    }
+    // Whoever is told an age is told one that it has not passed.
+    let seconds = age.as_secs() + u64::from(age.subsec_nanos() > 0);
+    shown.notes.push(format!(
+        "This is what AWS said {seconds} s ago, when another call asked; what was changed since by others is missing from it. Ask with `fresh` to have AWS asked again."
+    ));
+    (whole_seconds(at).to_string(), i32::try_from(seconds).unwrap_or(i32::MAX))
 }
 
 pub(in crate::grpc) fn leases(
