@@ -18,9 +18,11 @@ use crate::aws::cache::Cache;
 use crate::aws::session_policy::Actions;
 use crate::aws::{self, Accounts, Aws};
 use crate::broker::Broker;
+use crate::broker::self_test::SelfTest;
 use crate::broker::upkeep::{self, Reconciler, recover};
 use crate::clock::{Clock, Monotonic};
 use crate::config::Config;
+use crate::error::Chain;
 use crate::edge::approvals::login::{Config as LoginConfig, Login, LoginError};
 use crate::edge::{self, Edge};
 use crate::grpc::authn::Authenticator;
@@ -35,12 +37,14 @@ use crate::identity::oidc::{self, Issuers};
 use crate::identity::peer::{self, Peers};
 use crate::limit::{self, Door, Limits};
 use crate::listen::{Listener, PerAddress};
+use crate::operation::Tool;
 use crate::operation::target::{TargetError, Targets};
 use crate::pb::DESCRIPTOR_SET;
 use crate::policy::{self, Policies, Reload};
 use crate::seal::Seal;
 use crate::shared::{self, Condition, Shared};
 use crate::shutdown::Shutdown;
+use crate::telemetry;
 use crate::tls::{self, ClientFiles, Current, Reloader, ServerFiles, ServerSet, TlsError};
 
 /// A service that has bound its addresses.
@@ -71,8 +75,11 @@ struct Upkeep {
     policies: Reloading,
     broker: Arc<Broker>,
     reconciler: Arc<Reconciler>,
+    audit: Audit,
+    /// The journal that may have to be opened yet.
+    journal: audit::Config,
     closes: bool,
-    records: bool,
+    self_test: Option<(SelfTest, Duration)>,
     health: Health,
     reporter: HealthReporter,
 }
@@ -86,6 +93,9 @@ struct Reloading {
 
 /// How long a file that has changed is given until it is looked at once more.
 const SETTLES: Duration = Duration::from_millis(500);
+
+/// How often a journal that could not be opened is tried again.
+const JOURNAL_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often a core tells its health service how it is.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
@@ -298,14 +308,21 @@ impl Reloads {
 impl Upkeep {
     /// Closes what has ended, recovers what was cut off, and tells how the core is, until the shutdown.
     fn start(self, shutdown: &Shutdown) {
-        let Self { policies, broker, reconciler, closes, records, health, reporter } = self;
+        let Self { policies, broker, reconciler, audit, journal, closes, self_test, health, reporter } = self;
         shutdown.tasks().spawn(policies.run(shutdown.reloads(), shutdown.token()));
-        if records {
-            shutdown.tasks().spawn(recover::run(Arc::clone(&broker), shutdown.token()));
+        if let Some((self_test, every)) = self_test {
+            shutdown.tasks().spawn(self_test.run(every, shutdown.token()));
         }
-        if closes {
-            shutdown.tasks().spawn(reconciler.run());
-        }
+        let (stop, tasks, recovers) = (shutdown.token(), shutdown.tasks(), Arc::clone(&broker));
+        shutdown.tasks().spawn(async move {
+            open_late(&audit, &journal, &stop).await;
+            if audit.keeps_a_journal() {
+                tasks.spawn(recover::run(recovers, stop));
+                if closes {
+                    tasks.spawn(reconciler.run());
+                }
+            }
+        });
         let (stop, ending) = (shutdown.token(), shutdown.ending());
         shutdown.tasks().spawn(async move {
             loop {
@@ -329,6 +346,26 @@ impl Upkeep {
                 }
             }
         });
+    }
+}
+
+/// Opens a journal that could not be opened at the start, as soon as it can be.
+async fn open_late(audit: &Audit, config: &audit::Config, stop: &CancellationToken) {
+    while audit.awaits_its_journal() {
+        if stop.run_until_cancelled(tokio::time::sleep(JOURNAL_AGAIN)).await.is_none() {
+            return;
+        }
+        let config = config.clone();
+        let opened = tokio::task::spawn_blocking(move || Journal::open(&config, Clock::system())).await;
+        match opened {
+            Ok(Ok(Some(journal))) => {
+                tell_of(Some(&journal));
+                audit.opened(journal);
+            }
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => tracing::debug!(error = %Chain(&error), "the audit journal cannot be opened yet"),
+            Err(panic) => tracing::error!(error = %panic, "the audit journal could not be opened"),
+        }
     }
 }
 
@@ -402,20 +439,24 @@ async fn core_routes(
 ) -> Result<(tonic::service::Routes, Upkeep), StartError> {
     let Parts { policies, broker, reconciler, audit } = core_parts(config, shared, shutdown).await?;
     let keys = verifier.clone();
-    let records = audit.keeps_a_journal();
-    let closes = config.leases.close && records;
-    let journal = move || audit.problem().or_else(|| audit.objection().map(str::to_owned));
+    let closes = config.leases.close;
+    let (kept, keeps) = (audit.clone(), audit.clone());
+    let journal = move || kept.problem().or_else(|| kept.objection().map(str::to_owned));
     let late = Arc::clone(&reconciler);
     let closing = move || {
         let lag = late.lag();
-        (closes && lag > upkeep::LATE).then(|| format!("{} s late", lag.as_secs()))
+        (closes && keeps.keeps_a_journal() && lag > upkeep::LATE).then(|| format!("{} s late", lag.as_secs()))
     };
     let (asked, redis) = (Arc::clone(&reconciler), Arc::clone(&broker));
+    let self_test = config.health.self_test.map(|every| (SelfTest::new(Arc::clone(&broker)), every));
+    let tested = self_test.as_ref().map(|(self_test, _)| self_test.clone());
+    let lends = tested.clone();
     let mut parts = vec![
         Part::needed("journal", journal),
         Part::needed("reconciler", closing),
         // Who calls is told what AWS or the issuer has; nobody is served better by a core that is taken away.
-        Part::told("aws", move || asked.unreachable()),
+        Part::told("aws", move || asked.unreachable().or_else(|| tested.as_ref().and_then(SelfTest::unreachable))),
+        Part::told("sts", move || lends.as_ref().and_then(SelfTest::refused)),
         Part::told("keys", move || keys.as_ref().and_then(|keys| keys.problem())),
         Part::told("redis", move || {
             (redis.limits().condition() == Some(Condition::Down)).then(|| "it does not answer".to_owned())
@@ -427,7 +468,8 @@ async fn core_routes(
     let (routes, reporter) =
         server::routes(Arc::clone(&broker), Arc::clone(&reconciler), Arc::new(authenticator)).await?;
     let policies = Reloading { policies, every: config.policy.reload };
-    Ok((routes, Upkeep { policies, broker, reconciler, closes, records, health, reporter }))
+    let journal = config.audit.clone();
+    Ok((routes, Upkeep { policies, broker, reconciler, audit, journal, closes, self_test, health, reporter }))
 }
 
 /// What a core is made of.
@@ -450,20 +492,21 @@ async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown
     let cache = cache(config, shared.clone(), &clock)?;
     let aws = Aws::new(&config.aws, accounts).await?.with_cache(cache);
     // The journal is opened last: a start that fails leaves no file.
-    let journal = Journal::open(&config.audit, clock.clone())?;
-    match &journal {
-        Some(journal) => {
-            tracing::info!(directory = %journal.directory().display(), journal = journal.id(), chain = journal.chain(), "the audit journal is open");
-            if let Some(objection) = journal.objection() {
-                tracing::error!(
-                    why = objection,
-                    "nobody knows that the audit journal is kept: this core lists and checks, and changes nothing"
-                );
-            }
+    let audit = match Journal::open(&config.audit, clock.clone()) {
+        Ok(journal) => {
+            tell_of(journal.as_ref());
+            Audit::new(journal)
         }
-        None => tracing::warn!("no `[audit] directory` is configured: this core lists and checks, and changes nothing"),
-    }
-    let audit = Audit::new(journal);
+        Err(error) if error.may_pass() => {
+            tracing::error!(
+                error = %Chain(&error),
+                "the audit journal cannot be opened: this core lists and checks, changes nothing, and tries again"
+            );
+            Audit::unopened(error)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    telemetry::begin_at_zero(Tool::ALL.into_iter().filter(|tool| tool.can_change()).map(Tool::name));
     let actions = Actions::embedded()?;
     let approvals = approvals_over(config, shared, &clock)?;
     if approvals.is_none() && policies.current().wants_approvals() {
@@ -486,6 +529,21 @@ async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown
     );
     let reconciler = Arc::new(Reconciler::new(Arc::clone(&broker), shutdown.token()));
     Ok(Parts { policies, broker, reconciler, audit })
+}
+
+/// Says in the log whether there is a journal, and whether changes may be made on its word.
+fn tell_of(journal: Option<&Journal>) {
+    let Some(journal) = journal else {
+        tracing::warn!("no `[audit] directory` is configured: this core lists and checks, and changes nothing");
+        return;
+    };
+    tracing::info!(directory = %journal.directory().display(), journal = journal.id(), chain = journal.chain(), "the audit journal is open");
+    if let Some(objection) = journal.objection() {
+        tracing::error!(
+            why = objection,
+            "nobody knows that the audit journal is kept: this core lists and checks, and changes nothing"
+        );
+    }
 }
 
 fn edge_router(

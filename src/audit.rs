@@ -15,11 +15,11 @@ mod unfinished;
 pub mod verify;
 
 use std::collections::HashSet;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::approval::Request;
-use crate::error::{Code, Error};
+use crate::error::{Chain, Code, Error};
 use crate::identity::Caller;
 use crate::operation::rule::Rule;
 use crate::operation::target::{GroupId, Place};
@@ -36,7 +36,9 @@ use record::{Begin, Carried, End, Gathered, Noted, Refused, Vouched, Who};
 /// The audit trail of one process. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Audit {
-    journal: Option<Journal>,
+    journal: Arc<OnceLock<Journal>>,
+    /// Why the journal that is configured could not be opened so far.
+    unopened: Option<JournalError>,
 }
 
 /// An operation that was begun. Dropping it without ending it is recorded as an unknown outcome.
@@ -144,17 +146,43 @@ impl From<AuditError> for Error {
 impl Audit {
     /// The audit trail over a journal; without one only reads are possible.
     pub fn new(journal: Option<Journal>) -> Self {
-        Self { journal }
+        Self { journal: Arc::new(journal.map(OnceLock::from).unwrap_or_default()), unopened: None }
+    }
+
+    /// The audit trail over a journal that cannot be opened now; until it can be, only reads are possible.
+    pub fn unopened(why: JournalError) -> Self {
+        Self { journal: Arc::default(), unopened: Some(why) }
+    }
+
+    /// The journal is open by now. Said twice, the first counts.
+    pub fn opened(&self, journal: Journal) {
+        self.journal.get_or_init(|| journal);
+    }
+
+    /// Whether a journal is configured and not open yet.
+    pub fn awaits_its_journal(&self) -> bool {
+        self.unopened.is_some() && self.journal().is_none()
+    }
+
+    fn journal(&self) -> Option<&Journal> {
+        self.journal.get()
     }
 
     /// Why the journal cannot be written, as far as is known. Without one there is nothing that could fail.
     pub fn problem(&self) -> Option<String> {
-        self.journal.as_ref().and_then(Journal::problem)
+        match (self.journal(), &self.unopened) {
+            (Some(journal), _) => journal.problem(),
+            (None, Some(why)) => Some(format!("it could not be opened: {}", Chain(why))),
+            (None, None) => None,
+        }
     }
 
     /// The journal on whose word AWS may be changed.
     fn kept(&self) -> Result<&Journal, AuditError> {
-        let journal = self.journal.as_ref().ok_or(AuditError::NoJournal)?;
+        let journal = self.journal().ok_or_else(|| match &self.unopened {
+            Some(why) => AuditError::Journal(why.clone()),
+            None => AuditError::NoJournal,
+        })?;
         let objection = journal.objection().map(|objection| AuditError::NotKept(objection.to_owned()));
         objection.map_or(Ok(journal), Err)
     }
@@ -232,7 +260,7 @@ impl Audit {
 
     /// Why nothing may be changed, however well the journal is written; nothing without a journal.
     pub fn objection(&self) -> Option<&str> {
-        self.journal.as_ref().and_then(Journal::objection)
+        self.journal().and_then(Journal::objection)
     }
 
     /// Whether changes can be recorded at all.
@@ -242,32 +270,32 @@ impl Audit {
 
     /// The id of the directory of journals.
     pub fn journal_id(&self) -> Option<&str> {
-        self.journal.as_ref().map(Journal::id)
+        self.journal().map(Journal::id)
     }
 
     /// Which of these calls are recorded in this directory of journals, or may have been and are let go of. Reads files:
     /// not for a thread that serves calls.
     pub fn has_entries(&self, calls: HashSet<String>) -> Result<HashSet<String>, JournalError> {
         let none = || Ok(HashSet::new());
-        self.journal.as_ref().map_or_else(none, |journal| unfinished::has_entries(journal, calls))
+        self.journal().map_or_else(none, |journal| unfinished::has_entries(journal, calls))
     }
 
     /// The chains of processes that are gone, with the changes that they began and did not live to end. Whoever gets one
     /// holds it alone. Reads files: not for a thread that serves calls.
     pub fn orphans(&self) -> Result<Vec<Orphan>, JournalError> {
-        self.journal.as_ref().map_or(Ok(Vec::new()), unfinished::orphans)
+        self.journal().map_or(Ok(Vec::new()), unfinished::orphans)
     }
 
     /// Records how an orphan ended, before anything is done about it.
     pub async fn adopt(&self, orphan: &Orphan) -> Result<(), JournalError> {
-        let journal = self.journal.as_ref().ok_or(JournalError::Stopped)?;
+        let journal = self.journal().ok_or(JournalError::Stopped)?;
         journal.write_durably(record::Body::Adopted(orphan.adopted())).await
     }
 
     /// Everything that an orphan began has its end.
     pub fn settled(&self, orphan: Orphan) -> Result<(), JournalError> {
         let chain = orphan.release()?;
-        if let Some(journal) = &self.journal {
+        if let Some(journal) = self.journal() {
             journal.settled(&chain);
         }
         Ok(())
@@ -280,7 +308,7 @@ impl Audit {
 
     /// Ends an operation of a former process; returns once that is on disk.
     pub async fn recovered(&self, call: &str, found: Found, rules: &[Rule], by: &CallId) -> Result<(), AuditError> {
-        let journal = self.journal.as_ref().ok_or(AuditError::NoJournal)?;
+        let journal = self.journal().ok_or(AuditError::NoJournal)?;
         let end = record::Body::End(End::recovered(call, found, rules, by));
         journal.write_durably(end).await.map_err(AuditError::Journal)
     }
@@ -327,7 +355,7 @@ impl Audit {
     }
 
     fn write(&self, body: record::Body) {
-        if let Some(journal) = &self.journal {
+        if let Some(journal) = self.journal() {
             journal.write(body);
         }
     }
@@ -364,9 +392,13 @@ impl Entry {
     /// Whether AWS was asked to change something, and answered.
     pub fn has_asked_for_change(&self) -> bool {
         let calls = self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        calls
-            .iter()
-            .any(|Noted { call, .. }| !call.action.starts_with("sts:") && !call.action.starts_with("ec2:Describe"))
+        calls.iter().any(|Noted { call, .. }| call.is_change())
+    }
+
+    /// Whether AWS has changed something for this operation.
+    pub fn has_changed(&self) -> bool {
+        let calls = self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        calls.iter().any(|Noted { call, .. }| call.error.is_none() && call.is_change())
     }
 
     /// Keeps the policies that permitted the operation once AWS was read. Said twice, the first counts.

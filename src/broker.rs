@@ -22,6 +22,7 @@ mod relocate;
 mod remove;
 mod room;
 mod search;
+pub mod self_test;
 pub mod trial;
 pub mod upkeep;
 mod word;
@@ -316,7 +317,26 @@ impl Broker {
         operation: Operation,
         deadline: Option<Instant>,
     ) -> Result<Answer, Error> {
-        let changes = operation.changes();
+        let (tool, changes) = (operation.tool().name(), operation.changes());
+        if telemetry::logs_requests() {
+            telemetry::log_request(tool, &crate::operation::loggable(&operation));
+        }
+        let result = self.performed(caller, admitted, operation, changes, deadline).await;
+        if telemetry::logs_requests() {
+            let refused = |error: &Error| serde_json::json!({"refused": error.reason()});
+            telemetry::log_answer(tool, &result.as_ref().map_or_else(refused, Answer::loggable));
+        }
+        result
+    }
+
+    async fn performed(
+        self: &Arc<Self>,
+        caller: Arc<Caller>,
+        admitted: &Arc<Admitted>,
+        operation: Operation,
+        changes: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Answer, Error> {
         let (permit, policy) = self.permit(caller, operation)?;
         if !changes {
             return self.read(&permit, &policy, deadline).await;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::{
-    approval, audit, aws, broker, edge, grpc, identity, limit, operation, policy, shared, shutdown, telemetry, tls,
+    approval, audit, aws, broker, edge, grpc, health, identity, limit, operation, policy, shared, shutdown, telemetry, tls,
 };
 
 pub use environment::PREFIX;
@@ -51,6 +51,9 @@ pub struct Config {
     pub limits: limit::Config,
     /// `[redis]`
     pub redis: Option<shared::Config>,
+    /// `[health]`
+    #[serde(default)]
+    pub health: health::Config,
     /// `[shutdown]`
     #[serde(default)]
     pub shutdown: shutdown::Config,

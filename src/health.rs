@@ -4,11 +4,40 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+
+/// `[health]` in the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How often a core asks AWS whether it lends the roles; `off` for never.
+    #[serde(deserialize_with = "interval")]
+    pub self_test: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { self_test: Some(Duration::from_secs(300)) }
+    }
+}
+
+/// Reads `off`, or a duration such as `5m`: from a second to a day.
+fn interval<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    if written == "off" {
+        return Ok(None);
+    }
+    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
+    let sound = length.filter(|length| (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(length));
+    let wrong = || format!("`{written}` is neither `off` nor a duration from 1s to 1d, such as 5m");
+    sound.map(Some).ok_or_else(|| serde::de::Error::custom(wrong()))
+}
 
 /// Answers what is wrong with one part; nothing if it is well, or has not been needed yet.
 type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;

@@ -27,7 +27,7 @@ use rule::{Rule, Traffic};
 use target::{Place, Target};
 use term::Term;
 
-pub use canonical::arguments;
+pub use canonical::{arguments, loggable};
 pub use error::OperationError;
 pub use request::{Context, Everything, Sight};
 pub use tool::Tool;

@@ -9,6 +9,7 @@ mod log;
 mod metrics;
 mod panic;
 pub mod records;
+mod requests;
 mod trace;
 
 use opentelemetry::trace::TracerProvider;
@@ -28,6 +29,7 @@ use export::{Exporters, Signal};
 
 pub use export::receiver_named;
 pub use metrics::*;
+pub use requests::{log_answer, log_request, logs_requests};
 pub use trace::*;
 
 /// `[telemetry]` in the configuration.
@@ -36,11 +38,13 @@ pub use trace::*;
 pub struct Config {
     /// What is logged: a level, or `tracing` directives such as `info,whitelistmcp=debug`.
     pub log: String,
+    /// Whether requests and answers are logged: their fields, numbers, addresses and groups, and of free text its length.
+    pub log_requests: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { log: "info".to_owned() }
+        Self { log: "info".to_owned(), log_requests: false }
     }
 }
 
@@ -84,7 +88,7 @@ impl Telemetry {
     /// Starts logging, and exporting where a receiver is named. `role` is `core`, `edge` or `serve`. To be called in a
     /// runtime, which carries what leaves.
     pub fn start(config: &Config, role: &'static str) -> Result<Self, TelemetryError> {
-        let filter = EnvFilter::try_new(&config.log)?;
+        let filter = EnvFilter::try_new(&config.log)?.add_directive(requests::directive(config.log_requests).parse()?);
         let registry = tracing_subscriber::registry().with(filter).with(log::JsonLines::new(std::io::stderr));
         panic::log_panics();
         if !receiver_named() {

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use super::head::{KeyError, SigningKey};
 use super::record::Body;
 use crate::clock::Clock;
+use crate::telemetry;
 
 pub use volume::Volume;
 
@@ -168,6 +169,17 @@ pub(super) fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error
     move |source| JournalError::File { path: path.to_owned(), action, source: Arc::new(source) }
 }
 
+impl JournalError {
+    /// Whether it is the disk's state, which may become better by itself, and nothing that somebody must configure.
+    pub fn may_pass(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StaleNetworkFileHandle, StorageFull};
+        let Self::File { source, .. } = self else { return false };
+        let passing = [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StaleNetworkFileHandle, StorageFull];
+        // EIO has no kind of its own.
+        passing.contains(&source.kind()) || source.raw_os_error() == Some(5)
+    }
+}
+
 // === impl Journal ===
 
 impl Journal {
@@ -190,6 +202,8 @@ impl Journal {
         })?;
         let objection = objection(config);
         let condition = Arc::new(Condition::default());
+        let watched = Arc::downgrade(&condition);
+        telemetry::watch_journal(move || watched.upgrade().map(|condition| condition.lag()));
         let archive = Archive::start(directory.clone(), chain.clone(), config.retention, clock.clone())
             .map_err(failed(&directory, "looked after"))?;
         let about = About::of(config, directory.clone(), id.clone(), chain.clone(), key);
@@ -273,7 +287,7 @@ impl Journal {
         if !is_end && waiting.load(Ordering::Relaxed) >= QUEUE {
             return Err(JournalError::Full);
         }
-        waiting.fetch_add(1, Ordering::Relaxed);
+        self.shared.condition.hand_in();
         queue.try_send(item).map_err(|error| {
             waiting.fetch_sub(1, Ordering::Relaxed);
             match error {

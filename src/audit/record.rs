@@ -287,6 +287,13 @@ pub struct AwsCall {
     pub error: Option<String>,
 }
 
+impl AwsCall {
+    /// Whether it is one that changes something, as opposed to a look or a loan.
+    pub(super) fn is_change(&self) -> bool {
+        !self.action.starts_with("sts:") && !self.action.starts_with("ec2:Describe")
+    }
+}
+
 /// Who called.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Who {

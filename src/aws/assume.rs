@@ -70,10 +70,18 @@ impl Aws {
         let request = self
             .request(place.account(), place.region(), principal, policy)?
             .set_tags(Some(tags.into_iter().filter_map(Result::ok).collect()));
-        let breaker = self.circuits.of(place.account(), place.region());
+        let of = |service| self.circuits.of(service, place.account(), place.region());
+        let (breaker, ec2_breaker) = (of("STS"), of("EC2"));
         // What the service does for itself goes on trying, at its own pace.
         if principal.kind() != Kind::Own {
-            breaker.enter(Instant::now()).map_err(|wait| AwsError::Open { wait })?;
+            let now = Instant::now();
+            // A session that nothing could be done with is not borrowed.
+            if let Some(wait) = ec2_breaker.wait(now) {
+                return Err(AwsError::Open { wait });
+            }
+            for breaker in [&breaker, &ec2_breaker] {
+                breaker.enter(now).map_err(|wait| AwsError::Open { wait })?;
+            }
         }
         let asked = Instant::now();
         let answer = within(deadline, ACTION, request.send()).await;
@@ -90,7 +98,7 @@ impl Aws {
         let request_id = answer.request_id().map(str::to_owned);
         entry.note(AwsCall { action: ACTION, request_id, error: None });
         let credentials = borrowed(answer.credentials())?;
-        Ok(Session { ec2, credentials, operation, entry, deadline, breaker, cache: self.cache.as_ref() })
+        Ok(Session { ec2, credentials, operation, entry, deadline, breaker: ec2_breaker, cache: self.cache.as_ref() })
     }
 
     /// Asks STS who the service is once it has assumed the role of an account, with a session that may do nothing
@@ -104,6 +112,20 @@ impl Aws {
         let identity = sts.get_caller_identity().customize().config_override(session).send().await;
         let identity = identity.map_err(|error| AwsError::from_sdk(WHO, error, account.as_str()).0)?;
         identity.arn().map(str::to_owned).ok_or(AwsError::Incomplete { action: WHO, what: "an ARN" })
+    }
+
+    /// Asks STS who a session is: `GetCallerIdentity` needs no permission and cannot be denied. The answer is its ARN.
+    pub async fn who_is(&self, session: &Session<'_>) -> Result<String, AwsError> {
+        let sts = self.sts.get(session.operation.scope().place().region()).ok_or(AwsError::NoRole)?;
+        let signed = aws_sdk_sts::Config::builder().credentials_provider(session.credentials.clone());
+        let answer = within(session.deadline, WHO, sts.get_caller_identity().customize().config_override(signed).send());
+        let answer = answer.await?.map_err(|error| {
+            let (error, call) = AwsError::from_sdk(WHO, error, &session.operation.scope().label());
+            session.entry.note(call);
+            error
+        })?;
+        session.entry.note(AwsCall { action: WHO, request_id: answer.request_id().map(str::to_owned), error: None });
+        answer.arn().map(str::to_owned).ok_or(AwsError::Incomplete { action: WHO, what: "an ARN" })
     }
 
     /// What every request for a role says: which role, who asks, and what of the role's power is left.

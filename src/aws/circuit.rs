@@ -1,8 +1,9 @@
-//! A circuit for each account and Region: once AWS has failed there again and again, callers are told so at once, and one
-//! of them is let through now and then to see whether it is well again.
+//! A circuit for each service of AWS in each account and Region: once it has failed there again and again, callers are
+//! told so at once, and one of them is let through now and then to see whether it is well again.
 //!
 //! What counts is that AWS answers. Its own faults and silences open the circuit; a refusal is an answer, and throttling is
-//! one too: it has its own word, and a wait of its own.
+//! one too: it has its own word, and a wait of its own. How often a throttled request is sent again is bounded here as
+//! well, for all callers of the place together: were each to try as often as it likes, they would keep the throttle shut.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,28 +23,61 @@ const MOST: Duration = Duration::from_secs(30);
 /// How long a probe may take until another one is let through.
 const PROBE: Duration = Duration::from_secs(15);
 
+/// How many throttled requests may be sent again at once.
+const RESENDS: f64 = 10.0;
+/// How much of one more is earned by each answer, and each second.
+const EARNED_BY_ANSWER: f64 = 0.1;
+const EARNED_BY_SECOND: f64 = 0.2;
+
+/// A service in an account and a Region.
+type Where = (&'static str, AccountId, Region);
+
 /// Every circuit.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Circuits(Arc<Mutex<BTreeMap<(AccountId, Region), Circuit>>>);
+pub(super) struct Circuits(Arc<Mutex<BTreeMap<Where, Circuit>>>);
 
-/// One account and Region, as those see it who ask something of it.
+/// One of them, as those see it who ask something there.
 #[derive(Clone, Debug)]
 pub(super) struct Breaker {
     circuits: Circuits,
-    place: (AccountId, Region),
+    place: Where,
 }
 
 #[derive(Debug, Default)]
 struct Circuit {
+    budget: Budget,
     failures: u32,
     /// Nobody is let through before that.
     open_until: Option<Instant>,
     wait: Duration,
 }
 
+/// How many requests may be sent again.
+#[derive(Debug, Default)]
+struct Budget {
+    spent: f64,
+    at: Option<Instant>,
+}
+
+impl Budget {
+    fn earn(&mut self, earned: f64) {
+        self.spent = (self.spent - earned).max(0.0);
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let since = self.at.replace(now).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.earn(since.as_secs_f64() * EARNED_BY_SECOND);
+        let left = self.spent + 1.0 <= RESENDS;
+        if left {
+            self.spent += 1.0;
+        }
+        left
+    }
+}
+
 impl Circuits {
-    pub(super) fn of(&self, account: &AccountId, region: &Region) -> Breaker {
-        Breaker { circuits: self.clone(), place: (account.clone(), region.clone()) }
+    pub(super) fn of(&self, service: &'static str, account: &AccountId, region: &Region) -> Breaker {
+        Breaker { circuits: self.clone(), place: (service, account.clone(), region.clone()) }
     }
 }
 
@@ -51,6 +85,16 @@ impl Breaker {
     fn with<T>(&self, change: impl FnOnce(&mut Circuit) -> T) -> T {
         let mut circuits = self.circuits.0.lock().unwrap_or_else(PoisonError::into_inner);
         change(circuits.entry(self.place.clone()).or_default())
+    }
+
+    /// How long nobody is let through.
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        self.with(|circuit| circuit.open_until.filter(|until| now < *until).map(|until| until - now))
+    }
+
+    /// Whether a request that was throttled may be sent again.
+    pub(super) fn may_resend(&self, now: Instant) -> bool {
+        self.with(|circuit| circuit.budget.take(now))
     }
 
     /// Lets a caller through, or says how long to wait. Who is let through an open circuit is the probe.
@@ -67,10 +111,16 @@ impl Breaker {
 
     /// AWS has answered.
     pub(super) fn answered(&self) {
-        let was_open = self.with(|circuit| std::mem::take(circuit).open_until.is_some());
+        let was_open = self.with(|circuit| {
+            circuit.budget.earn(EARNED_BY_ANSWER);
+            circuit.failures = 0;
+            circuit.wait = Duration::ZERO;
+            circuit.open_until.take().is_some()
+        });
         if was_open {
             self.tell(false);
-            tracing::info!(account = %self.place.0, region = %self.place.1, "AWS answers again");
+            let (service, account, region) = &self.place;
+            tracing::info!(service, %account, %region, "AWS answers again");
         }
     }
 
@@ -91,13 +141,15 @@ impl Breaker {
         if let Some((wait, probe)) = opened {
             self.tell(true);
             if !probe {
-                tracing::warn!(account = %self.place.0, region = %self.place.1, ?wait, "AWS does not answer; callers are told so at once for a while");
+                let (service, account, region) = &self.place;
+                tracing::warn!(service, %account, %region, ?wait, "AWS does not answer; callers are told so at once for a while");
             }
         }
     }
 
     fn tell(&self, open: bool) {
-        telemetry::record_circuit(self.place.0.as_str(), self.place.1.as_str(), open);
+        let (service, account, region) = &self.place;
+        telemetry::record_circuit(service, account.as_str(), region.as_str(), open);
     }
 }
 
@@ -110,6 +162,7 @@ mod tests {
         let circuits = Circuits::default();
         let place = |digit: &str| {
             circuits.of(
+                "STS",
                 &AccountId::parse(&digit.repeat(12)).expect("an account"),
                 &Region::parse("eu-central-1").expect("a Region"),
             )
@@ -141,5 +194,20 @@ mod tests {
             one.failed(now);
         }
         assert!(one.enter(now).expect_err("open") <= MOST);
+    }
+    #[test]
+    fn what_is_sent_again_has_a_budget_that_answers_and_time_fill() {
+        let (account, region) = (AccountId::parse("111111111111"), Region::parse("eu-central-1"));
+        let breaker =
+            Circuits::default().of("EC2", &account.expect("an account"), &region.expect("a Region"));
+        let now = Instant::now();
+        let sent = (0..50).filter(|_| breaker.may_resend(now)).count();
+        assert_eq!(sent, 10, "all callers together");
+        for _ in 0..25 {
+            breaker.answered();
+        }
+        assert_eq!((0..50).filter(|_| breaker.may_resend(now)).count(), 2, "answers earn");
+        let later = now + Duration::from_secs(20);
+        assert_eq!((0..50).filter(|_| breaker.may_resend(later)).count(), 4, "time earns");
     }
 }

@@ -96,7 +96,15 @@ impl Session<'_> {
             }
             // Half of it at random, so that those who were turned away together do not come back together.
             let pause = THROTTLED_PAUSE * 2_u32.pow(throttled);
-            tokio::time::sleep(pause / 2 + pause.mul_f64(crate::digest::chance() / 2.0)).await;
+            let pause = pause / 2 + pause.mul_f64(crate::digest::chance() / 2.0);
+            // What has been begun is finished, whoever waits for it or not; what has not is not begun any more.
+            if !self.entry.has_changed() {
+                let late = self.deadline.is_some_and(|deadline| Instant::now() + pause >= deadline);
+                if late || !self.breaker.may_resend(Instant::now()) {
+                    return Err(error);
+                }
+            }
+            tokio::time::sleep(pause).await;
             throttled += 1;
         }
     }

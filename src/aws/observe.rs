@@ -57,7 +57,7 @@ impl Intercept for Observe {
             otel.name = format!("{}.{method}", self.0),
             otel.kind = "client",
             otel.status_code = tracing::field::Empty,
-            rpc.system = "aws-api",
+            rpc.system.name = "aws-api",
             rpc.service = self.0,
             rpc.method = method,
             cloud.region = region,

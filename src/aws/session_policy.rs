@@ -103,6 +103,9 @@ impl Actions {
         let named = power.rules.iter().map(|id| arn(&format!("security-group-rule/{id}"))).collect::<Vec<_>>();
         let rules = if named.is_empty() { vec![any_rule.clone()] } else { named };
 
+        if actions.reads.is_empty() && actions.writes.is_empty() && actions.tag_writes.is_empty() {
+            return SessionPolicy::deny_all();
+        }
         let mut statements = vec![
             json!({"Sid": "Look", "Effect": "Allow", "Action": actions.reads, "Resource": "*", "Condition": in_region()}),
         ];

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 
 use crate::audit::Touch;
 use crate::operation::reach::Verdict;
@@ -97,6 +98,21 @@ impl Answer {
         let different = items.iter().any(|item| !matches!(item.word, Word::AlreadyOpen | Word::AlreadyYours));
         let touch = |item: &Item| Touch { what: item.word.as_str(plan.is_some()), rule: item.rule.clone() };
         (different, items.iter().map(touch).collect())
+    }
+}
+
+impl Answer {
+    /// What came of it, as the log may have it.
+    pub fn loggable(&self) -> serde_json::Value {
+        match self {
+            Self::Changed { items, kept, plan } => {
+                let item = |item: &Item| json!([item.word.as_str(plan.is_some()), item.rule.id]);
+                json!({"items": items.iter().map(item).collect::<Vec<_>>(), "kept": kept.len()})
+            }
+            Self::Listed { rules, total, .. } => json!({"rules": rules.len(), "total": total}),
+            Self::Checked { verdict, .. } => json!({"verdict": verdict.as_str()}),
+            Self::Leases(leases) => json!({"leases": leases.len()}),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::identity::thumbprint::Thumbprint;
 use crate::limit::{Exceeded, Subject};
 use crate::mcp::code;
 use crate::mcp::envelope::Request;
-use crate::mcp::era::{self, Era, Spoken};
+use crate::mcp::era::{self, Era, Spoken, Trace};
 use crate::mcp::message::{self, RpcError, text};
 use crate::telemetry;
 
@@ -114,7 +114,7 @@ async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
         client.address = call.address.map(tracing::field::display),
         enduser.id = call.principal.id(),
     );
-    hang(&span, spoken.as_ref().ok().and_then(|spoken| spoken.traceparent.as_deref()), call);
+    hang(&span, spoken.as_ref().ok().map(|spoken| &spoken.trace), call);
     let answer = match spoken {
         Ok(spoken) => spoken_to(edge, request, call, spoken).instrument(span.clone()).await,
         Err(wrong) => Err(wrong),
@@ -145,11 +145,15 @@ fn shown_id(request: &Request<'_>) -> String {
 
 /// Makes a span part of the trace that the message names. The transport's own is its parent where the message names none, and
 /// told of otherwise (semantic conventions for MCP).
-fn hang(span: &tracing::Span, traceparent: Option<&str>, call: &Call<'_>) {
+fn hang(span: &tracing::Span, trace: Option<&Trace>, call: &Call<'_>) {
     let header = |key: &str| call.headers.get(key)?.to_str().ok();
-    match traceparent {
-        Some(traceparent) => {
-            telemetry::continue_trace(span, |key| (key == "traceparent").then_some(traceparent));
+    match trace.filter(|trace| trace.parent.is_some()) {
+        Some(trace) => {
+            telemetry::continue_trace(span, |key| match key {
+                "traceparent" => trace.parent.as_deref(),
+                "tracestate" => trace.state.as_deref(),
+                _ => None,
+            });
             telemetry::link_trace(span, header);
         }
         None => telemetry::continue_trace(span, header),
@@ -181,7 +185,7 @@ async fn spoken_to(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: 
             let spec = edge.annotations.find(&params.name).ok_or_else(|| unknown_tool(edge, &params.name))?;
             let started = tokio::time::Instant::now();
             let span = span(request, spec, call, era);
-            hang(&span, spoken.traceparent.as_deref(), call);
+            hang(&span, Some(&spoken.trace), call);
             let outcome = tool_call(edge, spec, &params, call, spoken.opens_urls).instrument(span.clone()).await;
             let (kind, answer) = match outcome {
                 Outcome::Result(content, structured) => (None, Ok((content, Some(structured), false))),
@@ -278,6 +282,10 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
         }
         return Outcome::ToolError(vec![text("Not done: its approval was not wanted any more. Nothing was changed.")]);
     }
+    if telemetry::logs_requests() {
+        let (tool, request) = (&spec.annotations.name, transcode::shape(&spec.method.input(), &message, &edge.annotations));
+        telemetry::log_request(tool, &request);
+    }
     let path = format!("/{}/{}", spec.method.parent_service().full_name(), spec.method.name());
     let Some(request) = outgoing(edge, call, message) else {
         return Outcome::TokenRefused("the access token cannot be sent on".to_owned());
@@ -294,8 +302,12 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
         Err(_) => Ok(Err(tonic::Status::internal("the tool's RPC has no name that can be called"))),
     };
     let status = match answer {
-        Ok(Ok(answer)) => match transcode::to_json(&spec.method.output(), answer.into_inner(), &edge.annotations) {
+        Ok(Ok(answer)) => match transcode::to_json(&spec.method.output(), answer.get_ref().clone(), &edge.annotations) {
             Ok((summary, structured)) => {
+                if telemetry::logs_requests() {
+                    let answer = transcode::shape(&spec.method.output(), answer.get_ref(), &edge.annotations);
+                    telemetry::log_answer(&spec.annotations.name, &answer);
+                }
                 let json = structured.to_string();
                 let content = summary.into_iter().chain([json]).map(text).collect();
                 return Outcome::Result(content, structured);
@@ -309,6 +321,9 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
         Err(_) => tonic::Status::deadline_exceeded("the call took too long"),
     };
     let mut refusal = Refusal::of(&status);
+    if telemetry::logs_requests() {
+        telemetry::log_answer(&spec.annotations.name, &json!({"refused": refusal.reason}));
+    }
     match (refusal.code, refusal.reason.as_str()) {
         (tonic::Code::Unauthenticated, _) => Outcome::TokenRefused(refusal.message),
         (tonic::Code::PermissionDenied, "SCOPE_MISSING") => {
@@ -354,13 +369,6 @@ pub(super) fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<t
     if let Some(certificate) = call.certificate {
         metadata.insert(CLIENT_CERTIFICATE, MetadataValue::try_from(certificate.to_string()).ok()?);
     }
-    telemetry::inject_trace(|key, value| {
-        if let (Ok(key), Ok(value)) =
-            (tonic::metadata::MetadataKey::from_bytes(key.as_bytes()), MetadataValue::try_from(value))
-        {
-            metadata.insert(key, value);
-        }
-    });
     Some(request)
 }
 

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::grpc::status::Refusal;
+use crate::grpc::status::{self, Refusal};
 use crate::limit::Exceeded;
 use crate::mcp::code;
 use crate::mcp::message::RpcError;
@@ -100,7 +100,7 @@ pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
 pub(super) fn tool_error(refusal: &Refusal) -> (String, Value) {
     let retryable = refusal.retry_after.is_some();
     let mut error = Map::new();
-    error.insert("code".to_owned(), json!(grpc_name(refusal.code)));
+    error.insert("code".to_owned(), json!(status::name(refusal.code)));
     error.insert("reason".to_owned(), json!(refusal.reason));
     error.insert("message".to_owned(), json!(refusal.message));
     error.insert("retryable".to_owned(), json!(retryable));
@@ -120,27 +120,4 @@ pub(super) fn tool_error(refusal: &Refusal) -> (String, Value) {
         matches!(refusal.code, tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Internal);
     let word = if failed { "Failed" } else { "Refused" };
     (format!("{word}: {}", refusal.message), json!({"error": error}))
-}
-
-/// A status code as gRPC writes it.
-fn grpc_name(code: tonic::Code) -> &'static str {
-    match code {
-        tonic::Code::Ok => "OK",
-        tonic::Code::Cancelled => "CANCELLED",
-        tonic::Code::Unknown => "UNKNOWN",
-        tonic::Code::InvalidArgument => "INVALID_ARGUMENT",
-        tonic::Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        tonic::Code::NotFound => "NOT_FOUND",
-        tonic::Code::AlreadyExists => "ALREADY_EXISTS",
-        tonic::Code::PermissionDenied => "PERMISSION_DENIED",
-        tonic::Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        tonic::Code::FailedPrecondition => "FAILED_PRECONDITION",
-        tonic::Code::Aborted => "ABORTED",
-        tonic::Code::OutOfRange => "OUT_OF_RANGE",
-        tonic::Code::Unimplemented => "UNIMPLEMENTED",
-        tonic::Code::Internal => "INTERNAL",
-        tonic::Code::Unavailable => "UNAVAILABLE",
-        tonic::Code::DataLoss => "DATA_LOSS",
-        tonic::Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }

@@ -178,7 +178,10 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
             edge.refused(StatusCode::FORBIDDEN, "SCOPE_MISSING", address, Some(who), &scope);
             challenge::refuse(&edge, &Challenge::Scope(&scope))
         }
-        Ok(Answer::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why)),
+        Ok(Answer::TokenRefused(why)) => {
+            edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_REFUSED", address, Some(who), &why);
+            challenge::refuse(&edge, &Challenge::Invalid(&why))
+        }
         Err(wrong) => {
             let text = format!("JSON-RPC error {}", wrong.code);
             edge.refused(StatusCode::OK, "PROTOCOL_ERROR", address, Some(who), &text);
@@ -207,6 +210,7 @@ fn limited(edge: &Edge, address: Option<IpAddr>, exceeded: &Exceeded, id: Option
 fn not_presented(edge: &Edge, address: Option<IpAddr>, presented: Presented) -> Response {
     match presented {
         Presented::Refused(refused) if refused.code() == Code::Unavailable => {
+            edge.refused(StatusCode::SERVICE_UNAVAILABLE, refused.reason(), address, None, refused.message());
             error::unavailable(refused.message(), refused.wait())
         }
         Presented::Refused(refused) => {

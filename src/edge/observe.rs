@@ -11,7 +11,7 @@ use axum::response::Response;
 use tracing::Instrument;
 
 use super::Edge;
-use crate::telemetry::{self, ActiveRequest};
+use crate::telemetry::{self, ActiveRequest, OpenStream};
 
 /// The header of an answer by which a caller can name the request to an operator. It is always our own: an id that a
 /// caller chose could say anything, and be anybody's.
@@ -19,7 +19,9 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 
 /// Around everything else.
 pub(super) async fn observe(State(edge): State<Arc<Edge>>, request: Request<Body>, next: Next) -> Response {
-    let (begun, active) = (Instant::now(), ActiveRequest::count());
+    let scheme = if edge.config.plaintext { "http" } else { "https" };
+    let (begun, active) = (Instant::now(), ActiveRequest::count(request.method().as_str(), scheme));
+    let stream = OpenStream::count("edge");
     let id = uuid::Uuid::new_v4().to_string();
     let (method, route) = (request.method().clone(), route(&edge, request.uri().path()));
     // For the log alone: a trace has spans of what is asked in the request.
@@ -28,8 +30,8 @@ pub(super) async fn observe(State(edge): State<Arc<Edge>>, request: Request<Body
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    telemetry::record_http(method.as_str(), route, response.status().as_u16(), begun.elapsed());
-    drop(active);
+    telemetry::record_http(method.as_str(), scheme, route, response.status().as_u16(), begun.elapsed());
+    drop((active, stream));
     response
 }
 

@@ -3,6 +3,8 @@
 //! What goes in is held to exactly what the tool's schema says: names as in the proto, no name twice, no unknown name,
 //! no null, no number for a string, and every limit. ProtoJSON itself is far looser, so it is not used on the way in.
 
+mod shape;
+
 use std::collections::BTreeMap;
 
 use base64::Engine;
@@ -15,6 +17,8 @@ use serde_json::value::RawValue;
 use crate::annotations::Annotations;
 use crate::mcp::envelope::fields;
 use crate::pb::mcp::v1::FieldAnnotations;
+
+pub(super) use shape::shape;
 
 /// Arguments that do not fit the tool. The texts tell a model what to change.
 #[derive(Debug, thiserror::Error)]

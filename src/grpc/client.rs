@@ -16,14 +16,18 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
+use tonic::metadata::AsciiMetadataKey;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 use tower::{Service, ServiceExt};
+use tracing::Instrument;
 
+use super::status;
 use crate::clock::Clock;
 use crate::listen::Connection;
+use crate::telemetry;
 use crate::tls::{self, ClientFiles, ClientSet, Current, Material as _, Reloader};
 
 /// `[edge.backend]`: the gRPC service behind the edge.
@@ -117,8 +121,42 @@ impl Link {
         Self::Local(routes)
     }
 
-    /// Calls a method with an encoded message.
-    pub async fn unary(&self, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
+    /// Calls a method with an encoded message, as a span of its own where there is a trace that it belongs to.
+    pub async fn unary(&self, path: PathAndQuery, mut request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
+        // What the process asks for itself, such as how the service is, belongs to nobody's trace.
+        if tracing::Span::current().is_none() {
+            return self.send(path, request).await;
+        }
+        let method = path.path().trim_start_matches('/').to_owned();
+        let span = tracing::info_span!(
+            "link",
+            otel.name = method,
+            otel.kind = "client",
+            otel.status_code = tracing::field::Empty,
+            rpc.system.name = "grpc",
+            rpc.method = method,
+            rpc.response.status_code = tracing::field::Empty,
+            error.type = tracing::field::Empty,
+        );
+        span.in_scope(|| {
+            telemetry::inject_trace(|key, value| {
+                let name = AsciiMetadataKey::from_bytes(key.as_bytes());
+                if let (Ok(name), Ok(value)) = (name, value.parse()) {
+                    request.metadata_mut().insert(name, value);
+                }
+            });
+        });
+        let answer = self.send(path, request).instrument(span.clone()).await;
+        let code = status::name(answer.as_ref().err().map_or(tonic::Code::Ok, Status::code));
+        span.record("rpc.response.status_code", code);
+        if answer.is_err() {
+            span.record("error.type", code);
+            span.record("otel.status_code", "ERROR");
+        }
+        answer
+    }
+
+    async fn send(&self, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
         match self {
             Self::Remote(remote) => unary(remote.channel(), path, request).await,
             Self::Local(routes) => {

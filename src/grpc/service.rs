@@ -20,10 +20,10 @@ use crate::operation::target::Known;
 use crate::operation::{CallId, Context, Operation, Tool};
 use crate::pb::whitelistmcp::v1 as pb;
 use crate::pb::whitelistmcp::v1::whitelist_service_server::WhitelistService;
-use crate::telemetry;
+use crate::telemetry::{self, OpenStream};
 
 use super::present::{self, Part, Shown};
-use super::status::to_status;
+use super::status::{self, to_status};
 use super::{DEADLINE_DEFAULT, DEADLINE_MAX, parse_timeout};
 
 /// The service over a broker.
@@ -65,15 +65,15 @@ impl Service {
         Q: Send + 'static,
     {
         let (metadata, extensions, message) = request.into_parts();
-        let rpc = tool.rpc().unwrap_or_default();
+        let method = format!("whitelistmcp.v1.WhitelistService/{}", tool.rpc().unwrap_or_default());
+        let stream = OpenStream::count("core");
         let span = tracing::info_span!(
             "whitelistmcp.v1.WhitelistService",
-            otel.name = format!("whitelistmcp.v1.WhitelistService/{rpc}"),
+            otel.name = method,
             otel.kind = "server",
-            rpc.system = "grpc",
-            rpc.service = "whitelistmcp.v1.WhitelistService",
-            rpc.method = rpc,
-            rpc.grpc.status_code = tracing::field::Empty,
+            rpc.system.name = "grpc",
+            rpc.method = method,
+            rpc.response.status_code = tracing::field::Empty,
             whitelistmcp.call = tracing::field::Empty,
             whitelistmcp.principal = tracing::field::Empty,
             whitelistmcp.tool = tool.name(),
@@ -112,9 +112,10 @@ impl Service {
                 Err(status)
             }
         };
-        let code = answer.as_ref().err().map_or(0, |status| i32::from(status.code()));
-        span.record("rpc.grpc.status_code", code);
-        telemetry::record_call(tool.name(), rpc, code, outcome, started.elapsed());
+        let code = status::name(answer.as_ref().err().map_or(tonic::Code::Ok, Status::code));
+        span.record("rpc.response.status_code", code);
+        telemetry::record_call(tool.name(), method, code, outcome, started.elapsed());
+        drop(stream);
         answer
     }
 

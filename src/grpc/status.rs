@@ -33,13 +33,16 @@ pub struct Refusal {
 
 /// Puts an error on the wire. The cause stays here, in the log.
 pub fn to_status(error: &Error) -> tonic::Status {
-    if let Some(cause) = std::error::Error::source(error) {
-        let (reason, cause) = (error.reason(), Chain(cause).to_string());
-        match error.code() {
-            Code::Internal => tracing::error!(reason, cause, "a call failed"),
-            Code::Unavailable | Code::FailedPrecondition => tracing::warn!(reason, cause, "a call failed"),
-            _ => tracing::debug!(reason, cause, "a call was refused"),
+    let cause = std::error::Error::source(error).map(|cause| Chain(cause).to_string());
+    let reason = error.reason();
+    match error.code() {
+        Code::Internal => tracing::error!(reason, cause, "a call failed"),
+        Code::Unavailable | Code::DeadlineExceeded | Code::FailedPrecondition => {
+            tracing::warn!(reason, cause, "a call failed");
         }
+        // Who is not let in yet may come by the thousand; they are counted, and the first ones told of elsewhere.
+        Code::Unauthenticated | Code::ResourceExhausted => tracing::debug!(reason, cause, "a call was refused"),
+        _ => tracing::info!(reason, cause, "a call was refused"),
     }
     telemetry::record_error("core", error.code().as_str(), error.reason());
     let facts = error.facts().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect::<HashMap<_, _>>();
@@ -51,6 +54,29 @@ pub fn to_status(error: &Error) -> tonic::Status {
         details.set_retry_info(Some(wait));
     }
     tonic::Status::with_error_details(code(error.code()), error.message(), details)
+}
+
+/// A status code as gRPC writes it.
+pub fn name(code: tonic::Code) -> &'static str {
+    match code {
+        tonic::Code::Ok => "OK",
+        tonic::Code::Cancelled => "CANCELLED",
+        tonic::Code::Unknown => "UNKNOWN",
+        tonic::Code::InvalidArgument => "INVALID_ARGUMENT",
+        tonic::Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        tonic::Code::NotFound => "NOT_FOUND",
+        tonic::Code::AlreadyExists => "ALREADY_EXISTS",
+        tonic::Code::PermissionDenied => "PERMISSION_DENIED",
+        tonic::Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        tonic::Code::FailedPrecondition => "FAILED_PRECONDITION",
+        tonic::Code::Aborted => "ABORTED",
+        tonic::Code::OutOfRange => "OUT_OF_RANGE",
+        tonic::Code::Unimplemented => "UNIMPLEMENTED",
+        tonic::Code::Internal => "INTERNAL",
+        tonic::Code::Unavailable => "UNAVAILABLE",
+        tonic::Code::DataLoss => "DATA_LOSS",
+        tonic::Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 fn code(code: Code) -> tonic::Code {

@@ -32,6 +32,8 @@ struct Meta<'a> {
     client_capabilities: Option<&'a RawValue>,
     #[serde(borrow)]
     traceparent: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tracestate: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -51,13 +53,22 @@ struct Elicitation {
     url: Option<serde_json::Value>,
 }
 
+/// The W3C trace context in `_meta` (SEP-414), as it was written.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// `traceparent`, if there is one.
+    pub parent: Option<String>,
+    /// `tracestate`, if there is one.
+    pub state: Option<String>,
+}
+
 /// A request's era, and the trace that it is part of.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Spoken {
     /// The era.
     pub era: Era,
-    /// The W3C trace context in `_meta`, if there is one (SEP-414).
-    pub traceparent: Option<String>,
+    /// The trace.
+    pub trace: Trace,
     /// Whether the client has said that it can have its user open a URL (elicitation in URL mode).
     pub opens_urls: bool,
 }
@@ -72,10 +83,10 @@ impl Era {
         };
         let meta = params.meta.unwrap_or_default();
         let text = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-        let traceparent = text(meta.traceparent);
+        let trace = Trace { parent: text(meta.traceparent), state: text(meta.tracestate) };
         let Some(version) = meta.protocol_version else {
             let era = Self::without_meta(method, header)?;
-            return Ok(Spoken { era, traceparent, opens_urls: false });
+            return Ok(Spoken { era, trace, opens_urls: false });
         };
         let version = text(Some(version)).ok_or_else(|| {
             RpcError::new(code::INVALID_PARAMS, "`_meta` protocolVersion must be a string").with_http(400)
@@ -103,7 +114,7 @@ impl Era {
             .and_then(|capabilities| serde_json::from_str::<Capabilities>(capabilities.get()).ok());
         let elicitation = capabilities.and_then(|capabilities| capabilities.elicitation);
         let opens_urls = elicitation.is_some_and(|elicitation| elicitation.url.is_some_and(|url| url.is_object()));
-        Ok(Spoken { era: Self::Modern, traceparent, opens_urls })
+        Ok(Spoken { era: Self::Modern, trace, opens_urls })
     }
 
     fn without_meta(method: &str, header: Option<&str>) -> Result<Self, RpcError> {

@@ -33,6 +33,8 @@ pub enum Tool {
     Recover,
     /// Its own: find the groups that are opted in by a tag.
     Discover,
+    /// Its own: ask AWS whether its role is to be had.
+    SelfTest,
 }
 
 impl Tool {
@@ -50,7 +52,8 @@ impl Tool {
     ];
 
     /// What the service does for itself.
-    pub const OWN: [Self; 5] = [Self::Survey, Self::Close, Self::Tidy, Self::Recover, Self::Discover];
+    pub const OWN: [Self; 6] =
+        [Self::Survey, Self::Close, Self::Tidy, Self::Recover, Self::Discover, Self::SelfTest];
 
     /// The tool's MCP name, or what the audit trail calls it. The proto says the same, and a test holds them together.
     pub fn name(self) -> &'static str {
@@ -70,6 +73,7 @@ impl Tool {
             Self::Tidy => "tidy",
             Self::Recover => "recover",
             Self::Discover => "discover",
+            Self::SelfTest => "self_test",
         }
     }
 
@@ -85,7 +89,13 @@ impl Tool {
             Self::Leases => "ListLeases",
             Self::Targets => "ListTargets",
             Self::RevokeHolder => "RevokeHolder",
-            Self::Decide | Self::Survey | Self::Close | Self::Tidy | Self::Recover | Self::Discover => return None,
+            Self::Decide
+            | Self::Survey
+            | Self::Close
+            | Self::Tidy
+            | Self::Recover
+            | Self::Discover
+            | Self::SelfTest => return None,
         })
     }
 

@@ -7,10 +7,14 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, global};
 
 /// The histogram bounds, in seconds, that the conventions for MCP give.
-const BOUNDS: [f64; 14] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+const MCP_BOUNDS: [f64; 14] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
-/// Counts a call of the core and how long it took, and its reason where it was refused.
-pub fn record_call(tool: &'static str, rpc: &'static str, code: i32, outcome: &'static str, took: Duration) {
+/// The histogram bounds, in seconds, that the conventions for HTTP and RPC give.
+const BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// Counts a call of the core and how long it took: `method` as gRPC names it, `code` its status by name, `outcome` the
+/// reason where it was refused.
+pub fn record_call(tool: &'static str, method: String, code: &'static str, outcome: &'static str, took: Duration) {
     static CALLS: LazyLock<Histogram<f64>> =
         LazyLock::new(|| histogram("whitelistmcp.call.duration", "Calls of the core by tool and outcome"));
     static RPCS: LazyLock<Histogram<f64>> =
@@ -20,8 +24,8 @@ pub fn record_call(tool: &'static str, rpc: &'static str, code: i32, outcome: &'
         took.as_secs_f64(),
         &[
             KeyValue::new("rpc.system.name", "grpc"),
-            KeyValue::new("rpc.method", rpc),
-            KeyValue::new("rpc.response.status_code", i64::from(code)),
+            KeyValue::new("rpc.method", method),
+            KeyValue::new("rpc.response.status_code", code),
         ],
     );
 }
@@ -63,15 +67,14 @@ pub fn record_cache(cache: &'static str, hit: bool) {
 }
 
 /// Counts an HTTP request of the edge and how long it took.
-pub fn record_http(method: &str, route: &'static str, status: u16, took: Duration) {
+pub fn record_http(method: &str, scheme: &'static str, route: &'static str, status: u16, took: Duration) {
     static REQUESTS: LazyLock<Histogram<f64>> =
         LazyLock::new(|| histogram("http.server.request.duration", "HTTP requests of the edge by route and status"));
-    // Any other word could be anything, and every word is a label.
-    let method = ["GET", "POST", "HEAD", "OPTIONS", "DELETE", "PUT"].into_iter().find(|known| *known == method);
     REQUESTS.record(
         took.as_secs_f64(),
         &[
-            KeyValue::new("http.request.method", method.unwrap_or("_OTHER")),
+            KeyValue::new("http.request.method", known_method(method)),
+            KeyValue::new("url.scheme", scheme),
             KeyValue::new("http.route", route),
             KeyValue::new("http.response.status_code", i64::from(status)),
         ],
@@ -106,22 +109,55 @@ fn connections() -> &'static UpDownCounter<i64> {
     &OPEN
 }
 
-/// A request that is worked on, for as long as this lives.
+/// A stream of a connection, which carries one request, for as long as this lives.
 #[derive(Debug)]
-pub struct ActiveRequest(());
+pub struct OpenStream(&'static str);
+
+impl OpenStream {
+    /// Counts one at a door.
+    pub fn count(door: &'static str) -> Self {
+        streams().add(1, &[KeyValue::new("door", door)]);
+        Self(door)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        streams().add(-1, &[KeyValue::new("door", self.0)]);
+    }
+}
+
+fn streams() -> &'static UpDownCounter<i64> {
+    static OPEN: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
+        let text = "Requests that are open on the connections, by door";
+        meter().i64_up_down_counter("whitelistmcp.streams").with_description(text).build()
+    });
+    &OPEN
+}
+
+/// An HTTP request that is worked on, for as long as this lives.
+#[derive(Debug)]
+pub struct ActiveRequest([KeyValue; 2]);
 
 impl ActiveRequest {
     /// Counts one.
-    pub fn count() -> Self {
-        active().add(1, &[]);
-        Self(())
+    pub fn count(method: &str, scheme: &'static str) -> Self {
+        let method = KeyValue::new("http.request.method", known_method(method));
+        let attributes = [method, KeyValue::new("url.scheme", scheme)];
+        active().add(1, &attributes);
+        Self(attributes)
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        active().add(-1, &[]);
+        active().add(-1, &self.0);
     }
+}
+
+/// A method as it is counted. Any other word could be anything, and every word is a label.
+fn known_method(method: &str) -> &'static str {
+    ["GET", "POST", "HEAD", "OPTIONS", "DELETE", "PUT"].into_iter().find(|known| *known == method).unwrap_or("_OTHER")
 }
 
 fn active() -> &'static UpDownCounter<i64> {
@@ -158,20 +194,28 @@ pub fn record_aws(service: &'static str, method: &str, error: Option<&str>, took
 
 /// Counts a request that AWS turned away because there were too many.
 pub fn record_throttle(service: &'static str, method: &'static str) {
+    throttled().add(1, &[KeyValue::new("rpc.service", service), KeyValue::new("rpc.method", method)]);
+}
+
+fn throttled() -> &'static Counter<u64> {
     static THROTTLED: LazyLock<Counter<u64>> = LazyLock::new(|| {
         let text = "Attempts that AWS turned away because there were too many";
         meter().u64_counter("whitelistmcp.aws.throttled").with_description(text).build()
     });
-    THROTTLED.add(1, &[KeyValue::new("rpc.service", service), KeyValue::new("rpc.method", method)]);
+    &THROTTLED
 }
 
 /// Counts that somebody went ahead without the word that policy asks for.
 pub fn record_break_glass(tool: &'static str) {
+    broken().add(1, &[KeyValue::new("tool", tool)]);
+}
+
+fn broken() -> &'static Counter<u64> {
     static BROKEN: LazyLock<Counter<u64>> = LazyLock::new(|| {
         let text = "Changes that were made at once although policy asks for somebody's word first";
         meter().u64_counter("whitelistmcp.break_glass").with_description(text).build()
     });
-    BROKEN.add(1, &[KeyValue::new("tool", tool)]);
+    &BROKEN
 }
 
 /// Tells how a round of the reconciler went.
@@ -183,14 +227,18 @@ pub fn record_round(standing: usize, damaged: usize, closed: usize, lag: Duratio
     static RULES: LazyLock<Gauge<u64>> = LazyLock::new(|| {
         meter().u64_gauge("whitelistmcp.rules").with_description("Rules of ours that stand, by state").build()
     });
-    static CLOSED: LazyLock<Counter<u64>> = LazyLock::new(|| {
-        meter().u64_counter("whitelistmcp.rules.closed").with_description("Rules closed at their end").build()
-    });
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     LAG.record(lag.as_secs_f64(), &[]);
     RULES.record(count(standing.saturating_sub(damaged)), &[KeyValue::new("state", "whole")]);
     RULES.record(count(damaged), &[KeyValue::new("state", "damaged")]);
-    CLOSED.add(count(closed), &[]);
+    self::closed().add(count(closed), &[]);
+}
+
+fn closed() -> &'static Counter<u64> {
+    static CLOSED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+        meter().u64_counter("whitelistmcp.rules.closed").with_description("Rules closed at their end").build()
+    });
+    &CLOSED
 }
 
 /// Counts a call that was refused for a limit.
@@ -214,7 +262,7 @@ pub fn record_redis(up: bool) {
 /// Counts an MCP request of the edge and how long it took.
 pub fn record_mcp(method: &'static str, tool: Option<&str>, error: Option<&str>, took: Duration) {
     static REQUESTS: LazyLock<Histogram<f64>> =
-        LazyLock::new(|| histogram("mcp.server.operation.duration", "MCP requests by method and tool"));
+        LazyLock::new(|| bounded("mcp.server.operation.duration", "MCP requests by method and tool", &MCP_BOUNDS));
     let mut attributes = vec![KeyValue::new("mcp.method.name", method)];
     attributes.extend(tool.map(|tool| KeyValue::new("gen_ai.tool.name", tool.to_owned())));
     attributes.extend(error.map(|error| KeyValue::new("error.type", error.to_owned())));
@@ -226,22 +274,44 @@ fn meter() -> Meter {
 }
 
 fn histogram(name: &'static str, description: &'static str) -> Histogram<f64> {
-    meter().f64_histogram(name).with_unit("s").with_description(description).with_boundaries(BOUNDS.to_vec()).build()
+    bounded(name, description, &BOUNDS)
 }
 
-/// Tells how the journal is: how many records wait for it, and how long the last write took.
-pub fn record_journal(waiting: usize, took: Duration) {
-    static WAITING: LazyLock<Gauge<u64>> = LazyLock::new(|| {
-        meter()
-            .u64_gauge("whitelistmcp.journal.waiting")
-            .with_description("Records that wait for the audit journal")
-            .build()
-    });
+fn bounded(name: &'static str, description: &'static str, bounds: &[f64]) -> Histogram<f64> {
+    meter().f64_histogram(name).with_unit("s").with_description(description).with_boundaries(bounds.to_vec()).build()
+}
+
+/// Tells how long a write of the journal took.
+pub fn record_journal(took: Duration) {
     static WRITES: LazyLock<Histogram<f64>> = LazyLock::new(|| {
         histogram("whitelistmcp.journal.write.duration", "Writes of the audit journal, with their syncs")
     });
-    WAITING.record(u64::try_from(waiting).unwrap_or(u64::MAX), &[]);
     WRITES.record(took.as_secs_f64(), &[]);
+}
+
+/// Tells, whenever metrics leave, how many records wait for the journal and for how long it has got no further: a write that
+/// hangs shows as well as one that fails. Nothing is told any more once `ask` knows nothing.
+pub fn watch_journal(ask: impl Fn() -> Option<(usize, Duration)> + Clone + Send + Sync + 'static) {
+    let waiting = ask.clone();
+    meter()
+        .u64_observable_gauge("whitelistmcp.journal.waiting")
+        .with_description("Records that wait for the audit journal")
+        .with_callback(move |told| {
+            if let Some((waiting, _)) = waiting() {
+                told.observe(u64::try_from(waiting).unwrap_or(u64::MAX), &[]);
+            }
+        })
+        .build();
+    meter()
+        .f64_observable_gauge("whitelistmcp.journal.lag")
+        .with_unit("s")
+        .with_description("How long records have been waiting while the audit journal got no further")
+        .with_callback(move |told| {
+            if let Some((_, lag)) = ask() {
+                told.observe(lag.as_secs_f64(), &[]);
+            }
+        })
+        .build();
 }
 
 /// Tells whether the journal can be written.
@@ -255,10 +325,24 @@ pub fn record_journal_state(writable: bool) {
 
 /// Counts a panic.
 pub fn record_panic() {
+    panics().add(1, &[]);
+}
+
+fn panics() -> &'static Counter<u64> {
     static PANICS: LazyLock<Counter<u64>> = LazyLock::new(|| {
         meter().u64_counter("whitelistmcp.panics").with_description("Faults of the service's own").build()
     });
-    PANICS.add(1, &[]);
+    &PANICS
+}
+
+/// Begins counters that alerts watch at zero: of a series that begins with its first event, no increase is seen.
+pub fn begin_at_zero(tools: impl IntoIterator<Item = &'static str>) {
+    panics().add(0, &[]);
+    for tool in tools {
+        broken().add(0, &[KeyValue::new("tool", tool)]);
+    }
+    throttled().add(0, &[KeyValue::new("rpc.service", "sts"), KeyValue::new("rpc.method", "AssumeRole")]);
+    closed().add(0, &[]);
 }
 
 /// Tells which program this is.
@@ -267,13 +351,16 @@ pub(super) fn record_build(role: &'static str) {
     build.record(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION")), KeyValue::new("role", role)]);
 }
 
-/// Tells whether the circuit of an account and Region is open.
-pub fn record_circuit(account: &str, region: &str, open: bool) {
+/// Tells whether the circuit of a service of AWS in an account and Region is open.
+pub fn record_circuit(service: &'static str, account: &str, region: &str, open: bool) {
     static OPEN: LazyLock<Gauge<u64>> = LazyLock::new(|| {
-        let text = "Whether callers are told at once that AWS does not answer for an account and Region: 1, or 0";
+        let text = "Whether callers are told at once that a service of AWS does not answer in a place: 1, or 0";
         meter().u64_gauge("whitelistmcp.aws.circuit.open").with_description(text).build()
     });
-    let place =
-        [KeyValue::new("cloud.account.id", account.to_owned()), KeyValue::new("cloud.region", region.to_owned())];
+    let place = [
+        KeyValue::new("rpc.service", service),
+        KeyValue::new("cloud.account.id", account.to_owned()),
+        KeyValue::new("cloud.region", region.to_owned()),
+    ];
     OPEN.record(u64::from(open), &place);
 }

@@ -7,33 +7,54 @@ use serde_json::Value;
 
 use crate::support::emulator::checkout;
 
-/// The instruments that the service makes, as Prometheus calls what arrives of them by OTLP, without a unit's or a kind's
-/// ending.
+/// The series that Prometheus makes of what the service measures, when that arrives by OTLP: dots become `_`, the unit is
+/// added unless the name says it, and counters and histograms have endings of their own.
+///
+/// Source: OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility".
 fn measured() -> BTreeSet<String> {
     let source = include_str!("../../src/telemetry/metrics.rs");
-    let names = source.split('"').filter(|word| {
-        ["whitelistmcp.", "mcp.", "http.server.", "rpc."].iter().any(|start| word.starts_with(start))
-            && !word.contains(' ')
-    });
-    names.map(|name| name.replace('.', "_")).collect()
+    let mut series = BTreeSet::new();
+    for (at, _) in source.match_indices('"') {
+        let rest = &source[at + 1..];
+        let name = &rest[..rest.find('"').unwrap_or(0)];
+        let ours = ["whitelistmcp.", "mcp.server.", "http.server.", "rpc."].iter().any(|start| name.starts_with(start));
+        // The call whose first argument it is.
+        let call = source[..at].strip_suffix('(').map(|before| {
+            let begin = before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_').map_or(0, |at| at + 1);
+            &before[begin..]
+        });
+        let Some(call) = call.filter(|_| ours && !name.contains(' ')) else { continue };
+        let built = &rest[..rest.find(".build()").unwrap_or(rest.len())];
+        let unit = match built.split_once(".with_unit(\"").and_then(|(_, unit)| unit.split('"').next()) {
+            _ if ["histogram", "bounded"].contains(&call) => "seconds",
+            Some("s") => "seconds",
+            Some("d") => "days",
+            Some(other) => panic!("{name}: which word is the unit {other}?"),
+            None => "",
+        };
+        let mut base = name.replace('.', "_");
+        if !unit.is_empty() && !base.split('_').any(|word| word == unit) {
+            base = format!("{base}_{unit}");
+        }
+        match call {
+            "u64_counter" => drop(series.insert(format!("{base}_total"))),
+            "histogram" | "bounded" => series.extend(["bucket", "count", "sum"].map(|end| format!("{base}_{end}"))),
+            call if call.contains("gauge") || call == "i64_up_down_counter" => drop(series.insert(base)),
+            call => assert!(name.starts_with("mcp.") || call == "new", "{name} is made by {call}"),
+        }
+    }
+    series
 }
 
-/// The metrics that an expression speaks of.
+/// The series that an expression speaks of.
 fn spoken_of(expression: &str) -> BTreeSet<String> {
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let ours = words.filter(|word| {
-        ["whitelistmcp_", "mcp_server", "http_server", "rpc_server", "rpc_client"]
+        ["whitelistmcp_", "mcp_server_", "http_server_", "rpc_server_", "rpc_client_"]
             .iter()
             .any(|start| word.starts_with(start))
     });
-    ours.map(|word| {
-        let mut name = word.to_owned();
-        for ending in ["_bucket", "_count", "_sum", "_total", "_seconds", "_days"] {
-            name = name.strip_suffix(ending).unwrap_or(&name).to_owned();
-        }
-        name
-    })
-    .collect()
+    ours.map(str::to_owned).collect()
 }
 
 fn assert_measured(expression: &str) {
@@ -55,6 +76,16 @@ fn the_alert_rules_load_and_speak_of_what_is_measured() {
         .expect("promtool; `make tools` installs it");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(path).expect("rules");
+    // Each rule speaks up where it must, and only there.
+    let tested = Command::new("promtool")
+        .args(["test", "rules", "alerts_test.yaml"])
+        .current_dir(checkout().join("deploy/observability"))
+        .output()
+        .expect("promtool");
+    let said = String::from_utf8_lossy(&tested.stdout).into_owned() + &String::from_utf8_lossy(&tested.stderr);
+    assert!(tested.status.success(), "{said}");
+    let tests = std::fs::read_to_string(checkout().join("deploy/observability/alerts_test.yaml")).expect("tests");
+    tests.lines().filter_map(|line| line.split_once("series: '")?.1.split('{').next()).for_each(assert_measured);
     let expressions: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
     assert_eq!(expressions.len(), text.matches("- alert: ").count());
     expressions.into_iter().for_each(assert_measured);

@@ -78,7 +78,7 @@ fn every_session_policy_allows_its_call_and_nothing_else() {
     let output = simulator.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("20 policies") && !said.contains("DIFF"), "{said}");
+    assert!(said.contains("21 policies") && !said.contains("DIFF"), "{said}");
 }
 
 fn subjects() -> Vec<Value> {
@@ -108,13 +108,13 @@ fn subjects() -> Vec<Value> {
             if changes && !tool.can_change() || !changes && Tool::OWN.contains(&tool) && tool.can_change() {
                 continue;
             }
-            use Tool::{Add, Close, Discover, Extend, Leases, Move, Remove, RevokeHolder, Survey, Targets, Tidy};
+            use Tool::{Add, Close, Discover, Extend, Leases, Move, Remove, RevokeHolder, SelfTest, Survey, Targets, Tidy};
             let is = |tools: &[Tool]| changes && tools.contains(&tool);
             let opens = is(&[Add, Extend, Move]);
             let closes = is(&[Remove, RevokeHolder, Move, Close]);
             // What looks at a whole Region sees rules or groups, and never one group by name.
-            let rules_seen = !matches!(tool, Targets | Discover);
-            let groups_seen = !matches!(tool, Survey | Leases | Tidy);
+            let rules_seen = !matches!(tool, Targets | Discover | SelfTest);
+            let groups_seen = !matches!(tool, Survey | Leases | Tidy | SelfTest);
             let cases = vec![
                 case(may(rules_seen), "ec2:DescribeSecurityGroupRules", "*", &here),
                 case(may(groups_seen), "ec2:DescribeSecurityGroups", "*", &here),

@@ -166,7 +166,8 @@ async fn a_lame_duck_says_that_it_is_not_ready_and_serves_on() {
     let aws = AwsDouble::start().await;
     let options = Options { shutdown: "lame_duck = \"2s\"\n", ..Options::default() };
     let mut service = Processes::start(&aws.access(), &options, &[]).await;
-    assert_eq!(service.get("/readyz").await.expect("an answer").status, 200);
+    eventually("it is ready", async || (service.get("/readyz").await.expect("an answer").status == 200).then_some(()))
+        .await;
     service.edge.signal("TERM");
     eventually("it says so", async || (service.get("/readyz").await.expect("an answer").status == 503).then_some(()))
         .await;

@@ -89,6 +89,8 @@ pub(crate) struct Options {
     pub(crate) redis: Option<String>,
     /// `[shutdown]`, of core and edge.
     pub(crate) shutdown: &'static str,
+    /// `[health]`; no self-test unless a test is about it.
+    pub(crate) health: &'static str,
     /// What the file `login-secret` holds.
     pub(crate) login_secret: Option<&'static str>,
 }
@@ -506,7 +508,8 @@ region = "{REGION}"
         config.push_str(&format!("[[targets.groups]]\nname = \"{name}\"\nid = \"{id}\"\n"));
     }
     config.push_str(&options.core_extra.replace("{at}", &at.to_string()));
-    config.push_str(&format!("[leases]\n{}", options.leases.unwrap_or(LEASES)));
+    let health = if options.health.is_empty() { "self_test = \"off\"" } else { options.health };
+    config.push_str(&format!("[health]\n{health}\n[leases]\n{}", options.leases.unwrap_or(LEASES)));
     config.push_str(&limits(options));
     if !options.without_journal {
         config.push_str(&format!("[audit]\ndirectory = \"{at}/journal\"\nvolume = \"persistent\"\n"));

@@ -74,8 +74,17 @@ async fn one_tree(protocol: &str) {
     assert_eq!(edge["attributes"]["mcp.method.name"], "tools/call");
     assert_eq!(edge["attributes"]["gen_ai.tool.name"], "whitelist_add");
     assert_eq!(edge["attributes"]["jsonrpc.request.id"], "req-1");
-    let core = named("whitelistmcp.v1.WhitelistService/AddRule");
-    assert_eq!(core["parent_id"], edge["span_id"], "{core:#}");
+    let rpc = |kind: &str| {
+        let is = |span: &&&Value| span["name"] == "whitelistmcp.v1.WhitelistService/AddRule" && span["kind"] == kind;
+        *spans.iter().find(is).unwrap_or_else(|| panic!("no {kind} span of the RPC: {spans:#?}"))
+    };
+    let (link, core) = (rpc("client"), rpc("server"));
+    assert_eq!(link["parent_id"], edge["span_id"], "{link:#}");
+    assert_eq!(core["parent_id"], link["span_id"], "{core:#}");
+    for span in [link, core] {
+        assert_eq!(span["attributes"]["rpc.method"], "whitelistmcp.v1.WhitelistService/AddRule");
+        assert_eq!(span["attributes"]["rpc.response.status_code"], "OK");
+    }
     let said = &core["attributes"];
     assert!(said["whitelistmcp.principal"].as_str().is_some_and(|id| id.starts_with("alice")), "{said:#}");
     assert_eq!(
@@ -93,7 +102,7 @@ async fn one_tree(protocol: &str) {
             (core["span_id"].as_str(), Some("client")),
             "{span:#}"
         );
-        assert_eq!(span["attributes"]["rpc.system"], "aws-api");
+        assert_eq!(span["attributes"]["rpc.system.name"], "aws-api");
         assert_eq!(span["attributes"]["aws.request_id"], "req-1");
         assert_eq!(span["attributes"]["http.response.status_code"], 200);
     }
@@ -141,7 +150,7 @@ async fn one_tree(protocol: &str) {
 }
 
 /// What a run like this one must have measured.
-const METRICS: [&str; 16] = [
+const METRICS: [&str; 20] = [
     "http.server.active_requests",
     "http.server.request.duration",
     "mcp.server.operation.duration",
@@ -152,7 +161,11 @@ const METRICS: [&str; 16] = [
     "whitelistmcp.certificate.days_left",
     "whitelistmcp.connections",
     "whitelistmcp.errors",
+    "whitelistmcp.break_glass",
+    "whitelistmcp.journal.lag",
     "whitelistmcp.journal.waiting",
+    "whitelistmcp.panics",
+    "whitelistmcp.streams",
     "whitelistmcp.journal.writable",
     "whitelistmcp.journal.write.duration",
     "whitelistmcp.policy.decisions",
@@ -245,13 +258,67 @@ fn disguises(secret: &str) -> Vec<String> {
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
     let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let bytes = format!("{:?}", secret.as_bytes());
-    // Without the ends, where what stands before shifts the rest.
-    let inner =
-        |text: String| text.trim_end_matches('=').get(..text.len().saturating_sub(4)).unwrap_or_default().to_owned();
-    let mut all =
-        vec![secret.to_owned(), percent, bytes, inner(STANDARD.encode(secret)), inner(URL_SAFE_NO_PAD.encode(secret))];
+    let mut all = vec![secret.to_owned(), percent, bytes, hex(secret)];
+    // Base64 takes three bytes at a time, so what stands before shifts the rest; the ends depend on what is beside them.
+    for before in 0..3 {
+        let shifted = [&vec![b'.'; before][..], secret.as_bytes()].concat();
+        for text in [STANDARD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)] {
+            let (begin, end) = (if before == 0 { 0 } else { 4 }, shifted.len() / 3 * 4);
+            all.extend(text.get(begin..end).map(str::to_owned));
+        }
+    }
     all.retain(|text| text.len() >= 8);
     all
+}
+
+fn hex(secret: &str) -> String {
+    secret.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_disguise_is_seen_through_wherever_it_stands() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let secret = "introspection-secret-0815";
+    for before in ["", "a", "ab", "client:", "client-x:"] {
+        for after in ["", "z", "zz"] {
+            let text = STANDARD.encode(format!("{before}{secret}{after}"));
+            assert!(disguises(secret).iter().any(|disguise| text.contains(disguise)), "{before} {after}");
+        }
+    }
+}
+
+/// What `[telemetry] log_requests` leaves out of the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_logged_when_asked_for_and_then_without_what_could_be_anything() {
+    let aws = AwsDouble::start().await;
+    let pasted = "hunter2-correct-horse";
+    let arguments = json!({"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "protocol": "tcp",
+        "reason": format!("ticket {pasted}"), "idempotency_key": pasted});
+    for on in [false, true] {
+        let section = if on { "[telemetry]\nlog_requests = true\n" } else { "" };
+        let options = Options { oidc_extra: section.to_owned(), ..Options::default() };
+        let mut service = Processes::start(&aws.access(), &options, &[]).await;
+        let result = service.call("whitelist_add", arguments.clone()).await;
+        assert_eq!(result["isError"], false, "{result:#}");
+        service.call("whitelist_list", json!({"security_group": "nowhere"})).await;
+        service.stop().await;
+        for log in [service.core.log(), service.edge.log()] {
+            assert!(!log.contains(pasted), "{log}");
+            let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let said = |message: &str, field: &str, tool: &str| {
+                let is = |line: &&Value| line["message"] == message && line["tool"] == tool;
+                lines.iter().find(is).map(|line| line[field].to_string())
+            };
+            let (request, answer) =
+                (said("a request", "request", "whitelist_add"), said("an answer", "answer", "whitelist_add"));
+            assert_eq!((request.is_some(), answer.is_some()), (on, on), "{log}");
+            if let (Some(request), Some(answer)) = (request, answer) {
+                assert!(request.contains("<28 characters>") && request.contains("tcp"), "{request}");
+                assert!(answer.contains("opened") || answer.contains("already_yours"), "{answer}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,6 +33,8 @@ const ROTATE_AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct Condition {
     /// How many records wait.
     pub(super) waiting: AtomicUsize,
+    /// When the writer last got on, or had nothing to do and was handed something.
+    went_on: Mutex<Option<Instant>>,
     problem: Mutex<Option<String>>,
 }
 
@@ -40,6 +42,24 @@ impl Condition {
     /// Why the last write failed.
     pub(super) fn problem(&self) -> Option<String> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Somebody hands in a record.
+    pub(super) fn hand_in(&self) {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.went_on();
+        }
+    }
+
+    fn went_on(&self) {
+        *self.went_on.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// How many records wait, and for how long the writer has got no further.
+    pub(super) fn lag(&self) -> (usize, Duration) {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let since = *self.went_on.lock().unwrap_or_else(PoisonError::into_inner);
+        (waiting, since.filter(|_| waiting > 0).map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
     fn set(&self, result: &Result<(), JournalError>) {
@@ -308,7 +328,8 @@ impl Writer {
             lines.push(b'\n');
         }
         self.segment.append(&lines, durable)?;
-        telemetry::record_journal(self.condition.waiting.load(Ordering::Relaxed), begun.elapsed());
+        telemetry::record_journal(begun.elapsed());
+        self.condition.went_on();
         let (mut from, first) = (0, self.seq + 1);
         for ((item, end), seq) in items.iter().zip(ends).zip(first..) {
             match &item.body {

@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use super::provider::{Provider, ProviderError};
 use crate::clock::Monotonic;
+use crate::telemetry;
 
 /// The age at which keys are fetched anew, behind the calls that still use them.
 const REFRESH_AFTER: Duration = Duration::from_secs(600);
@@ -98,6 +99,7 @@ impl<S: Source> Keys<S> {
         if let Some(set) = self.0.usable()
             && let Some(key) = set.find(key_id, algorithm)
         {
+            telemetry::record_cache("keys", true);
             // A key that is known serves while newer ones are fetched: a slow issuer must not hold up every caller.
             if self.0.time.since(set.fetched) >= REFRESH_AFTER && self.0.last_asked.try_lock().is_ok() {
                 let inner = Arc::clone(&self.0);
@@ -106,6 +108,7 @@ impl<S: Source> Keys<S> {
             }
             return Ok(key);
         }
+        telemetry::record_cache("keys", false);
         // A task of its own: a caller that hangs up must not end what others wait for, nor start it once more.
         let inner = Arc::clone(&self.0);
         let refreshed = tokio::spawn(async move { inner.refresh().await }).await;
