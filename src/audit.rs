@@ -417,9 +417,7 @@ impl Entry {
         let before = self.before.take().map(|rules| rules.iter().map(record::Rule::of).collect());
         let gathered = Gathered {
             aws,
-            read_from: std::mem::take(
-                self.read_from.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner),
-            ),
+            read_from: std::mem::take(self.read_from.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner)),
             before,
             decided: self.decided.take().unwrap_or_default(),
             approval: self.vouched.take(),

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::{
-    approval, audit, aws, broker, edge, grpc, health, identity, limit, operation, policy, shared, shutdown, telemetry, tls,
+    approval, audit, aws, broker, edge, grpc, health, identity, limit, operation, policy, shared, shutdown, telemetry,
+    tls,
 };
 
 pub use environment::PREFIX;

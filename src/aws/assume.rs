@@ -118,7 +118,8 @@ impl Aws {
     pub async fn who_is(&self, session: &Session<'_>) -> Result<String, AwsError> {
         let sts = self.sts.get(session.operation.scope().place().region()).ok_or(AwsError::NoRole)?;
         let signed = aws_sdk_sts::Config::builder().credentials_provider(session.credentials.clone());
-        let answer = within(session.deadline, WHO, sts.get_caller_identity().customize().config_override(signed).send());
+        let answer =
+            within(session.deadline, WHO, sts.get_caller_identity().customize().config_override(signed).send());
         let answer = answer.await?.map_err(|error| {
             let (error, call) = AwsError::from_sdk(WHO, error, &session.operation.scope().label());
             session.entry.note(call);

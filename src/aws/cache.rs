@@ -95,7 +95,9 @@ pub enum ConfigError {
     #[error("`[aws.cache] kept_in = \"redis\"` needs `[redis]`")]
     NoRedis,
     /// Others keep it, and could read and change it.
-    #[error("`[aws.cache] kept_in = \"redis\"` needs a `key_file`: what is kept names people, and others must not change it")]
+    #[error(
+        "`[aws.cache] kept_in = \"redis\"` needs a `key_file`: what is kept names people, and others must not change it"
+    )]
     NoKey,
     /// A key that seals nothing.
     #[error("`[aws.cache] key_file` is for `kept_in = \"redis\"`: take it out or set that")]

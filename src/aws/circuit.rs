@@ -198,8 +198,7 @@ mod tests {
     #[test]
     fn what_is_sent_again_has_a_budget_that_answers_and_time_fill() {
         let (account, region) = (AccountId::parse("111111111111"), Region::parse("eu-central-1"));
-        let breaker =
-            Circuits::default().of("EC2", &account.expect("an account"), &region.expect("a Region"));
+        let breaker = Circuits::default().of("EC2", &account.expect("an account"), &region.expect("a Region"));
         let now = Instant::now();
         let sent = (0..50).filter(|_| breaker.may_resend(now)).count();
         assert_eq!(sent, 10, "all callers together");

@@ -31,9 +31,8 @@ impl SelfTest {
     /// Of every account and Region that is configured.
     pub fn new(broker: Arc<Broker>) -> Self {
         let places = broker.aws.accounts().regions();
-        let places = places.flat_map(|(account, regions)| {
-            regions.into_iter().map(move |region| Place::new(account.clone(), region))
-        });
+        let places = places
+            .flat_map(|(account, regions)| regions.into_iter().map(move |region| Place::new(account.clone(), region)));
         let places = places.collect();
         Self { broker, places, wrong: Arc::default() }
     }

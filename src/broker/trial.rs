@@ -116,13 +116,7 @@ pub fn ask(policy: &Arc<Policy>, targets: &Arc<Targets>, question: &Question<'_>
             let parts: Vec<Operation> = parts.collect();
             searches.into_iter().chain(parts).collect()
         }
-        Tool::Decide
-        | Tool::Survey
-        | Tool::Close
-        | Tool::Tidy
-        | Tool::Recover
-        | Tool::Discover
-        | Tool::SelfTest => {
+        Tool::Decide | Tool::Survey | Tool::Close | Tool::Tidy | Tool::Recover | Tool::Discover | Tool::SelfTest => {
             return Err(Error::invalid("tool", "TOOL_UNKNOWN", "this is no tool"));
         }
     };

@@ -283,7 +283,8 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
         return Outcome::ToolError(vec![text("Not done: its approval was not wanted any more. Nothing was changed.")]);
     }
     if telemetry::logs_requests() {
-        let (tool, request) = (&spec.annotations.name, transcode::shape(&spec.method.input(), &message, &edge.annotations));
+        let (tool, request) =
+            (&spec.annotations.name, transcode::shape(&spec.method.input(), &message, &edge.annotations));
         telemetry::log_request(tool, &request);
     }
     let path = format!("/{}/{}", spec.method.parent_service().full_name(), spec.method.name());
@@ -302,21 +303,23 @@ async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &C
         Err(_) => Ok(Err(tonic::Status::internal("the tool's RPC has no name that can be called"))),
     };
     let status = match answer {
-        Ok(Ok(answer)) => match transcode::to_json(&spec.method.output(), answer.get_ref().clone(), &edge.annotations) {
-            Ok((summary, structured)) => {
-                if telemetry::logs_requests() {
-                    let answer = transcode::shape(&spec.method.output(), answer.get_ref(), &edge.annotations);
-                    telemetry::log_answer(&spec.annotations.name, &answer);
+        Ok(Ok(answer)) => {
+            match transcode::to_json(&spec.method.output(), answer.get_ref().clone(), &edge.annotations) {
+                Ok((summary, structured)) => {
+                    if telemetry::logs_requests() {
+                        let answer = transcode::shape(&spec.method.output(), answer.get_ref(), &edge.annotations);
+                        telemetry::log_answer(&spec.annotations.name, &answer);
+                    }
+                    let json = structured.to_string();
+                    let content = summary.into_iter().chain([json]).map(text).collect();
+                    return Outcome::Result(content, structured);
                 }
-                let json = structured.to_string();
-                let content = summary.into_iter().chain([json]).map(text).collect();
-                return Outcome::Result(content, structured);
+                Err(undecodable) => {
+                    tracing::error!(error = %undecodable, "an answer does not fit its descriptor");
+                    tonic::Status::internal("the service's answer could not be read")
+                }
             }
-            Err(undecodable) => {
-                tracing::error!(error = %undecodable, "an answer does not fit its descriptor");
-                tonic::Status::internal("the service's answer could not be read")
-            }
-        },
+        }
         Ok(Err(status)) => status,
         Err(_) => tonic::Status::deadline_exceeded("the call took too long"),
     };

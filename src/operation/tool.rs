@@ -52,8 +52,7 @@ impl Tool {
     ];
 
     /// What the service does for itself.
-    pub const OWN: [Self; 6] =
-        [Self::Survey, Self::Close, Self::Tidy, Self::Recover, Self::Discover, Self::SelfTest];
+    pub const OWN: [Self; 6] = [Self::Survey, Self::Close, Self::Tidy, Self::Recover, Self::Discover, Self::SelfTest];
 
     /// The tool's MCP name, or what the audit trail calls it. The proto says the same, and a test holds them together.
     pub fn name(self) -> &'static str {

@@ -47,10 +47,13 @@ where
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
+        // Read before anything is locked: should a value's own text panic, that is logged, and reads the same.
+        let mut more = About::default();
+        values.record(&mut more);
+        if let Some(span) = context.span(id).filter(|_| !more.0.is_empty())
             && let Some(about) = span.extensions_mut().get_mut::<About>()
         {
-            values.record(about);
+            about.0.append(&mut more.0);
         }
     }
 
@@ -136,7 +139,7 @@ impl Visit for Fields {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::{Arc, Mutex};
 
     use tracing_subscriber::layer::SubscriberExt;
@@ -145,6 +148,16 @@ mod tests {
 
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    /// The lines that are logged meanwhile on this thread.
+    pub(in crate::telemetry) fn logged(work: impl FnOnce()) -> Vec<Value> {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber = tracing_subscriber::registry().with(JsonLines::new(move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, work);
+        let text = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
 
     impl Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -158,18 +171,13 @@ mod tests {
 
     #[test]
     fn a_line_says_what_happened_and_in_which_call() {
-        let kept = Kept::default();
-        let writer = kept.clone();
-        let subscriber = tracing_subscriber::registry().with(JsonLines::new(move || writer.clone()));
-        tracing::subscriber::with_default(subscriber, || {
+        let lines = logged(|| {
             tracing::info!(count = 3, "outside \"quoted\"\nlines");
             let span = tracing::info_span!("call", whitelistmcp.call = tracing::field::Empty, other = 1);
             span.record("whitelistmcp.call", "c-1");
             let inner = tracing::info_span!(parent: &span, "inner");
             inner.in_scope(|| tracing::warn!(reason = "X", late = true, "inside"));
         });
-        let text = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text");
-        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(
             (lines[0]["message"].as_str(), lines[0]["count"].as_i64()),

@@ -26,3 +26,49 @@ pub(super) fn log_panics() {
         );
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::AssertUnwindSafe;
+
+    use super::super::log::tests::logged;
+    use super::*;
+
+    #[test]
+    fn a_panic_is_one_line_with_a_backtrace_and_without_what_was_put_in() {
+        let before = std::panic::take_hook();
+        log_panics();
+        let lines = logged(|| {
+            let span = tracing::info_span!("call", whitelistmcp.call = "c-1");
+            let secret = std::hint::black_box("sesame");
+            let work = AssertUnwindSafe(|| span.in_scope(|| panic!("cannot read {secret}")));
+            let broken = std::panic::catch_unwind(work);
+            assert!(broken.is_err());
+            let broken = std::panic::catch_unwind(|| std::panic::panic_any("in the source"));
+            assert!(broken.is_err());
+            // A value that panics while it is recorded, inside the very span that the line is about.
+            struct Broken;
+            impl std::fmt::Debug for Broken {
+                fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    panic!("no text")
+                }
+            }
+            let span = tracing::info_span!("call", whitelistmcp.call = tracing::field::Empty);
+            let broken = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                span.in_scope(|| {
+                    span.record("whitelistmcp.call", tracing::field::debug(Broken));
+                });
+            }));
+            assert!(broken.is_err());
+        });
+        std::panic::set_hook(before);
+        let lines: Vec<_> = lines.into_iter().filter(|line| line["level"] == "ERROR").collect();
+        assert_eq!(lines.len(), 3);
+        let text = serde_json::to_string(&lines).expect("JSON");
+        assert!(!text.contains("sesame"), "{text}");
+        assert_eq!(lines[0]["call"], "c-1");
+        assert!(lines[0]["location"].as_str().is_some_and(|place| place.contains("panic.rs")), "{text}");
+        assert!(lines[0]["backtrace"].as_str().is_some_and(|trace| trace.contains("catch_unwind")), "{text}");
+        assert_eq!(lines[1]["message_in_source"], "in the source");
+    }
+}

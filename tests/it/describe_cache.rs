@@ -86,9 +86,8 @@ async fn a_look_is_answered_from_the_last_one_and_says_so() {
     stack.done("whitelist_check", asked).await;
     assert_eq!(news(&aws, &mut before), [""; 0]);
     // The entries name whose session read it.
-    let entries = stack
-        .journal_when(|entries| entries.iter().filter(|entry| entry["read_from"].is_array()).count() == 3)
-        .await;
+    let entries =
+        stack.journal_when(|entries| entries.iter().filter(|entry| entry["read_from"].is_array()).count() == 3).await;
     let end = |call: &Value| {
         let of = |entry: &&Value| entry["type"] == "end" && entry["call"] == *call;
         entries.iter().find(of).expect("an end").clone()

@@ -304,3 +304,131 @@ async fn a_journal_that_may_not_be_written_any_more_stops_every_change() {
     let (sound, said) = verified(&stack.directory.path().join("journal"), &[]);
     assert!(sound, "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_core_that_starts_on_a_read_only_file_system_reads_and_changes_once_it_is_mended() {
+    let aws = AwsDouble::start().await;
+    let ground = crate::support::Ground::new(&Options::default()).await;
+    let port = crate::support::collector::free_port();
+    let config = crate::support::core_file(&ground.directory, &aws.access(), &Options::default(), &ground.issuer, port);
+    let at = ground.directory.path().display().to_string();
+    let config =
+        ground.directory.write("core.toml", &config.replace(&format!("{at}/journal"), &format!("{at}/volume/journal")));
+    std::fs::create_dir_all(ground.directory.path().join("volume")).expect("a directory");
+    let script = format!(
+        "set -eu
+mount -t tmpfs -o size=8m tmpfs {at}/volume
+mkdir {at}/volume/journal
+mount -o remount,ro {at}/volume
+{binary} core --config {config} >{at}/core.log 2>&1 &
+core=$!
+trap 'kill -9 $core 2>/dev/null || true' EXIT
+until [ -e {at}/mend ]; do sleep 0.02; done
+mount -o remount,rw {at}/volume
+until [ -e {at}/end ]; do sleep 0.02; done
+kill -TERM $core
+wait $core
+{binary} audit verify --directory {at}/volume/journal",
+        binary = env!("CARGO_BIN_EXE_whitelistmcp"),
+        config = config.display(),
+    );
+    let child = tokio::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-c", &script])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a namespace; the tests run as root");
+    let log = || std::fs::read_to_string(ground.directory.path().join("core.log")).unwrap_or_default();
+    crate::support::processes::listens(port, log).await;
+    let channel = || crate::support::tls::channel(ground.directory.path(), "ci-runner", port);
+    let mut client =
+        whitelistmcp::pb::whitelistmcp::v1::whitelist_service_client::WhitelistServiceClient::new(channel());
+    let list = whitelistmcp::pb::whitelistmcp::v1::ListRulesRequest {
+        security_group: "staging-db".to_owned(),
+        ..Default::default()
+    };
+    client.list_rules(list).await.expect("it reads");
+    let open = whitelistmcp::pb::whitelistmcp::v1::AddRuleRequest {
+        security_group: "staging-db".to_owned(),
+        address: "203.0.113.1".to_owned(),
+        port: "22".to_owned(),
+        reason: "a disk".to_owned(),
+        ..Default::default()
+    };
+    let refused = client.add_rule(open.clone()).await.expect_err("it changes nothing");
+    let refusal = whitelistmcp::grpc::status::Refusal::of(&refused);
+    assert_eq!(refusal.reason, "AUDIT_UNAVAILABLE", "{refused:?}");
+    assert!(refusal.retry_after.is_some() && aws.standing().is_empty());
+    assert!(log().contains("the audit journal cannot be opened"), "{}", log());
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel());
+    let request = tonic_health::pb::HealthCheckRequest { service: "journal".to_owned() };
+    let status = health.check(request).await.expect("an answer").into_inner().status;
+    assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::NotServing as i32);
+    std::fs::write(ground.directory.path().join("mend"), "").expect("written");
+    eventually("changes go on", async || client.add_rule(open.clone()).await.ok().map(drop)).await;
+    std::fs::write(ground.directory.path().join("end"), "").expect("written");
+    let output = child.wait_with_output().await.expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}{}", String::from_utf8_lossy(&output.stderr), log());
+    assert!(said.contains("nothing speaks against it"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emulator_that_is_killed_in_the_middle_of_changes_leaves_true_entries() {
+    let moto = crate::support::emulator::Moto::start();
+    let stack = std::sync::Arc::new(Stack::with(&moto.access, Options::default()).await);
+    let group = moto.access.groups.first().expect("a group").0.clone();
+    let calls: Vec<_> = (1..=40_usize)
+        .map(|n| {
+            let (stack, group) = (std::sync::Arc::clone(&stack), group.clone());
+            tokio::spawn(async move {
+                // One after another, and four at once: some are before it, some in the middle, some after.
+                tokio::time::sleep(Duration::from_millis(n as u64 / 4 * 120)).await;
+                let mut arguments = add(n);
+                arguments["security_group"] = group.into();
+                stack.call("whitelist_add", arguments).await
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    moto.kill();
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.expect("no panic"));
+    }
+    let entries = stack
+        .journal_when(|entries| {
+            let of = |kind: &str| entries.iter().filter(|entry| entry["type"] == kind).count();
+            of("begin") >= 40 && of("begin") == of("end")
+        })
+        .await;
+    let end = |call: &str| {
+        entries.iter().find(|entry| entry["type"] == "end" && entry["call"] == call).expect("an end").clone()
+    };
+    let (mut done, mut lost) = (0, 0);
+    for answer in &answers {
+        if answer["isError"] == false {
+            let call = answer["structuredContent"]["call_id"].as_str().expect("a call");
+            assert_eq!(end(call)["outcome"], "done");
+            done += 1;
+        } else {
+            let error = crate::support::error_of(answer);
+            let end = end(error["facts"]["call_id"].as_str().expect("a call"));
+            // What was cut off is said to be unknown, and what never reached AWS to have failed.
+            assert!(["failed", "unknown", "partly"].contains(&end["outcome"].as_str().unwrap_or_default()), "{end:#}");
+            let authorized = end["aws"].as_array().is_some_and(|calls| {
+                calls
+                    .iter()
+                    .any(|call| call["action"] == "ec2:AuthorizeSecurityGroupIngress" && call["error"] == "NoAnswer")
+            });
+            assert!(!authorized || end["outcome"] != "failed" || end["changed"] == false, "{end:#}");
+            lost += 1;
+        }
+    }
+    assert!(done > 0 && lost > 0, "{done} were done, {lost} were not");
+    stack.stop().await;
+    let (sound, said) = verified(&stack.directory.path().join("journal"), &[]);
+    assert!(sound, "{said}");
+}

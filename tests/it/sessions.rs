@@ -108,7 +108,9 @@ fn subjects() -> Vec<Value> {
             if changes && !tool.can_change() || !changes && Tool::OWN.contains(&tool) && tool.can_change() {
                 continue;
             }
-            use Tool::{Add, Close, Discover, Extend, Leases, Move, Remove, RevokeHolder, SelfTest, Survey, Targets, Tidy};
+            use Tool::{
+                Add, Close, Discover, Extend, Leases, Move, Remove, RevokeHolder, SelfTest, Survey, Targets, Tidy,
+            };
             let is = |tools: &[Tool]| changes && tools.contains(&tool);
             let opens = is(&[Add, Extend, Move]);
             let closes = is(&[Remove, RevokeHolder, Move, Close]);

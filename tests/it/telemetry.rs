@@ -54,6 +54,10 @@ async fn one_tree(protocol: &str) {
         .expect("an answer");
     service.call("whitelist_list", json!({"security_group": "nowhere"})).await;
     service.post(Some("made-up"), &[], "{}".to_owned()).await.expect("an answer");
+    // What is asked for when metrics leave is there while the service runs.
+    collector
+        .received_when(|received| is_in(received, "metrics").iter().any(|name| *name == "whitelistmcp.journal.lag"))
+        .await;
     service.stop().await;
     let received = collector
         .received_when(|received| {
@@ -252,6 +256,115 @@ async fn a_receiver_that_is_down_loses_nothing_that_the_journal_holds() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
+/// A receiver behind TLS, which shows the CA's own certificate; what it was sent first on each connection.
+async fn behind_tls(directory: &std::path::Path, target: u16) -> (u16, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use whitelistmcp::tls;
+    let pem = |name: &str| std::fs::read(directory.join(name)).expect("a file");
+    use rustls::pki_types::pem::PemObject as _;
+    let certificates = pem("core.pem");
+    let chain = rustls::pki_types::CertificateDer::pem_slice_iter(&certificates);
+    let chain = chain.collect::<Result<Vec<_>, _>>().expect("certificates");
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&pem("core.key")).expect("a key");
+    let config = rustls::ServerConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a pair");
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let heard = std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default();
+    let hears = std::sync::Arc::clone(&heard);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, hears) = (acceptor.clone(), std::sync::Arc::clone(&hears));
+            tokio::spawn(async move {
+                let Ok(mut client) = acceptor.accept(stream).await else { return };
+                let Ok(mut server) = tokio::net::TcpStream::connect(("127.0.0.1", target)).await else { return };
+                let mut first = vec![0; 4096];
+                let read = client.read(&mut first).await.unwrap_or(0);
+                hears.lock().expect("not poisoned").push(String::from_utf8_lossy(&first[..read]).into_owned());
+                if server.write_all(&first[..read]).await.is_ok() {
+                    // Whoever closes first ends it.
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop).unwrap_or_default();
+                }
+            });
+        }
+    });
+    (port, heard)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_behind_tls_is_verified_and_told_the_headers_that_it_wants() {
+    let aws = AwsDouble::start().await;
+    let directory = Directory::new();
+    let collector = Collector::start(&directory).await;
+    let ground = crate::support::Ground::new(&Options::default()).await;
+    let (port, heard) = behind_tls(ground.directory.path(), collector.http).await;
+    let ca = ground.directory.path().join("ca.pem").display().to_string();
+    let environment = |ca: Option<String>| {
+        let mut variables = vec![
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("https://localhost:{port}")),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".to_owned()),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=whitelist,x-key=receiver-key-0815".to_owned()),
+            ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned()),
+            ("OTEL_BLRP_SCHEDULE_DELAY", "100".to_owned()),
+        ];
+        variables.extend(ca.map(|ca| ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca)));
+        variables
+    };
+    let list = json!({"security_group": "staging-db"});
+    // A receiver that cannot be verified gets nothing.
+    let mut service = Processes::on(ground, &aws.access(), &Options::default(), &environment(None)).await;
+    assert_eq!(service.call("whitelist_list", list.clone()).await["isError"], false);
+    service.stop().await;
+    assert!(heard.lock().expect("not poisoned").is_empty(), "{heard:?}");
+    let Processes { ground, .. } = service;
+    let mut service = Processes::on(ground, &aws.access(), &Options::default(), &environment(Some(ca))).await;
+    assert_eq!(service.call("whitelist_list", list).await["isError"], false);
+    service.stop().await;
+    collector
+        .received_when(|received| !is_in(received, "spans").is_empty() && !is_in(received, "logs").is_empty())
+        .await;
+    let heard = heard.lock().expect("not poisoned").clone();
+    assert!(!heard.is_empty() && heard.iter().all(|first| first.contains("x-key: receiver-key-0815")), "{heard:?}");
+    assert!(!service.core.log().contains("receiver-key-0815") && !service.edge.log().contains("receiver-key-0815"));
+}
+
+/// How much memory a process has, in KiB.
+fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");
+    line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_is_gone_costs_no_memory() {
+    let aws = AwsDouble::start().await;
+    let environment = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", free_port())),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "500".to_owned()),
+        // Queues that are full soon.
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "64".to_owned()),
+        ("OTEL_BLRP_MAX_QUEUE_SIZE", "64".to_owned()),
+    ];
+    let mut service = Processes::start(&aws.access(), &Options::default(), &environment).await;
+    let call = async |times: usize| {
+        for _ in 0..times {
+            let result = service.call("whitelist_list", json!({"security_group": "staging-db"})).await;
+            assert_eq!(result["isError"], false);
+        }
+    };
+    call(150).await;
+    let before = resident(service.core.id()) + resident(service.edge.id());
+    call(450).await;
+    let after = resident(service.core.id()) + resident(service.edge.id());
+    assert!(after < before + 12 * 1024, "{before} KiB became {after} KiB");
+    service.stop().await;
+}
+
 /// Every way in which a credential could be written down by mistake.
 fn disguises(secret: &str) -> Vec<String> {
     use base64::Engine as _;
@@ -315,7 +428,7 @@ async fn requests_are_logged_when_asked_for_and_then_without_what_could_be_anyth
             assert_eq!((request.is_some(), answer.is_some()), (on, on), "{log}");
             if let (Some(request), Some(answer)) = (request, answer) {
                 assert!(request.contains("<28 characters>") && request.contains("tcp"), "{request}");
-                assert!(answer.contains("opened") || answer.contains("already_yours"), "{answer}");
+                assert!(answer.contains("opened") || answer.contains("joined"), "{answer}");
             }
         }
     }

@@ -83,7 +83,8 @@ impl Replicas {
         type Found = (Option<Vec<u8>>, i64, Option<Vec<u8>>, i64);
         let found: Result<Found, _> = self.shared.script(&LOOK, &[key, &mark_of(key)], &[0_u8; 0]).await;
         let Ok((value, left, mark, marked)) = found else { return (None, None) };
-        let since = |whole: Duration, left: i64| whole.saturating_sub(Duration::from_millis(left.try_into().unwrap_or(0)));
+        let since =
+            |whole: Duration, left: i64| whole.saturating_sub(Duration::from_millis(left.try_into().unwrap_or(0)));
         let unsettled = mark.is_some() && since(MARKED_FOR, marked) < self.settle;
         let kept = value.and_then(|value| self.open(key, &value)).map(|sealed| Kept {
             age: since(Duration::from_millis(sealed.lifetime_ms), left),
@@ -112,8 +113,7 @@ impl Replicas {
         let Ok(sealed) = serde_json::to_vec(&sealed) else { return };
         let sealed = self.seal.close(ticket.key.as_bytes(), &sealed);
         let arguments = [mark, sealed, ms(left).max(1).to_string().into_bytes()];
-        let kept: Result<i64, _> =
-            self.shared.script(&KEEP, &[&ticket.key, &mark_of(&ticket.key)], &arguments).await;
+        let kept: Result<i64, _> = self.shared.script(&KEEP, &[&ticket.key, &mark_of(&ticket.key)], &arguments).await;
         if let Err(error) = kept {
             tracing::debug!(error = %error, "what AWS said could not be kept; it is asked again");
         }

@@ -11,7 +11,11 @@ use crate::annotations::Annotations;
 const ITEMS_MOST: usize = 10;
 
 /// The shape of an encoded message.
-pub(in crate::edge) fn shape(descriptor: &MessageDescriptor, message: &Bytes, known: &Annotations) -> serde_json::Value {
+pub(in crate::edge) fn shape(
+    descriptor: &MessageDescriptor,
+    message: &Bytes,
+    known: &Annotations,
+) -> serde_json::Value {
     match DynamicMessage::decode(descriptor.clone(), message.clone()) {
         Ok(message) => of_message(&message, known),
         Err(_) => json!(format!("<{} bytes>", message.len())),

@@ -62,6 +62,28 @@ pub(crate) fn moto() -> &'static AwsAccess {
     })
 }
 
+/// A moto of one test's own, that it may kill.
+pub(crate) struct Moto {
+    leash: Child,
+    pub(crate) access: AwsAccess,
+}
+
+impl Moto {
+    pub(crate) fn start() -> Self {
+        let port = free_port().to_string();
+        let mut command = Command::new(tool("moto/bin/moto_server"));
+        command.args(["-H", "127.0.0.1", "-p", &port]).stdout(Stdio::null()).stderr(Stdio::null());
+        let leash = command.spawn().expect("moto starts");
+        Self { leash, access: bootstrap(&format!("http://127.0.0.1:{port}")) }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.leash.kill().expect("killed");
+        self.leash.wait().expect("gone");
+    }
+}
+
 /// A real OpenID provider for that audience; its issuer.
 pub(crate) fn provider(audience: &str) -> String {
     let settings = [
