@@ -196,6 +196,14 @@ fn limits(config: &Config, table: &mut Table) {
         Some(redis) => table.add("redis", format!("{:?}", redis.url), app::shared(config).map(drop)),
         None => table.note("redis", "not configured: each replica counts by itself"),
     }
+    if let Some(cache) = &config.aws.cache {
+        let shared = app::shared(config).ok().flatten();
+        table.add(
+            "aws.cache",
+            format!("kept in {:?}", cache.kept_in),
+            app::cache(config, shared, &Clock::system()).map(drop),
+        );
+    }
 }
 
 fn oidc(config: &Config, table: &mut Table) {
