@@ -335,6 +335,7 @@ impl Upkeep {
                     let status = if up { ServingStatus::Serving } else { ServingStatus::NotServing };
                     reporter.set_service_status(name, status).await;
                 }
+                broker.compare_clocks();
                 broker.write_counted(stop.is_cancelled());
                 if stop.is_cancelled() {
                     return;

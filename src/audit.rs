@@ -14,7 +14,7 @@ mod taken;
 mod unfinished;
 pub mod verify;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -263,6 +263,13 @@ impl Audit {
         self.journal().and_then(Journal::objection)
     }
 
+    /// Says whether this machine's clock agrees with AWS's: nothing is let go of by a clock that may be wrong.
+    pub fn believe_clock(&self, agrees: bool) {
+        if let Some(journal) = self.journal() {
+            journal.believe_clock(agrees);
+        }
+    }
+
     /// Whether changes can be recorded at all.
     pub fn keeps_a_journal(&self) -> bool {
         self.kept().is_ok()
@@ -273,10 +280,10 @@ impl Audit {
         self.journal().map(Journal::id)
     }
 
-    /// Which of these calls are recorded in this directory of journals, or may have been and are let go of. Reads files:
-    /// not for a thread that serves calls.
-    pub fn has_entries(&self, calls: HashSet<String>) -> Result<HashSet<String>, JournalError> {
-        let none = || Ok(HashSet::new());
+    /// Which of these calls are recorded in this directory of journals, or may have been and are let go of; and whether it
+    /// says there that the call was not done. Reads files: not for a thread that serves calls.
+    pub fn has_entries(&self, calls: HashSet<String>) -> Result<HashMap<String, bool>, JournalError> {
+        let none = || Ok(HashMap::new());
         self.journal().map_or_else(none, |journal| unfinished::has_entries(journal, calls))
     }
 

@@ -70,6 +70,10 @@ pub struct Config {
     /// How long AWS may take until every read shows a write. A rule that is taken away stays marked for twice as long.
     #[serde(deserialize_with = "settle_time")]
     pub settle: Duration,
+    /// How long a request that a process had sent to AWS when it was killed may still be on its way there. Before that
+    /// nothing is said not to have been done.
+    #[serde(deserialize_with = "duration")]
+    pub on_its_way: Duration,
     /// Whether this core closes what has ended.
     pub close: bool,
     /// How often it looks for what others have opened; it wakes for every end that it knows of besides.
@@ -81,7 +85,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { settle: Duration::from_secs(2), close: true, interval: Duration::from_secs(30), discover: true }
+        Self {
+            settle: Duration::from_secs(2),
+            on_its_way: Duration::from_secs(60),
+            close: true,
+            interval: Duration::from_secs(30),
+            discover: true,
+        }
     }
 }
 
@@ -493,6 +503,11 @@ impl Broker {
             shown,
             room: OnceLock::new(),
         })
+    }
+
+    /// Tells the audit trail whether this machine's clock can be gone by.
+    pub fn compare_clocks(&self) {
+        self.audit.believe_clock(self.aws.time().is_some() && self.check_clock().is_ok());
     }
 
     /// Fails if this machine's clock is so far off that an end written now would be wrong.

@@ -260,6 +260,11 @@ impl Journal {
         self.shared.objection.as_deref()
     }
 
+    /// Says whether this machine's clock agrees with another one that can be believed.
+    pub fn believe_clock(&self, agrees: bool) {
+        self.shared.condition.clock_agrees.store(agrees, Ordering::Relaxed);
+    }
+
     /// Why the last write failed; nothing if it did not.
     pub fn problem(&self) -> Option<String> {
         self.shared.condition.problem()

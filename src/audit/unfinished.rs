@@ -4,7 +4,7 @@
 //! kill or a power cut. Whoever takes the lock has the chain to itself until everything in it has its end; then the file
 //! that is locked goes, and nobody needs to look at the chain again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead};
 use std::os::unix::fs::MetadataExt;
@@ -167,14 +167,21 @@ fn orphan(directory: &Path, chain: String, lock: File, path: PathBuf) -> Result<
     Ok(Orphan { adopted, unfinished, lock, path })
 }
 
-/// Which of these calls the directory has the begin of. The youngest file is looked at first, and each no more than once.
-/// A call that is older than what is kept may have had one.
-pub(super) fn has_entries(journal: &Journal, mut wanted: HashSet<String>) -> Result<HashSet<String>, JournalError> {
+/// Which of these calls the directory has the begin of, and whether it says there that the call was not done. The youngest
+/// file is looked at first, and each no more than once. A call that is older than what is kept may have had one.
+pub(super) fn has_entries(
+    journal: &Journal,
+    mut wanted: HashSet<String>,
+) -> Result<HashMap<String, bool>, JournalError> {
     let directory = journal.directory();
-    let mut found: HashSet<String> = match journal.oldest_kept() {
-        Some(oldest) => wanted.extract_if(|call| made_at(call).is_some_and(|made| made < oldest)).collect(),
-        None => HashSet::new(),
+    let mut found: HashMap<String, bool> = match journal.oldest_kept() {
+        Some(oldest) => {
+            let older = wanted.extract_if(|call| made_at(call).is_some_and(|made| made < oldest));
+            older.map(|call| (call, false)).collect()
+        }
+        None => HashMap::new(),
     };
+    let mut not_done = HashSet::new();
     let chains = layout::chains(directory).map_err(failed(directory, "listed"))?;
     for path in chains.values().rev().flat_map(|segments| segments.values().rev()) {
         if wanted.is_empty() {
@@ -191,9 +198,17 @@ pub(super) fn has_entries(journal: &Journal, mut wanted: HashSet<String>) -> Res
         for line in lines.lines() {
             let line = line.map_err(failed(path, "read"))?;
             // Where the call stands is the format's; the rest of the line need not be read for it.
-            let call = line.split_once(BEGIN).and_then(|(_, rest)| rest.split_once('"')).map(|(call, _)| call);
-            found.extend(call.and_then(|call| wanted.take(call)));
+            let call_after =
+                |start| line.split_once(start).and_then(|(_, rest)| rest.split_once('"')).map(|(call, _)| call);
+            if let Some(call) = call_after(BEGIN).and_then(|call| wanted.take(call)) {
+                found.insert(call, false);
+            } else if let Some(call) = call_after(END).filter(|_| line.contains(NOT_DONE)) {
+                not_done.insert(call.to_owned());
+            }
         }
+    }
+    for (call, said) in &mut found {
+        *said = not_done.contains(call);
     }
     Ok(found)
 }
@@ -214,6 +229,9 @@ fn made_at(call: &str) -> Option<Timestamp> {
 const BEGIN: &str = r#""type":"begin","call":""#;
 /// What a line that ends a call has in it.
 const END: &str = r#""type":"end","call":""#;
+
+/// And one that says that the call was not done.
+const NOT_DONE: &str = r#""outcome":"not_done""#;
 
 /// What a chain says.
 #[derive(Debug, Default)]

@@ -56,11 +56,22 @@ pub struct Reconciler {
 struct State {
     /// What the last survey of each place showed.
     seen: HashMap<Place, Seen>,
-    /// Whether the making of each rule that names this core's journal is recorded in it.
-    recorded: HashMap<(Place, String), bool>,
+    /// What this core's journal says of the making of each rule that names it.
+    recorded: HashMap<(Place, String), Recorded>,
     report: Report,
     /// The places that could not be asked, and why.
     missed: BTreeMap<Place, String>,
+}
+
+/// What a journal says of the making of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recorded {
+    /// It has it.
+    Made,
+    /// It has the call, and says that it was not done.
+    NotDone,
+    /// It has nothing of it.
+    No,
 }
 
 #[derive(Debug)]
@@ -307,7 +318,14 @@ impl Reconciler {
             let (audit, calls) = (self.broker.audit.clone(), new.iter().map(|(_, call)| call.clone()).collect());
             // A journal that cannot be read now says nothing either way: it is asked again.
             if let Ok(Ok(known)) = tokio::task::spawn_blocking(move || audit.has_entries(calls)).await {
-                let judged = new.into_iter().map(|(key, call)| (key, known.contains(&call)));
+                let judged = new.into_iter().map(|(key, call)| {
+                    let recorded = match known.get(&call) {
+                        Some(false) => Recorded::Made,
+                        Some(true) => Recorded::NotDone,
+                        None => Recorded::No,
+                    };
+                    (key, recorded)
+                });
                 self.lock().recorded.extend(judged);
             }
         }
@@ -315,8 +333,17 @@ impl Reconciler {
         for (group, rule) in rules {
             let Some((key, call)) = ours(rule) else { continue };
             let mut state = self.lock();
-            if state.recorded.get(&key) != Some(&false) {
-                continue;
+            match state.recorded.get(&key) {
+                Some(Recorded::No) => {}
+                // It closes at its end as any other: its call did ask for it.
+                Some(Recorded::NotDone) => {
+                    if state.report.unrecorded.insert(key) {
+                        tracing::error!(%place, %group, rule = rule.id, call, "a rule stands whose call this core's journal says was not done");
+                        self.broker.audit.observed("contradicted", place, group, rule);
+                    }
+                    continue;
+                }
+                Some(Recorded::Made) | None => continue,
             }
             if state.report.unrecorded.insert(key) {
                 tracing::warn!(%place, %group, rule = rule.id, call, "a rule names this core's journal, which has no entry of it; it is left alone");
@@ -376,7 +403,7 @@ impl Reconciler {
         let late = self.places.iter().map(|place| {
             let unseen = self.broker.config.interval * 2;
             let Some(seen) = state.seen.get(place) else { return self.started.elapsed().saturating_sub(unseen) };
-            let left_alone = |id: &String| state.recorded.get(&(place.clone(), id.clone())) == Some(&false);
+            let left_alone = |id: &String| state.recorded.get(&(place.clone(), id.clone())) == Some(&Recorded::No);
             let closable = seen.rules.iter().filter(|(id, _)| !left_alone(id));
             let overdue = closable.filter_map(|(_, (_, rule))| rule.ownership()).map(Ownership::ends).min();
             let overdue =

@@ -302,3 +302,51 @@ async fn killed_two_hundred_times_at_random() {
     assert!(core.aws.history().iter().any(|change| change.rule.group == GROUP));
     core.settle().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_on_its_way_when_the_core_was_killed_is_waited_for() {
+    let leases = "settle = \"30ms\"\ninterval = \"300ms\"\ndiscover = false\non_its_way = \"3s\"\n";
+    let mut core = Core::with(&Options { leases: Some(leases), ..Options::default() }).await;
+    // Carried out a second after the next core has looked for the first time.
+    core.aws.fail("AuthorizeSecurityGroupIngress", Fault::ActLate(Duration::from_millis(1500)));
+    let mut client = core.client();
+    let asked = tokio::spawn(async move { client.add_rule(adding("203.0.113.7")).await });
+    eventually("the request is under way", async || {
+        core.aws.actions().iter().any(|asked| asked == "AuthorizeSecurityGroupIngress").then_some(())
+    })
+    .await;
+    core.process.kill();
+    assert!(asked.await.expect("no panic").is_err());
+    core.recover().await;
+    let entries = core.journal();
+    let end = entries.iter().find(|entry| entry["recovered_by"].is_string()).expect("an end");
+    assert_eq!((end["outcome"].as_str(), core.aws.standing().len()), (Some("done"), 1), "{end:#}");
+    core.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_arrives_even_later_is_an_alarm_and_closes_at_its_end() {
+    let leases = "settle = \"30ms\"\ninterval = \"300ms\"\ndiscover = false\non_its_way = \"300ms\"\n";
+    let mut core = Core::with(&Options { leases: Some(leases), ..Options::default() }).await;
+    core.aws.fail("AuthorizeSecurityGroupIngress", Fault::ActLate(Duration::from_secs(4)));
+    let mut client = core.client();
+    let request = pb::AddRuleRequest { duration: "8s".to_owned(), ..adding("203.0.113.7") };
+    let asked = tokio::spawn(async move { client.add_rule(request).await });
+    eventually("the request is under way", async || {
+        core.aws.actions().iter().any(|asked| asked == "AuthorizeSecurityGroupIngress").then_some(())
+    })
+    .await;
+    core.process.kill();
+    assert!(asked.await.expect("no panic").is_err());
+    core.recover().await;
+    let recovered = |entries: &[Value]| entries.iter().find(|entry| entry["recovered_by"].is_string()).cloned();
+    assert_eq!(recovered(&core.journal()).expect("an end")["outcome"], "not_done");
+    eventually("the alarm", async || {
+        let entries = core.journal();
+        entries.iter().any(|entry| entry["type"] == "observed" && entry["what"] == "contradicted").then_some(())
+    })
+    .await;
+    eventually("it closes at its end", async || core.aws.standing().is_empty().then_some(())).await;
+    core.process.signal("TERM");
+    core.process.end_within(Duration::from_secs(40)).await;
+}

@@ -186,6 +186,29 @@ async fn replicas_share_it_and_nobody_else_can() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_redis_was_not_told_of_is_seen_all_the_same() {
+    let (aws, redis) = (AwsDouble::start().await, Redis::start().await);
+    let options = cached("kept_in = \"redis\"\nkey_file = \"{at}/sealing.key\"\nrules = \"60s\"");
+    let stack = Stack::with(&aws.access(), Options { redis: Some(redis.url()), ..options }).await;
+    stack.done("whitelist_add", add(1)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("it is kept", async || {
+        stack.done(LISTS, group()).await;
+        (stack.done(LISTS, group()).await["age_seconds"].as_i64()? > 0).then_some(())
+    })
+    .await;
+    redis.hang();
+    stack.done("whitelist_remove", json!({"security_group": "staging-db", "address": "203.0.113.1"})).await;
+    redis.go_on();
+    // Until Redis is found well again AWS is asked, and from then on what is kept is dropped.
+    for _ in 0..20 {
+        assert_eq!(stack.done(LISTS, group()).await["total"].as_i64().unwrap_or(0), 0);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cache_that_does_not_fit_is_refused() {
     let aws = AwsDouble::start().await;
     let options = Options::default();

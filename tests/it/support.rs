@@ -509,7 +509,9 @@ region = "{REGION}"
     }
     config.push_str(&options.core_extra.replace("{at}", &at.to_string()));
     let health = if options.health.is_empty() { "self_test = \"off\"" } else { options.health };
-    config.push_str(&format!("[health]\n{health}\n[leases]\n{}", options.leases.unwrap_or(LEASES)));
+    let leases = options.leases.unwrap_or(LEASES);
+    let arrives = if leases.contains("on_its_way") { "" } else { "on_its_way = \"300ms\"\n" };
+    config.push_str(&format!("[health]\n{health}\n[leases]\n{arrives}{leases}"));
     config.push_str(&limits(options));
     if !options.without_journal {
         config.push_str(&format!("[audit]\ndirectory = \"{at}/journal\"\nvolume = \"persistent\"\n"));

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ pub(super) struct Condition {
     pub(super) waiting: AtomicUsize,
     /// When the writer last got on, or had nothing to do and was handed something.
     went_on: Mutex<Option<Instant>>,
+    /// Whether the machine's clock is known to be right. By one that is wrong everything could seem old enough to go.
+    pub(super) clock_agrees: AtomicBool,
     problem: Mutex<Option<String>>,
 }
 
@@ -234,6 +236,9 @@ impl Writer {
 
     /// Lets go of files that are old enough, once it is on record that they were there.
     fn retire(&mut self) -> Result<(), JournalError> {
+        if !self.condition.clock_agrees.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let old = self.archive.as_ref().map(Archive::old).unwrap_or_default();
         if old.is_empty() {
             return Ok(());

@@ -5,20 +5,24 @@
 //! it is still the same, so a replica that read before a change cannot put that back. Where Redis does not answer,
 //! AWS is asked.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{Kept, Ticket};
 use crate::clock::Clock;
 use crate::seal::Seal;
-use crate::shared::{Script, Shared};
+use crate::shared::{Script, Shared, SharedError};
 
 /// How long a change is marked: longer than any read that began before it.
 const MARKED_FOR: Duration = Duration::from_secs(120);
+/// How soon a value that could not be dropped is tried again.
+const DROP_AGAIN: Duration = Duration::from_millis(200);
 /// How far the clocks of replicas may be apart before one does not believe another's values.
 const SKEW_MOST: Duration = Duration::from_secs(60);
 
@@ -55,6 +59,8 @@ pub(super) struct Replicas {
     seal: Seal,
     settle: Duration,
     clock: Clock,
+    /// The keys whose values could not be dropped, and until when they count for nothing here.
+    undropped: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 /// What is sealed.
@@ -75,11 +81,15 @@ impl fmt::Debug for Replicas {
 
 impl Replicas {
     pub(super) fn new(shared: Shared, seal: Seal, settle: Duration, clock: Clock) -> Self {
-        Self { shared, seal, settle, clock }
+        Self { shared, seal, settle, clock, undropped: Arc::default() }
     }
 
     /// What is kept, and the mark under which what is read from now on may be.
     pub(super) async fn look(&self, key: &str) -> (Option<Kept>, Option<Vec<u8>>) {
+        // What this process has changed and could not say so is not believed here before that is made up for.
+        if self.is_undropped(key) {
+            return (None, None);
+        }
         type Found = (Option<Vec<u8>>, i64, Option<Vec<u8>>, i64);
         let found: Result<Found, _> = self.shared.script(&LOOK, &[key, &mark_of(key)], &[0_u8; 0]).await;
         let Ok((value, left, mark, marked)) = found else { return (None, None) };
@@ -119,13 +129,33 @@ impl Replicas {
         }
     }
 
+    /// Drops a value. Where Redis does not answer it is dropped as soon as it does; until then this process does not believe
+    /// it, and other replicas, which most likely reach Redis no better, may for its lifetime.
     pub(super) async fn drop(&self, key: &str) {
+        let Err(error) = self.try_drop(key).await else { return };
+        tracing::debug!(error = %error, "what replicas know of a group could not be dropped; it is tried again");
+        let until = Instant::now() + MARKED_FOR;
+        self.undropped.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), until);
+        let (this, key) = (self.clone(), key.to_owned());
+        tokio::spawn(async move {
+            while Instant::now() < until && this.try_drop(&key).await.is_err() {
+                tokio::time::sleep(DROP_AGAIN).await;
+            }
+            let mut undropped = this.undropped.lock().unwrap_or_else(PoisonError::into_inner);
+            // A later change of the same group has its own time.
+            if undropped.get(&key) == Some(&until) {
+                undropped.remove(&key);
+            }
+        });
+    }
+
+    async fn try_drop(&self, key: &str) -> Result<i64, SharedError> {
         let mark = uuid::Uuid::now_v7().to_string();
-        let dropped: Result<i64, _> =
-            self.shared.script(&DROP, &[key, &mark_of(key)], &[mark, MARKED_FOR.as_millis().to_string()]).await;
-        if let Err(error) = dropped {
-            tracing::debug!(error = %error, "what replicas know of a group could not be dropped; it ends by itself");
-        }
+        self.shared.script(&DROP, &[key, &mark_of(key)], &[mark, MARKED_FOR.as_millis().to_string()]).await
+    }
+
+    fn is_undropped(&self, key: &str) -> bool {
+        self.undropped.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Found, Orphan, Unfinished};
@@ -30,23 +31,27 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// later.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
     loop {
-        // A request may have been on its way when the process ended.
+        // What AWS was asked at last may not show in a read yet.
         let mut wait = broker.config.settle;
         let mut orphans = adopt(&broker).await;
+        // A request may have been on its way when the process ended, and arrive after the first look.
+        let arrived = Instant::now() + broker.config.on_its_way;
         while !orphans.is_empty() {
             if pause(&stop, wait).await.is_none() {
                 return;
             }
-            let mut left = Vec::new();
+            let (mut left, may_arrive) = (Vec::new(), Instant::now() < arrived);
             for (orphan, open) in orphans {
-                let open = broker.recover_all(open).await;
+                let open = broker.recover_all(open, may_arrive).await;
                 if !open.is_empty() {
                     left.push((orphan, open));
                 } else if let Err(error) = broker.audit.settled(orphan) {
                     tracing::warn!(error = %Chain(&error), "a chain that is accounted for could not be put away; the next process looks at it again");
                 }
             }
-            (orphans, wait) = (left, (wait * 2).clamp(AGAIN, AGAIN_AT_MOST));
+            let again = (wait * 2).clamp(AGAIN, AGAIN_AT_MOST);
+            wait = if may_arrive { again.min(arrived.saturating_duration_since(Instant::now())) } else { again };
+            orphans = left;
         }
         if pause(&stop, LOOK_AGAIN).await.is_none() {
             return;
@@ -95,32 +100,38 @@ async fn adopt(broker: &Broker) -> Vec<(Orphan, Vec<Unfinished>)> {
 
 impl Broker {
     /// Finds out what became of changes, and ends their entries; those that it could not are left.
-    async fn recover_all(&self, open: Vec<Unfinished>) -> Vec<Unfinished> {
+    async fn recover_all(&self, open: Vec<Unfinished>, may_arrive: bool) -> Vec<Unfinished> {
         let mut left = Vec::new();
         for change in open {
-            if let Err(error) = self.recover(&change).await {
-                tracing::warn!(call = change.call, error = %Chain(&error), "what became of a change cannot be found out now");
-                left.push(change);
+            match self.recover(&change, may_arrive).await {
+                Ok(true) => {}
+                Ok(false) => left.push(change),
+                Err(error) => {
+                    tracing::warn!(call = change.call, error = %Chain(&error), "what became of a change cannot be found out now");
+                    left.push(change);
+                }
             }
         }
         left
     }
 
-    /// Finds out what became of a change, and ends its entry.
-    async fn recover(&self, change: &Unfinished) -> Result<(), Error> {
+    /// Finds out what became of a change, and ends its entry; false if it may still arrive in AWS.
+    async fn recover(&self, change: &Unfinished, may_arrive: bool) -> Result<bool, Error> {
         let parsed = || {
             let place = Place::new(AccountId::parse(&change.account)?, Region::parse(&change.region)?);
             Ok::<_, crate::operation::target::TargetError>((place, GroupId::parse(&change.group)?))
         };
         let Ok((place, group)) = parsed() else {
-            return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &CallId::new()).await?);
+            self.audit.recovered(&change.call, Found::Unknown, &[], &CallId::new()).await?;
+            return Ok(true);
         };
         let caller = Arc::new(Caller::own("recovery"));
         let operation = Operation::recover(self.targets().found(&place, &group), self.clock.now());
         let call = operation.call().clone();
         // An account that is no longer configured cannot be asked.
         if self.aws.accounts().find(place.account()).is_none() {
-            return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &call).await?);
+            self.audit.recovered(&change.call, Found::Unknown, &[], &call).await?;
+            return Ok(true);
         }
         let (permit, policy) = self.permit(caller, operation)?;
         let entry = self.audit.begin_read(&permit, policy.sha256());
@@ -135,13 +146,18 @@ impl Broker {
             Ok(_) => {}
             // A group that is gone cannot tell any more.
             Err(error) if error.reason() == "SECURITY_GROUP_NOT_FOUND" => {
-                return Ok(self.audit.recovered(&change.call, Found::Unknown, &[], &call).await?);
+                self.audit.recovered(&change.call, Found::Unknown, &[], &call).await?;
+                return Ok(true);
             }
             Err(error) => return Err(error),
         }
         let (found, rules) = judge(change, standing, self.now());
+        if may_arrive && found != Found::Done {
+            return Ok(false);
+        }
         tracing::warn!(call = change.call, tool = change.tool, ?found, "a change of a former process is accounted for");
-        Ok(self.audit.recovered(&change.call, found, &rules, &call).await?)
+        self.audit.recovered(&change.call, found, &rules, &call).await?;
+        Ok(true)
     }
 }
 

@@ -121,7 +121,7 @@ fn read_at(shown: &mut super::Shown, age: Duration) -> (String, i32) {
     // Whoever is told an age is told one that it has not passed.
     let seconds = age.as_secs() + u64::from(age.subsec_nanos() > 0);
     shown.notes.push(format!(
-        "This is what AWS said {seconds} s ago, when another call asked; what was changed since by others is missing from it. Ask with `fresh` to have AWS asked again."
+        "This is what AWS said {seconds} s ago, when another call asked; what was changed since by others, or through another core, may be missing from it. Ask with `fresh` to have AWS asked again."
     ));
     (whole_seconds(at).to_string(), i32::try_from(seconds).unwrap_or(i32::MAX))
 }

@@ -50,6 +50,8 @@ pub(crate) enum Fault {
     ActThenHang(Duration),
     /// No answer for that long, and only then is the request carried out.
     Hang(Duration),
+    /// No answer, ever; the request is carried out that much later, whoever is still there.
+    ActLate(Duration),
     /// Somebody else makes the same rule first.
     Race,
     /// None: this request is answered as it should be.

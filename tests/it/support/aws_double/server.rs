@@ -84,6 +84,14 @@ async fn respond(double: &AwsDouble, headers: &HeaderMap, body: &str) -> Respons
                 Err(refusal) => refuse(&asked, refusal),
             };
         }
+        Some(Fault::ActLate(time)) => {
+            let late = double.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                drop(late.lock().admit(&asked, &signature));
+            });
+            return std::future::pending().await;
+        }
         Some(Fault::Race) => double.lock().act_first(&asked, &signature),
         Some(Fault::Pass) | None => {}
     }
