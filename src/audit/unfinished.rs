@@ -198,7 +198,8 @@ pub(super) fn has_entries(journal: &Journal, mut wanted: HashSet<String>) -> Res
     Ok(found)
 }
 
-fn compressed(path: &Path) -> PathBuf {
+/// The name of a file once it is compressed.
+pub(super) fn compressed(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".gz");
     name.into()

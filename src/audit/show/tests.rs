@@ -292,3 +292,85 @@ fn what_would_be_is_no_door() {
     ];
     assert_eq!(told(records), ["sgr-a tcp/22 10:01-stands ? ?"]);
 }
+
+/// A directory that goes with the test.
+struct Written(std::path::PathBuf);
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap_or_default();
+    }
+}
+
+impl Written {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("whitelistmcp-show-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        Self(path)
+    }
+
+    fn file(&self, number: u32, end: &str) -> std::path::PathBuf {
+        self.0.join(format!("journal-01980000-0000-7000-8000-000000000001-{number:06}.jsonl{end}"))
+    }
+
+    fn write(&self, number: u32, records: &[(Timestamp, Value)], rest: &str) {
+        let lines: String = records.iter().map(|(_, record)| format!("{record}\n")).collect();
+        std::fs::write(self.file(number, ""), lines + rest).expect("written");
+    }
+
+    fn outcomes(&self) -> (Vec<String>, Vec<Skipped>) {
+        let records = Records::read(&self.0).expect("it reads");
+        let calls = calls(&records, &Filter::default());
+        (calls.into_iter().map(|call| format!("{} {}", call.call, call.outcome)).collect(), records.skipped)
+    }
+}
+
+#[test]
+fn a_clock_that_steps_back_loses_no_end_and_no_order() {
+    let written = Written::new();
+    let lines = [
+        begin("2026-11-02T10:00:00Z", "c1", "alice", "whitelist_add"),
+        end("2026-11-02T09:00:00Z", "c1", "opened", &[], &[], &[]),
+        begin("2026-11-02T09:00:01Z", "c2", "alice", "whitelist_add"),
+    ];
+    written.write(1, &lines, "{\"v\":2,\"se");
+    let (calls, skipped) = written.outcomes();
+    assert_eq!(calls, ["c1 done", "c2 unfinished"]);
+    assert_eq!(skipped.iter().map(|skipped| (skipped.line, skipped.is_loss())).collect::<Vec<_>>(), [(4, false)]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_hides_no_other() {
+    let written = Written::new();
+    written.write(1, &[begin("2026-11-02T10:00:00Z", "c1", "alice", "whitelist_add")], "no line of ours\n");
+    std::fs::write(written.file(2, ".gz"), "no such thing").expect("written");
+    std::os::unix::fs::symlink("nowhere", written.file(3, "")).expect("a link");
+    std::fs::create_dir(written.file(4, "")).expect("a directory");
+    written.write(5, &[begin("2026-11-02T11:00:00Z", "c2", "alice", "whitelist_add")], "");
+    let (calls, skipped) = written.outcomes();
+    assert_eq!(calls, ["c1 unfinished", "c2 unfinished"]);
+    assert!(skipped.iter().all(Skipped::is_loss), "{skipped:?}");
+    let told: Vec<_> = skipped.iter().map(|skipped| (skipped.path.clone(), skipped.line)).collect();
+    assert_eq!(
+        told,
+        [(written.file(1, ""), 2), (written.file(2, ".gz"), 1), (written.file(3, ""), 1), (written.file(4, ""), 1)]
+    );
+}
+
+#[test]
+fn a_file_that_was_compressed_or_let_go_of_since_it_was_listed_is_no_failure() {
+    let written = Written::new();
+    written.write(1, &[begin("2026-11-02T10:00:00Z", "c1", "alice", "whitelist_add")], "");
+    let plain = std::fs::read(written.file(1, "")).expect("read");
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gz, &plain).expect("compressed");
+    std::fs::write(written.file(1, ".gz"), gz.finish().expect("compressed")).expect("written");
+    std::fs::remove_file(written.file(1, "")).expect("removed");
+    let listed = |number| {
+        let (mut timed, mut skipped) = (Vec::new(), Vec::new());
+        read::read(&written.file(number, ""), &mut Timestamp::MIN.clone(), &mut timed, &mut skipped);
+        (timed.len(), skipped)
+    };
+    assert_eq!(listed(1), (1, Vec::new()), "it is there by its other name");
+    assert_eq!(listed(2), (0, Vec::new()), "it is gone");
+}
