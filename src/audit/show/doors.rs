@@ -129,6 +129,7 @@ fn ended(history: &mut History, order: usize, at: Timestamp, record: &Value, beg
     // What another process found out about a call that did not live was read after that process asked.
     let by = text(record, "recovered_by");
     let asked = begun.get(by).map_or(begin.order, |recovery| recovery.order);
+    let from = if by.is_empty() { at } else { begin.at };
     let look = Look { after: asked.min(order), order, at, call, who: &begin.who, sure: false };
     let before = list(record, "before");
     for rule in before {
@@ -140,7 +141,7 @@ fn ended(history: &mut History, order: usize, at: Timestamp, record: &Value, beg
         match text(rule, "what") {
             "opened" | "moved" => {
                 if let Some(index) = history.stands(&begin.place, &sure, rule) {
-                    history.claim(&begin.place, &look, rule, index, at);
+                    history.claim(&begin.place, &look, rule, index, from);
                 }
             }
             "removed" => history.removed(&begin.place, &look, rule),
@@ -148,7 +149,7 @@ fn ended(history: &mut History, order: usize, at: Timestamp, record: &Value, beg
                 let made = text(rule, "call").is_empty() || text(rule, "call") == call;
                 let moved = |index: usize| index > 0 && text(rule, "source") == begin.to;
                 if let Some(index) = history.stands(&begin.place, &look, rule).filter(|index| made || moved(*index)) {
-                    history.claim(&begin.place, &look, rule, index, begin.at);
+                    history.claim(&begin.place, &look, rule, index, from);
                 }
             }
             // A dry run says what would be.
