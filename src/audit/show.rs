@@ -12,7 +12,7 @@ use serde_json::Value;
 
 pub use calls::{Call, calls};
 pub use doors::{Door, Holder, doors};
-pub use read::{Records, Skipped};
+pub use read::{Damage, Records, Skipped};
 
 /// Which calls, or which doors. Everything that is given must hold.
 #[derive(Clone, Debug, Default)]

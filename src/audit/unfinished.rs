@@ -213,7 +213,8 @@ pub(super) fn has_entries(
     Ok(found)
 }
 
-fn compressed(path: &Path) -> PathBuf {
+/// The name of a file once it is compressed.
+pub(super) fn compressed(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".gz");
     name.into()

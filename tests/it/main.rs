@@ -17,6 +17,7 @@ mod approvals_shared;
 mod arguments;
 mod attacks;
 mod audit;
+mod audit_show;
 mod aws_double;
 mod aws_faults;
 mod aws_resilience;

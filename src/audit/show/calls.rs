@@ -79,11 +79,11 @@ pub struct Call {
 
 /// The calls that a filter lets through, oldest first.
 pub fn calls(records: &Records, filter: &Filter) -> Vec<Call> {
-    let (mut calls, mut index) = (Vec::<Call>::new(), HashMap::<String, usize>::new());
+    let (mut calls, mut index) = (Vec::<Call>::new(), HashMap::<&str, usize>::new());
     for (at, record) in &records.records {
         match text(record, "type") {
             "begin" => {
-                index.insert(text(record, "call").to_owned(), calls.len());
+                index.insert(text(record, "call"), calls.len());
                 calls.push(begun(*at, record, filter));
             }
             "refused" => {
@@ -96,12 +96,13 @@ pub fn calls(records: &Records, filter: &Filter) -> Vec<Call> {
                     ..begun(*at, record, filter)
                 });
             }
-            "end" => {
-                if let Some(call) = index.get(text(record, "call")).and_then(|place| calls.get_mut(*place)) {
-                    end(call, record, filter);
-                }
-            }
             _ => {}
+        }
+    }
+    // An end belongs to its call, whatever the clocks say: another process, on another host, may have written it.
+    for (_, record) in records.records.iter().filter(|(_, record)| text(record, "type") == "end") {
+        if let Some(call) = index.get(text(record, "call")).and_then(|place| calls.get_mut(*place)) {
+            end(call, record, filter);
         }
     }
     calls.retain(|call| is_wanted(call, filter));

@@ -1,15 +1,22 @@
-//! Doors: which rules stood in a group, from when to when, for whom. Every change says what stood before it and after it,
-//! and that is all that is known: what somebody did by hand shows at the next change.
+//! Doors: which rules stood in a group, from when to when, for whom. Every change says what stood before it and what it did,
+//! and that is all that is known: what somebody did by hand shows at the next change, or where the service observes it.
+//!
+//! Changes overlap. What stood before one was read at some time between its begin and its end, so it speaks of what was
+//! known before its begin, and says nothing against what others did meanwhile. What came first is told by the place of the
+//! records, not by their times: a clock may step back.
 
-use std::collections::BTreeMap;
+mod history;
+
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Filter, Records, list, ports, text};
+use super::{Filter, Records, list, text};
+use history::{History, Look, Place};
 
-/// A rule that stood for a while.
+/// A rule that stood for a while, as it was for that while: a rule that was moved or changed is a door before and another after.
 #[derive(Clone, Debug, Serialize)]
 pub struct Door {
     /// The account.
@@ -26,15 +33,15 @@ pub struct Door {
     pub source: String,
     /// On which ports.
     pub ports: String,
-    /// When it was made, or first seen.
+    /// When it was made, or first seen; where its call did not live to say so, when that was begun.
     pub from: Timestamp,
-    /// The call that made it; empty where it was made elsewhere or before.
+    /// The call that made it so; empty where that was done elsewhere or before.
     pub opened_by: String,
     /// Who asked for that.
     pub opener: String,
-    /// When it was taken away, or first missed; none where it still stood when it was last seen.
+    /// When it was taken away, moved or changed, or first missed; none where it still stood when it was last seen.
     pub to: Option<Timestamp>,
-    /// The call that took it away; empty where another did.
+    /// The call that did that; empty where none is known.
     pub closed_by: String,
     /// Who asked for that.
     pub closer: String,
@@ -55,44 +62,42 @@ pub struct Holder {
     pub call: String,
 }
 
+/// How a call began.
 struct Begun {
+    order: usize,
+    at: Timestamp,
     who: String,
-    account: String,
-    region: String,
-    group: String,
+    place: Place,
     name: String,
+    /// Where a rule was to be moved.
+    to: String,
 }
 
 /// The doors that a filter lets through, oldest first: those that stood at some time between `since` and `until`.
 pub fn doors(records: &Records, filter: &Filter) -> Vec<Door> {
-    let mut begun: BTreeMap<String, Begun> = BTreeMap::new();
-    let mut doors: BTreeMap<String, (Door, Value)> = BTreeMap::new();
-    for (at, record) in &records.records {
-        let call = text(record, "call");
+    let records = &records.records;
+    let begins = records.iter().enumerate().filter(|(_, (_, record))| text(record, "type") == "begin");
+    let begun: HashMap<&str, Begun> =
+        begins.map(|(order, (at, record))| (text(record, "call"), Begun::of(order, *at, record))).collect();
+    let mut history = History::default();
+    for (order, (at, record)) in records.iter().enumerate() {
         match text(record, "type") {
-            "begin" => drop(begun.insert(call.to_owned(), Begun::of(record))),
-            "end" => {
-                if let Some(begun) = begun.get(call) {
-                    seen(&mut doors, *at, call, begun, record);
-                }
-            }
-            "observed" if text(record, "what") == "gone" => {
-                let id = record.get("rule").map(|rule| text(rule, "id")).unwrap_or_default();
-                if let Some((door, _)) = doors.get_mut(id) {
-                    door.to.get_or_insert(*at);
-                }
-            }
+            "end" => ended(&mut history, order, *at, record, &begun),
+            "observed" => observed(&mut history, order, *at, record),
             _ => {}
         }
     }
-    let mut found: Vec<Door> = doors
-        .into_values()
+    let mut found: Vec<Door> = history
+        .into_doors()
         .filter(|(door, rule)| {
             let holders = door.holders.iter().map(|holder| holder.id.as_str());
+            // A clock that stepped back may have it end before it began.
+            let (first, last) =
+                (door.to.map_or(door.from, |to| to.min(door.from)), door.to.map(|to| to.max(door.from)));
             filter.has_place(&door.account, &door.group, &door.name)
                 && filter.has_rule(rule)
-                && filter.until.is_none_or(|until| door.from < until)
-                && filter.since.is_none_or(|since| door.to.is_none_or(|to| to > since))
+                && filter.until.is_none_or(|until| first < until)
+                && filter.since.is_none_or(|since| last.is_none_or(|last| last > since))
                 && filter.has_who(holders.chain([door.opener.as_str()]))
         })
         .map(|(door, _)| door)
@@ -102,91 +107,78 @@ pub fn doors(records: &Records, filter: &Filter) -> Vec<Door> {
 }
 
 impl Begun {
-    fn of(record: &Value) -> Self {
+    fn of(order: usize, at: Timestamp, record: &Value) -> Self {
         let null = Value::Null;
-        let (who, target) = (record.get("who").unwrap_or(&null), record.get("target").unwrap_or(&null));
+        let field = |name: &str| record.get(name).unwrap_or(&null);
         Self {
-            who: text(who, "id").to_owned(),
-            account: text(target, "account").to_owned(),
-            region: text(target, "region").to_owned(),
-            group: text(target, "group").to_owned(),
-            name: text(target, "name").to_owned(),
+            order,
+            at,
+            who: text(field("who"), "id").to_owned(),
+            place: Place::of(field("target")),
+            name: text(field("target"), "name").to_owned(),
+            to: text(field("arguments"), "to").to_owned(),
         }
     }
 }
 
-/// Takes in what stood before and after a change.
-fn seen(doors: &mut BTreeMap<String, (Door, Value)>, at: Timestamp, call: &str, begun: &Begun, record: &Value) {
-    let done = |what: &str, id: &str| {
-        let touched = list(record, "rules").iter().any(|rule| text(rule, "what") == what && text(rule, "id") == id);
-        (if touched { call } else { "" }.to_owned(), if touched { begun.who.as_str() } else { "" }.to_owned())
-    };
+/// Takes in what stood before a change, and what it did.
+fn ended(history: &mut History, order: usize, at: Timestamp, record: &Value, begun: &HashMap<&str, Begun>) {
+    let call = text(record, "call");
+    let Some(begin) = begun.get(call) else { return };
+    history.name(&begin.place, &begin.name);
+    // What another process found out about a call that did not live was read after that process asked.
+    let by = text(record, "recovered_by");
+    let asked = begun.get(by).map_or(begin.order, |recovery| recovery.order);
+    let from = if by.is_empty() { at } else { begin.at };
+    let look = Look { after: asked.min(order), order, at, call, who: &begin.who, sure: false };
     let before = list(record, "before");
     for rule in before {
-        stands(doors, at, begun, rule, |_| (String::new(), String::new()));
+        history.stands(&begin.place, &look, rule);
     }
-    let (after, known) = (list(record, "after"), record.get("after").is_some());
-    // A change whose answer was lost, or that another process accounted for, still says which rules it made.
-    let rest = if known { [].as_slice() } else { list(record, "rules") };
-    for rule in after.iter().chain(rest) {
-        stands(doors, at, begun, rule, |id| done("opened", id));
+    let touched = list(record, "rules");
+    for rule in touched {
+        let sure = Look { sure: true, ..look };
+        match text(rule, "what") {
+            "opened" | "moved" => {
+                if let Some(index) = history.stands(&begin.place, &sure, rule) {
+                    history.claim(&begin.place, &look, rule, index, from);
+                }
+            }
+            "removed" => history.removed(&begin.place, &look, rule),
+            "stands" if !by.is_empty() => {
+                let made = text(rule, "call").is_empty() || text(rule, "call") == call;
+                let moved = |index: usize| index > 0 && text(rule, "source") == begin.to;
+                if let Some(index) = history.stands(&begin.place, &look, rule).filter(|index| made || moved(*index)) {
+                    history.claim(&begin.place, &look, rule, index, from);
+                }
+            }
+            // A dry run says what would be.
+            word if word.starts_with("would_") => {}
+            _ => drop(history.stands(&begin.place, &look, rule)),
+        }
     }
-    if !known {
-        return;
+    let is_among = |rules: &[Value], id: &str| rules.iter().any(|rule| text(rule, "id") == id);
+    // What stands after a change is what stood before it, with what the change did: only what is new in it says more.
+    for rule in list(record, "after") {
+        let id = text(rule, "id");
+        if !is_among(before, id) && !is_among(touched, id) {
+            history.stands(&begin.place, &look, rule);
+        }
     }
-    let gone = doors.values_mut().filter(|(door, _)| {
-        let here = (door.account == begun.account) && (door.region == begun.region) && (door.group == begun.group);
-        here && door.to.is_none() && !after.iter().any(|rule| text(rule, "id") == door.rule)
-    });
-    for (door, _) in gone {
-        door.to = Some(at);
-        (door.closed_by, door.closer) = done("removed", &door.rule);
+    if record.get("before").is_some() {
+        history.missed(&begin.place, &look, |id| !is_among(before, id));
     }
 }
 
-fn stands(
-    doors: &mut BTreeMap<String, (Door, Value)>,
-    at: Timestamp,
-    begun: &Begun,
-    rule: &Value,
-    made: impl Fn(&str) -> (String, String),
-) {
-    let id = text(rule, "id");
-    if id.is_empty() {
-        return;
+/// Takes in what was seen in AWS and is nobody's call.
+fn observed(history: &mut History, order: usize, at: Timestamp, record: &Value) {
+    let (Some(target), Some(rule)) = (record.get("target"), record.get("rule")) else { return };
+    let place = Place::of(target);
+    let look = Look { after: order, order, at, call: "", who: "", sure: true };
+    if text(record, "what") == "gone" {
+        let gone = text(rule, "id");
+        history.missed(&place, &look, |id| id == gone);
+    } else if !history.was_removed(&place, rule) {
+        history.stands(&place, &look, rule);
     }
-    let (door, shown) = doors.entry(id.to_owned()).or_insert_with(|| {
-        let (opened_by, opener) = made(id);
-        let door = Door {
-            account: begun.account.clone(),
-            region: begun.region.clone(),
-            group: begun.group.clone(),
-            name: begun.name.clone(),
-            rule: id.to_owned(),
-            source: String::new(),
-            ports: String::new(),
-            from: at,
-            opened_by,
-            opener,
-            to: None,
-            closed_by: String::new(),
-            closer: String::new(),
-            holders: Vec::new(),
-            seen: at,
-        };
-        (door, Value::Null)
-    });
-    (door.source, door.ports, door.seen) = (text(rule, "source").to_owned(), ports(rule), at);
-    for lease in list(rule, "leases") {
-        let holder = Holder {
-            id: text(lease, "holder_id").to_owned(),
-            until: text(lease, "until").to_owned(),
-            call: text(lease, "call").to_owned(),
-        };
-        match door.holders.iter_mut().find(|known| known.id == holder.id) {
-            Some(known) => *known = holder,
-            None => door.holders.push(holder),
-        }
-    }
-    *shown = rule.clone();
 }

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use ipnet::IpNet;
-use jiff::civil::Date;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
-use whitelistmcp::audit::show::{self, Call, Door, Filter, Records};
+use whitelistmcp::audit::show::{self, Call, Door, Filter, Records, Skipped};
 use whitelistmcp::clock::Clock;
 
 use super::Place;
@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
     /// Shows the rules that stood open, from when to when and for whom, in place of calls.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["tool", "outcome", "call", "changes"])]
     doors: bool,
     /// A name or part of it, an id, a subject, an OAuth client, an actor, an address.
     #[arg(long)]
@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// An address or block.
     #[arg(long, value_parser = address)]
     address: Option<IpNet>,
-    /// A tool.
+    /// A tool. This, an outcome, a call's id and `--changes` pick among calls, and not among doors.
     #[arg(long)]
     tool: Option<String>,
     /// An outcome (done, denied, failed, partly, unknown, waiting, `not_done`, refused, unfinished) or an error's reason.
@@ -45,14 +45,14 @@ pub(crate) struct Arguments {
     /// A call's id.
     #[arg(long)]
     call: Option<String>,
-    /// From then on: a time (RFC 3339), a date (UTC), or how long ago, such as 24h.
+    /// From then on: a time with its offset (RFC 3339), a date (UTC), or how long ago, such as 24h.
     #[arg(long, value_parser = moment, conflicts_with = "on")]
     since: Option<Timestamp>,
     /// Before that time.
     #[arg(long, value_parser = moment, conflicts_with = "on")]
     until: Option<Timestamp>,
     /// On that day (UTC).
-    #[arg(long)]
+    #[arg(long, value_parser = day)]
     on: Option<Date>,
     /// Changes alone, without reads.
     #[arg(long)]
@@ -71,17 +71,32 @@ pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
-    if let Ok(date) = text.parse::<Date>() {
+    if let Some(date) = date(text) {
         return begin(date).ok_or_else(|| format!("`{text}` is too far away"));
     }
     let ago = text.trim_end_matches("ago").trim().parse::<Span>().ok();
     let ago: Option<SignedDuration> = ago.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    let ago = ago.filter(|ago| !ago.is_negative());
     let then = ago.and_then(|ago| Clock::system().now().checked_sub(ago).ok());
     then.ok_or_else(|| {
+        let wrong = if text.parse::<DateTime>().is_ok() { "does not say its offset from UTC" } else { "is no time" };
         format!(
-            "`{text}` is no time: give one like 2026-11-03T12:00:00Z, a date like 2026-11-03, or how long ago, like 24h"
+            "`{text}` {wrong}: give a time with its offset, like 2026-11-03T12:00:00Z or 2026-11-03T13:00:00+01:00, a date like 2026-11-03 (UTC), or how long ago, like 24h"
         )
     })
+}
+
+/// Reads a day.
+fn day(text: &str) -> Result<Date, String> {
+    date(text).ok_or_else(|| {
+        format!("`{text}` is no day: give a date like 2026-11-03 (UTC); for times there are --since and --until")
+    })
+}
+
+/// Reads a date and nothing else: jiff reads one out of a time as well, and lets go of the rest.
+fn date(text: &str) -> Option<Date> {
+    let is_date = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    text.parse().ok().filter(|_| is_date)
 }
 
 fn begin(date: Date) -> Option<Timestamp> {
@@ -98,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return fail(&error),
     };
     for skipped in &records.skipped {
-        complain(&format!("{}:{} cannot be read", skipped.path.display(), skipped.line));
+        complain(&skipped.to_string());
     }
     let day = arguments.on.map(|date| (begin(date), date.tomorrow().ok().and_then(begin)));
     let (since, until) = day.unwrap_or((arguments.since, arguments.until));
@@ -132,7 +147,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             call,
         );
     }
-    ExitCode::SUCCESS
+    // What is missing may be what was asked for.
+    if records.skipped.iter().any(Skipped::is_loss) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn seconds(time: Timestamp) -> String {
