@@ -1,6 +1,6 @@
 //! The records of every chain, in the order of their times.
 
-use std::io::BufRead;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -36,11 +36,14 @@ impl Records {
         let chains = layout::chains(directory).map_err(failed(directory, "listed"))?;
         let (mut records, mut skipped) = (Vec::new(), Vec::new());
         for path in chains.values().flat_map(|segments| segments.values()) {
-            let mut lines = layout::read(path).map_err(failed(path, "read"))?;
+            let mut lines = match layout::read(path) {
+                // It has been let go of since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                lines => lines.map_err(failed(path, "read"))?,
+            };
             let (mut bytes, mut number) = (Vec::new(), 0);
             loop {
-                bytes.clear();
-                if lines.read_until(b'\n', &mut bytes).map_err(failed(path, "read"))? == 0 {
+                if layout::read_line(&mut lines, &mut bytes).map_err(failed(path, "read"))? == 0 {
                     break;
                 }
                 number += 1;
