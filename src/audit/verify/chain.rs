@@ -186,7 +186,7 @@ pub(super) fn check(
     if closed && !alive && (before != Before::Head || unsigned > 0) {
         report.finding(
             last.clone(),
-            format!("the chain is closed, and the head behind its closing line is missing or not good: its last {unsigned} lines are not signed"),
+            format!("the chain is closed, and the head behind its closing line is missing or not good: nothing vouches for its last lines, {unsigned} in number"),
         );
     } else if ends == "cut off" && unsigned > 0 {
         report.note(

@@ -380,13 +380,13 @@ fn heads_that_must_be_there_are_missed() {
     written.put(&chained(without.clone()));
     let wrong = written.wrong(Vec::new());
     assert!(wrong.iter().any(|finding| finding.contains(":2: the head behind the chain's first line")), "{wrong:#?}");
-    assert!(wrong.iter().any(|finding| finding.contains("its last 22 lines are not signed")), "{wrong:#?}");
+    assert!(wrong.iter().any(|finding| finding.contains("its last lines, 22 in number")), "{wrong:#?}");
     without.pop();
     written.put(&chained(without));
     assert!(!written.verify(Vec::new()).is_sound());
     written.put(&lines[..23]);
     let wrong = written.wrong(Vec::new());
-    assert!(wrong.len() == 1 && wrong[0].contains("its last 21 lines are not signed"), "{wrong:#?}");
+    assert!(wrong.len() == 1 && wrong[0].contains("its last lines, 21 in number"), "{wrong:#?}");
     // As a crash leaves it: before the first head, behind it, and later.
     for (kept, unsigned) in [(1, 1), (2, 0), (3, 1), (22, 20)] {
         written.put(&lines[..kept]);

@@ -184,6 +184,7 @@ fn tell(report: &Report, given: &Given) {
         say("note: no heads that were kept elsewhere were given, so a missing end of a chain may not show");
     }
     say(&match report.findings.len() {
+        0 if given.heads.is_empty() => format!("journal {}: nothing speaks against it", report.journal),
         0 => format!(
             "journal {}: nothing speaks against it; {} of {} heads kept elsewhere were compared, and agree",
             report.journal,
