@@ -114,6 +114,7 @@ impl SigningKey {
     pub(super) fn open_or_create(path: &Path) -> Result<Self, KeyError> {
         match Self::create(path) {
             Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+                super::journal::layout::must_be_file(path).map_err(failed(path, "read"))?;
                 Self::from_file(path)
             }
             made => made,

@@ -345,7 +345,7 @@ fn identity(directory: &Path) -> Result<String, JournalError> {
 
 /// Reads the id of a directory of journals.
 pub(super) fn read_identity(path: &Path) -> Result<String, JournalError> {
-    let text = std::fs::read_to_string(path).map_err(failed(path, "read"))?;
+    let text = layout::read_text(path).map_err(failed(path, "read"))?;
     let id = uuid::Uuid::try_parse(text.trim());
     id.map(|id| id.to_string()).map_err(|_| failed(path, "read")(io::Error::other("it does not hold a UUID")))
 }

@@ -1,8 +1,8 @@
 //! Sending the journal's lines to the receiver of telemetry once more: those that it has not taken, or all of a time.
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -26,6 +26,8 @@ pub struct Replayed {
     pub taken: u64,
     /// How many it had taken before.
     pub known: u64,
+    /// How many cannot be sent, since they are no lines of a journal.
+    pub unreadable: u64,
 }
 
 /// As much of a line as a log record says besides.
@@ -53,20 +55,20 @@ pub fn replay(directory: &Path, since: Option<Timestamp>, flush: impl Fn()) -> R
     let mut replayed = Replayed::default();
     for (chain, segments) in layout::chains(directory).map_err(failed(directory, "listed"))? {
         let noted = layout::taken(directory, &chain);
-        let known = taken::read(&noted).map_err(failed(&noted, "read"))?;
+        let mut known = taken::read(&noted).map_err(failed(&noted, "read"))?;
+        // Who notes more lines than there are is not believed about the others: rather twice than never.
+        if known.last() > last_of(&segments)? {
+            known = Lines::default();
+        }
         let before = replayed.sent;
         for path in segments.values() {
-            let mut lines = layout::read(path).map_err(failed(path, "read"))?;
+            let Some(mut lines) = lines_of(path)? else { continue };
             let mut bytes = Vec::new();
-            loop {
-                bytes.clear();
-                if lines.read_until(b'\n', &mut bytes).map_err(failed(path, "read"))? == 0 {
-                    break;
-                }
-                if bytes.pop_if(|byte| *byte == b'\n').is_none() {
-                    break;
-                }
-                let Some((said, at)) = said(&bytes) else { continue };
+            while is_whole(&mut lines, &mut bytes).map_err(failed(path, "read"))? {
+                let (Some((said, at)), Ok(text)) = (said(&bytes), std::str::from_utf8(&bytes)) else {
+                    replayed.unreadable += 1;
+                    continue;
+                };
                 let wanted = match since {
                     Some(since) => at >= since,
                     None => !known.contains(said.seq),
@@ -75,7 +77,7 @@ pub fn replay(directory: &Path, since: Option<Timestamp>, flush: impl Fn()) -> R
                     replayed.known += u64::from(known.contains(said.seq));
                     continue;
                 }
-                send(&chain, &said, at, std::str::from_utf8(&bytes).unwrap_or_default());
+                send(&chain, &said, at, text);
                 replayed.sent += 1;
                 if (replayed.sent - before).is_multiple_of(AT_ONCE) {
                     flush();
@@ -94,6 +96,35 @@ pub fn replay(directory: &Path, since: Option<Timestamp>, flush: impl Fn()) -> R
         }
     }
     Ok(replayed)
+}
+
+/// The lines of a file; none if it was let go of since it was listed.
+fn lines_of(path: &Path) -> Result<Option<Box<dyn io::BufRead + Send>>, JournalError> {
+    match layout::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        lines => lines.map(Some).map_err(failed(path, "read")),
+    }
+}
+
+/// Reads the next line without its line feed; not one that is torn.
+fn is_whole(lines: &mut impl io::BufRead, bytes: &mut Vec<u8>) -> io::Result<bool> {
+    Ok(layout::read_line(lines, bytes)? > 0 && bytes.pop_if(|byte| *byte == b'\n').is_some())
+}
+
+/// The number of a chain's last line; 0 if it has none.
+fn last_of(segments: &BTreeMap<u32, PathBuf>) -> Result<u64, JournalError> {
+    let (mut last, mut bytes) = (0, Vec::new());
+    // The last file may have been begun, and nothing written in it.
+    for path in segments.values().rev() {
+        let Some(mut lines) = lines_of(path)? else { continue };
+        while is_whole(&mut lines, &mut bytes).map_err(failed(path, "read"))? {
+            last = said(&bytes).map_or(last, |(said, _)| last.max(said.seq));
+        }
+        if last > 0 {
+            break;
+        }
+    }
+    Ok(last)
 }
 
 fn said(line: &[u8]) -> Option<(Said, Timestamp)> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::journal::layout;
 use crate::telemetry::records;
 
 /// How often it is written down.
@@ -18,17 +19,23 @@ pub(super) struct Lines(BTreeMap<u64, u64>);
 impl Lines {
     /// Adds a line.
     pub(super) fn insert(&mut self, seq: u64) {
-        let before = self.0.range(..=seq).next_back().map(|(first, last)| (*first, *last));
-        let (mut first, mut last) = match before {
-            Some((_, last)) if seq <= last => return,
-            Some((first, last)) if last + 1 == seq => (first, seq),
-            _ => (seq, seq),
-        };
-        if let Some(after) = self.0.remove(&(seq + 1)) {
-            last = after;
+        self.insert_all(seq, seq);
+    }
+
+    fn insert_all(&mut self, mut first: u64, mut last: u64) {
+        // What it touches becomes one with it.
+        while let Some((from, to)) = self.0.range(..=last.saturating_add(1)).next_back().map(|(from, to)| (*from, *to))
+            && to.saturating_add(1) >= first
+        {
+            self.0.remove(&from);
+            (first, last) = (first.min(from), last.max(to));
         }
-        first = first.min(seq);
         self.0.insert(first, last);
+    }
+
+    /// The last of them; 0 if there is none.
+    pub(super) fn last(&self) -> u64 {
+        self.0.values().next_back().copied().unwrap_or_default()
     }
 
     /// Whether a line is among them.
@@ -38,22 +45,27 @@ impl Lines {
 
     /// How many there are.
     pub(super) fn count(&self) -> u64 {
-        self.0.iter().map(|(first, last)| last - first + 1).sum()
+        self.0.iter().map(|(first, last)| last - first + 1).fold(0, u64::saturating_add)
     }
 
     /// Adds others.
     pub(super) fn extend(&mut self, others: &Self) {
-        others.0.iter().flat_map(|(first, last)| *first..=*last).for_each(|seq| self.insert(seq));
+        others.0.iter().for_each(|(first, last)| self.insert_all(*first, *last));
     }
 
     /// Reads `1-120,130-140`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let ranges = text.trim().split(',').filter(|range| !range.is_empty());
-        let parsed = ranges.map(|range| {
+        let mut lines = Self::default();
+        for range in ranges {
             let (first, last) = range.split_once('-')?;
-            Some((first.parse().ok()?, last.parse().ok()?))
-        });
-        parsed.collect::<Option<_>>().map(Self)
+            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+            if first == 0 || first > last {
+                return None;
+            }
+            lines.insert_all(first, last);
+        }
+        Some(lines)
     }
 }
 
@@ -104,7 +116,7 @@ impl Taken {
 
 /// What was noted of a chain; nothing where nothing was.
 pub(super) fn read(path: &Path) -> io::Result<Lines> {
-    match std::fs::read_to_string(path) {
+    match layout::read_text(path) {
         Ok(text) => Lines::parse(&text).ok_or_else(|| io::Error::other("it does not hold ranges of numbers")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Lines::default()),
         Err(error) => Err(error),
@@ -133,7 +145,13 @@ mod tests {
         assert_eq!(Lines::parse(&lines.to_string()), Some(lines.clone()));
         let held: Vec<u64> = (0..12).filter(|seq| lines.contains(*seq)).collect();
         assert_eq!(held, [1, 2, 3, 4, 5, 7, 9, 10]);
-        assert_eq!(Lines::parse("1-x"), None);
+        for wrong in ["1-x", "5-1", "0-3"] {
+            assert_eq!(Lines::parse(wrong), None, "{wrong}");
+        }
+        // As many as there can be are one range, whatever is added.
+        let mut all = Lines::parse("3-18446744073709551615,1-5").expect("ranges");
+        all.extend(&lines);
+        assert_eq!((all.to_string().as_str(), all.last(), all.count()), ("1-18446744073709551615", u64::MAX, u64::MAX));
         assert_eq!(Lines::parse(""), Some(Lines::default()));
     }
 }

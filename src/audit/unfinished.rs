@@ -121,6 +121,12 @@ pub(super) fn orphans(journal: &Journal) -> Result<Vec<Orphan>, JournalError> {
 
 /// Takes a lock that is free; none if somebody holds it, or did until just now and has finished.
 fn take(path: &Path) -> io::Result<Option<File>> {
+    match layout::must_be_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // No process of ours holds what is no file; `verify` names it.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
+        checked => checked?,
+    }
     let file = match File::options().append(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
@@ -137,7 +143,7 @@ fn take(path: &Path) -> io::Result<Option<File>> {
 
 /// Whether a living process holds a chain.
 pub(super) fn is_held(lock: &Path) -> bool {
-    File::open(lock).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    layout::open(lock).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 fn orphan(directory: &Path, chain: String, lock: File, path: PathBuf) -> Result<Orphan, JournalError> {
@@ -187,16 +193,14 @@ pub(super) fn has_entries(
         if wanted.is_empty() {
             break;
         }
-        let lines = match layout::read(path) {
-            // It has been compressed, or let go of, since it was listed: its name is another, or it is old.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match layout::read(&compressed(path)) {
-                Err(_) => continue,
-                Ok(lines) => lines,
-            },
+        let mut lines = match layout::read(path) {
+            // It has been let go of since it was listed: it is old.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             lines => lines.map_err(failed(path, "read"))?,
         };
-        for line in lines.lines() {
-            let line = line.map_err(failed(path, "read"))?;
+        let mut bytes = Vec::new();
+        while layout::read_line(&mut lines, &mut bytes).map_err(failed(path, "read"))? > 0 {
+            let line = String::from_utf8_lossy(&bytes);
             // Where the call stands is the format's; the rest of the line need not be read for it.
             let call_after =
                 |start| line.split_once(start).and_then(|(_, rest)| rest.split_once('"')).map(|(call, _)| call);
@@ -211,13 +215,6 @@ pub(super) fn has_entries(
         *said = not_done.contains(call);
     }
     Ok(found)
-}
-
-/// The name of a file once it is compressed.
-pub(super) fn compressed(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".gz");
-    name.into()
 }
 
 /// When a call was made: its id (UUID version 7) says so.
@@ -247,8 +244,7 @@ impl Seen {
     fn read(&mut self, mut lines: impl BufRead) -> io::Result<()> {
         let mut bytes = Vec::new();
         loop {
-            bytes.clear();
-            if lines.read_until(b'\n', &mut bytes)? == 0 {
+            if layout::read_line(&mut lines, &mut bytes)? == 0 {
                 return Ok(());
             }
             // The last line of a file whose process was killed may be torn: it was never acted on.
@@ -274,9 +270,10 @@ impl Seen {
 }
 
 /// Takes out what some line ends.
-fn strike_ended(lines: impl BufRead, begun: &mut BTreeMap<String, Unfinished>) -> io::Result<()> {
-    for line in lines.lines() {
-        let line = line?;
+fn strike_ended(mut lines: impl BufRead, begun: &mut BTreeMap<String, Unfinished>) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    while layout::read_line(&mut lines, &mut bytes)? > 0 {
+        let line = String::from_utf8_lossy(&bytes);
         if let Some((call, _)) = line.split_once(END).and_then(|(_, rest)| rest.split_once('"')) {
             begun.remove(call);
         }

@@ -5,18 +5,19 @@
 //! elsewhere shows it, and so does the chain of the next process, which records how the one before had ended.
 
 mod chain;
+mod claims;
 mod heads;
 
-use std::collections::{BTreeMap, HashSet};
-use std::io::{self, BufRead};
+use std::collections::HashSet;
+use std::io::{self, BufRead as _};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::head::{Head, PublicKey};
+use super::head::PublicKey;
 use super::journal::{JournalError, failed, layout, read_identity};
-use super::record::{Adopted, Retired};
 use super::unfinished::is_held;
+use claims::Claims;
 
 pub use chain::Checked;
 pub use heads::{HeadsError, Kept};
@@ -38,7 +39,7 @@ pub struct Report {
     pub journal: String,
     /// The chains that there are.
     pub chains: Vec<Checked>,
-    /// How many heads that were kept elsewhere were compared.
+    /// How many heads that were kept elsewhere were compared with the line that they are of, and agree.
     pub heads: usize,
     /// What is not as it was written.
     pub findings: Vec<Finding>,
@@ -53,25 +54,6 @@ pub struct Finding {
     pub at: String,
     /// What is wrong there.
     pub what: String,
-}
-
-/// What some chain says of how another one ended.
-#[derive(Clone, Debug)]
-struct Claim {
-    by: String,
-    chain: String,
-    seq: u64,
-    sha256: String,
-    /// The chain's process was gone by then, so nothing may follow.
-    last: bool,
-}
-
-/// Everything that is said of a chain by others.
-#[derive(Debug, Default)]
-struct Claims {
-    claims: Vec<Claim>,
-    retired: BTreeMap<String, BTreeMap<u32, Retired>>,
-    adopted: BTreeMap<String, Adopted>,
 }
 
 impl Report {
@@ -89,8 +71,24 @@ impl Report {
     }
 }
 
+/// How often a directory is looked at again whose files have moved meanwhile.
+const AGAIN: usize = 3;
+
 /// Looks at every chain of a directory.
 pub fn verify(directory: &Path, given: &Given) -> Result<Report, JournalError> {
+    // A service beside it begins files, compresses them and lets go of them. What that made look wrong is looked at again.
+    let names = || layout::names(directory).map_err(failed(directory, "listed"));
+    for _ in 0..AGAIN {
+        let before = names()?;
+        let report = look(directory, given)?;
+        if report.is_sound() || names()? == before {
+            return Ok(report);
+        }
+    }
+    look(directory, given)
+}
+
+fn look(directory: &Path, given: &Given) -> Result<Report, JournalError> {
     let chains = layout::chains(directory).map_err(failed(directory, "listed"))?;
     let mut report = Report::default();
     let id = directory.join(layout::ID);
@@ -98,18 +96,22 @@ pub fn verify(directory: &Path, given: &Given) -> Result<Report, JournalError> {
         Ok(journal) => report.journal = journal,
         Err(error) => report.finding(shown(&id), crate::error::Chain(&error).to_string()),
     }
+    for path in layout::strangers(directory).map_err(failed(directory, "listed"))? {
+        report
+            .finding(shown(&path), "it is named like a file of the journal and is none: nobody looks at what it says");
+    }
+    if chains.is_empty() {
+        report.note(shown(directory), "there is no chain in it");
+    }
     let mut claims = Claims::default();
-    for path in chains.values().flat_map(BTreeMap::values) {
-        // A file that cannot be read is found when its own lines are looked at.
-        claims.read(path).unwrap_or_default();
+    claims.keep(given, &mut report);
+    for (chain, segments) in &chains {
+        claims.read(chain, segments, &report.journal, given);
     }
-    for head in &given.heads {
-        claims.keep(&head.head, &head.at, given, &mut report);
-    }
-    report.heads = given.heads.len();
 
     let mut ended = HashSet::new();
     for (chain, segments) in &chains {
+        segments.values().for_each(|path| twins(path, &mut report));
         let alive = is_held(&layout::lock(directory, chain));
         chain::check(chain, segments, alive, &claims, given, &mut report, &mut ended);
     }
@@ -117,14 +119,16 @@ pub fn verify(directory: &Path, given: &Given) -> Result<Report, JournalError> {
         checked.unended.retain(|call| !ended.contains(call));
     }
     claims.of_chains_that_are_gone(&chains, &mut report);
+    claims.of_heads(given, &mut report);
     for open in layout::open_chains(directory).map_err(failed(directory, "listed"))? {
-        let known =
-            chains.contains_key(&open) || claims.retired.contains_key(&open) || claims.adopted.contains_key(&open);
+        let lock = layout::lock(directory, &open);
+        let known = chains.contains_key(&open) || claims.retired(&open).is_some() || claims.adopted.contains_key(&open);
         if !known {
-            report.finding(
-                shown(&layout::lock(directory, &open)),
-                "a process began this chain, and none of its files is here",
-            );
+            report.finding(shown(&lock), "a process began this chain, and none of its files is here");
+        }
+        match layout::must_be_file(&lock) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => report.finding(shown(&lock), error.to_string()),
+            _ => {}
         }
     }
     Ok(report)
@@ -135,101 +139,35 @@ fn shown(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// A line that speaks of other chains.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum OfOthers {
-    Adopted(Adopted),
-    Retired(Retired),
-    #[serde(other)]
-    Else,
+/// A compressed file beside the plain one that it was made of says the same. Only one of them is read otherwise.
+fn twins(path: &Path, report: &mut Report) {
+    let other = layout::compressed(path);
+    if layout::is_compressed(path) || std::fs::symlink_metadata(&other).is_err() {
+        return;
+    }
+    let wrong = match is_same(path, &other) {
+        Ok(true) => return,
+        // The plain one went meanwhile: it was being compressed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Ok(false) => "it stands beside a plain file of the same number, and does not say the same".to_owned(),
+        Err(error) => format!("it stands beside a plain file of the same number, and cannot be compared: {error}"),
+    };
+    report.finding(shown(&other), wrong);
 }
 
-impl Claims {
-    /// Gathers what a file says of other chains.
-    fn read(&mut self, path: &Path) -> io::Result<()> {
-        let mut lines = layout::read(path)?;
-        let (mut line, mut number) = (Vec::new(), 0);
-        loop {
-            line.clear();
-            if lines.read_until(b'\n', &mut line)? == 0 {
-                return Ok(());
-            }
-            number += 1;
-            // Parsed only where it may be one of these: most lines are not.
-            let speaks = |word: &[u8]| line.windows(word.len()).any(|part| part == word);
-            if !speaks(br#""type":"adopted""#) && !speaks(br#""type":"retired""#) {
-                continue;
-            }
-            let by = format!("{}:{number}", shown(path));
-            match serde_json::from_slice(&line) {
-                Ok(OfOthers::Adopted(adopted)) => {
-                    self.claims.push(Claim {
-                        by,
-                        chain: adopted.chain.clone(),
-                        seq: adopted.last,
-                        sha256: adopted.sha256.clone(),
-                        last: true,
-                    });
-                    self.adopted.insert(adopted.chain.clone(), adopted);
-                }
-                Ok(OfOthers::Retired(retired)) => {
-                    self.retired.entry(retired.chain.clone()).or_default().insert(retired.segment, retired);
-                }
-                Ok(OfOthers::Else) | Err(_) => {}
-            }
+fn is_same(plain: &Path, compressed: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (layout::read_exactly(plain)?, layout::read_exactly(compressed)?);
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let length = left.len().min(right.len());
+        if left.get(..length) != right.get(..length) {
+            return Ok(false);
         }
-    }
-
-    /// Takes a head that was kept elsewhere, if it is one.
-    fn keep(&mut self, head: &Head, at: &str, given: &Given, report: &mut Report) {
-        if !report.journal.is_empty() && head.journal != report.journal {
-            report.note(at, format!("a head of another journal, {}, which is not here", head.journal));
-            return;
+        if length == 0 {
+            return Ok(left.is_empty() && right.is_empty());
         }
-        if let Some(key) = &given.key
-            && !head.is_signed_by(key)
-        {
-            report.finding(at, "this head is not signed by the key that was given; it is not believed");
-            return;
-        }
-        self.claims.push(Claim {
-            by: format!("{at}, signed at {}", head.at),
-            chain: head.chain.clone(),
-            seq: head.seq,
-            sha256: head.sha256.clone(),
-            last: false,
-        });
-    }
-
-    /// The last line of a chain that was let go of.
-    fn retired_up_to(&self, chain: &str) -> Option<&Retired> {
-        self.retired.get(chain)?.values().next_back()
-    }
-
-    /// Chains that somebody speaks of and that are not here.
-    fn of_chains_that_are_gone(&self, chains: &layout::Chains, report: &mut Report) {
-        let mut furthest: BTreeMap<&str, &Claim> = BTreeMap::new();
-        for claim in self.claims.iter().filter(|claim| !chains.contains_key(&claim.chain) && claim.seq > 0) {
-            let known = furthest.entry(&claim.chain).or_insert(claim);
-            if claim.seq > known.seq {
-                *known = claim;
-            }
-        }
-        for (chain, claim) in furthest {
-            let retired = self.retired_up_to(chain).map_or(0, |retired| retired.last);
-            if retired < claim.seq {
-                report.finding(
-                    format!("journal-{chain}"),
-                    format!(
-                        "the chain is missing from line {} on: {} says that it had {}",
-                        retired + 1,
-                        claim.by,
-                        claim.seq
-                    ),
-                );
-            }
-        }
+        one.consume(length);
+        other.consume(length);
     }
 }
 

@@ -3,7 +3,6 @@
 //! A thread of its own does it, so that nobody who waits for the disk waits for this. A file goes only after the writer
 //! has recorded that it was there, and how it ended.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -170,8 +169,7 @@ fn ends_of(path: &Path) -> io::Result<Option<(u64, u64, String)>> {
     let (mut lines, mut line) = (layout::read(path)?, Vec::new());
     let mut ends = None;
     loop {
-        line.clear();
-        if lines.read_until(b'\n', &mut line)? == 0 || line.pop() != Some(b'\n') {
+        if layout::read_line(&mut lines, &mut line)? == 0 || line.pop() != Some(b'\n') {
             return Ok(ends);
         }
         let seq = serde_json::from_slice::<Numbered>(&line).map_err(io::Error::other)?.seq;
@@ -192,12 +190,12 @@ fn compress(path: &Path) -> io::Result<()> {
         name.push(end);
         PathBuf::from(name)
     };
-    let (whole, part) = (with(".gz"), with(&format!(".gz{UNFINISHED}")));
+    let (whole, part) = (layout::compressed(path), with(&format!(".gz{UNFINISHED}")));
     std::fs::remove_file(&part).or_else(|error| match error.kind() {
         io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
     })?;
-    let mut plain = File::open(path)?;
+    let mut plain = layout::open(path)?;
     let written = plain.metadata()?.modified()?;
     let mut encoder = GzEncoder::new(open_new(&part)?, Compression::default());
     io::copy(&mut plain, &mut encoder)?;

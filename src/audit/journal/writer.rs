@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::archive::Archive;
 use super::segment::Segment;
@@ -87,6 +87,18 @@ pub(super) struct Writer {
     taken: Option<Taken>,
     /// Held for as long as the process lives.
     lock: Option<File>,
+}
+
+/// Lines that follow the chain and are not written yet.
+struct Lines {
+    at: Timestamp,
+    begun: Instant,
+    /// The number and hash of the last of them.
+    seq: u64,
+    prev: String,
+    bytes: Vec<u8>,
+    /// Where each ends, before its line feed.
+    ends: Vec<usize>,
 }
 
 /// What does not change while a chain is written.
@@ -247,6 +259,8 @@ impl Writer {
             old.into_iter().map(|old| (old.path, Body::Retired(old.retired))).unzip();
         let items: Vec<Item> = retired.into_iter().map(|body| Item { body, written: None }).collect();
         self.append(&items, true)?;
+        // Such a record counts once a head is behind it, and the files must not be gone before.
+        self.sign()?;
         if let Some(archive) = &self.archive {
             archive.let_go(paths);
         }
@@ -255,20 +269,25 @@ impl Writer {
 
     /// Writes a signed head, and everything before it to the disk.
     fn sign(&mut self) -> Result<(), JournalError> {
+        let head = self.head(self.seq, self.prev.clone());
+        self.append(&[Item { body: head, written: None }], true)?;
+        self.headed = (Instant::now(), self.seq);
+        Ok(())
+    }
+
+    /// That the chain had come to this line.
+    fn head(&self, seq: u64, sha256: String) -> Body {
         let head = Head {
             journal: self.about.journal.clone(),
             chain: self.about.chain.clone(),
             segment: self.segment.number,
-            seq: self.seq,
-            sha256: self.prev.clone(),
+            seq,
+            sha256,
             at: self.clock.now().to_string(),
             key: String::new(),
             signature: String::new(),
         };
-        let head = self.about.key.sign(head);
-        self.append(&[Item { body: Body::Head { head }, written: None }], true)?;
-        self.headed = (Instant::now(), self.seq);
-        Ok(())
+        Body::Head { head: self.about.key.sign(head) }
     }
 
     /// Ends the segment with a signed head and begins the next.
@@ -305,10 +324,16 @@ impl Writer {
         })
     }
 
-    /// The end of the chain: that it is one, and the head.
+    /// The end of the chain: that it is one, and the head. They are written at once, so that a disk that becomes full
+    /// leaves no closing line without its head.
     fn close(mut self) {
         let closed = Body::Closed(Closed { unended: self.unended.len() });
-        let closed = self.append(&[Item { body: closed, written: None }], true).and_then(|()| self.sign());
+        let mut lines = Lines::after(&self);
+        let closed = lines.push(&closed).and_then(|()| {
+            let head = self.head(lines.seq, lines.prev.clone());
+            lines.push(&head)?;
+            self.put(lines, &[&closed, &head], true)
+        });
         if let Err(error) = closed.and_then(|()| self.segment.sync()) {
             tracing::error!(error = %Chain(&error), "the audit journal could not be closed");
         }
@@ -320,34 +345,58 @@ impl Writer {
 
     /// Writes all or nothing: on failure the chain and the file are as they were.
     pub(super) fn append(&mut self, items: &[Item], durable: bool) -> Result<(), JournalError> {
-        let (mut seq, mut prev, mut lines) = (self.seq, self.prev.clone(), Vec::new());
-        let (at, begun) = (self.clock.now(), Instant::now());
-        let mut ends = Vec::with_capacity(items.len());
+        let mut lines = Lines::after(self);
         for item in items {
-            seq += 1;
-            let record = Record { v: VERSION, seq, prev: &prev, at: at.to_string(), body: &item.body };
-            let line = serde_json::to_vec(&record).map_err(|error| JournalError::Encode(Arc::new(error)))?;
-            prev = sha256_hex(&line);
-            lines.extend_from_slice(&line);
-            ends.push(lines.len());
-            lines.push(b'\n');
+            lines.push(&item.body)?;
         }
-        self.segment.append(&lines, durable)?;
+        let bodies: Vec<&Body> = items.iter().map(|item| &item.body).collect();
+        self.put(lines, &bodies, durable)
+    }
+
+    fn put(&mut self, lines: Lines, bodies: &[&Body], durable: bool) -> Result<(), JournalError> {
+        let Lines { at, begun, seq: last, prev, bytes, ends } = lines;
+        self.segment.append(&bytes, durable)?;
         telemetry::record_journal(begun.elapsed());
         self.condition.went_on();
         let (mut from, first) = (0, self.seq + 1);
-        for ((item, end), seq) in items.iter().zip(ends).zip(first..) {
-            match &item.body {
+        for ((body, end), seq) in bodies.iter().zip(ends).zip(first..) {
+            match body {
                 Body::Begin(begin) if begin.changes => drop(self.unended.insert(begin.call.clone())),
                 Body::End(ended) => drop(self.unended.remove(ended.call())),
                 _ => {}
             }
-            let text = lines.get(from..end).and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
-            item.body.leave(at, &self.about.chain, seq, text);
+            let text = bytes.get(from..end).and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
+            body.leave(at, &self.about.chain, seq, text);
             from = end + 1;
         }
-        self.seq = seq;
+        self.seq = last;
         self.prev = prev;
+        Ok(())
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    fn after(writer: &Writer) -> Self {
+        Self {
+            at: writer.clock.now(),
+            begun: Instant::now(),
+            seq: writer.seq,
+            prev: writer.prev.clone(),
+            bytes: Vec::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, body: &Body) -> Result<(), JournalError> {
+        let record = Record { v: VERSION, seq: self.seq + 1, prev: &self.prev, at: self.at.to_string(), body };
+        let line = serde_json::to_vec(&record).map_err(|error| JournalError::Encode(Arc::new(error)))?;
+        self.prev = sha256_hex(&line);
+        self.seq += 1;
+        self.bytes.extend_from_slice(&line);
+        self.ends.push(self.bytes.len());
+        self.bytes.push(b'\n');
         Ok(())
     }
 }

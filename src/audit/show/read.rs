@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::{text, time};
 use crate::audit::journal::{JournalError, failed, layout};
-use crate::audit::unfinished::compressed;
 
 /// Every record of a directory.
 #[derive(Debug)]
@@ -101,9 +100,8 @@ pub(super) fn read(path: &Path, latest: &mut Timestamp, timed: &mut Vec<Timed>, 
     };
     let (mut bytes, mut number) = (Vec::new(), 0);
     loop {
-        bytes.clear();
         number += 1;
-        match lines.read_until(b'\n', &mut bytes) {
+        match layout::read_line(&mut lines, &mut bytes) {
             Ok(0) => return,
             Ok(_) => {}
             Err(error) => return skip(number, Damage::File(error.to_string())),
@@ -122,17 +120,11 @@ pub(super) fn read(path: &Path, latest: &mut Timestamp, timed: &mut Vec<Timed>, 
     }
 }
 
-/// A file's lines. Where it has been compressed since it was listed, its name is another; where it was let go of, there
-/// are none any more.
+/// A file's lines; none where it was let go of since it was listed.
 fn open(path: &Path) -> io::Result<Option<Box<dyn BufRead + Send>>> {
-    let is_lost = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     match layout::read(path) {
-        Err(error) if is_lost(&error) => match layout::read(&compressed(path)) {
-            // A name that leads nowhere is no file that was let go of.
-            Err(other) if is_lost(&other) && path.symlink_metadata().is_err() => Ok(None),
-            Err(other) if is_lost(&other) => Err(error),
-            lines => lines.map(Some),
-        },
+        // A name that leads nowhere is no file that was let go of.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => Ok(None),
         lines => lines.map(Some),
     }
 }

@@ -1,15 +1,19 @@
 //! One chain: line after line, against the line before, the heads in it, and what others say of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Claim, Claims, Given, Report, shown};
+use super::claims::{Claim, Claims};
+use super::{Given, Report, shown};
 use crate::audit::head::{Head, PublicKey};
 use crate::audit::journal::layout;
 use crate::digest::sha256_hex;
+
+/// How much may be wrong with a file before the rest of it is left alone: a file that is made to be wrong in every line
+/// must not fill the memory.
+const WRONG_MOST: usize = 1000;
 
 /// A chain that was looked at.
 #[derive(Debug, Serialize)]
@@ -26,6 +30,8 @@ pub struct Checked {
     pub sha256: String,
     /// How many of its heads are signed by a key that is known.
     pub signed: u64,
+    /// How many lines at its end have no such head behind them, and are not known otherwise.
+    pub unsigned: u64,
     /// How it ends: `in order`, `alive`, `cut off`.
     pub ends: &'static str,
     /// The changes that it begins and does not end, and that no other chain ends as far as it knows.
@@ -34,26 +40,53 @@ pub struct Checked {
 
 /// As much of a line as its place depends on.
 #[derive(Deserialize)]
-struct Line {
+pub(super) struct Line {
     v: u32,
-    seq: u64,
-    prev: String,
+    pub(super) seq: u64,
+    pub(super) prev: String,
     #[serde(rename = "type")]
-    kind: String,
+    pub(super) kind: String,
     #[serde(default)]
     call: String,
     #[serde(default)]
     changes: bool,
-    journal: Option<String>,
+    pub(super) journal: Option<String>,
     chain: Option<String>,
     segment: Option<u32>,
-    key: Option<String>,
-    head: Option<Head>,
+    pub(super) key: Option<String>,
+    pub(super) head: Option<Head>,
+}
+
+impl Line {
+    /// Whether it opens this file.
+    pub(super) fn opens(&self, chain: &str, number: u32) -> bool {
+        self.chain.as_deref() == Some(chain) && self.segment == Some(number)
+    }
+
+    /// Whether a head says where the line that carries it stands. An empty journal is one that is not known.
+    pub(super) fn head_fits(&self, head: &Head, chain: &str, number: u32, journal: &str) -> bool {
+        head.chain == chain
+            && head.segment == number
+            && head.seq.checked_add(1) == Some(self.seq)
+            && head.sha256 == self.prev
+            && (journal.is_empty() || head.journal == journal)
+    }
+}
+
+/// What stands before a line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// Nothing, or nothing that is here.
+    Nothing,
+    /// The chain's first line.
+    First,
+    Head,
+    Other,
 }
 
 struct Walk<'a> {
     chain: &'a str,
-    claims: Vec<&'a Claim>,
+    claims: BTreeMap<u64, Vec<&'a Claim>>,
     given: &'a Given,
     report: &'a mut Report,
     seq: u64,
@@ -62,6 +95,9 @@ struct Walk<'a> {
     first: Option<u64>,
     keys: Vec<PublicKey>,
     signed: u64,
+    /// The last line that a good head, or somebody who counts, vouches for.
+    vouched: u64,
+    before: Before,
     closed: bool,
     begun: BTreeSet<String>,
     /// The calls that end here and began elsewhere.
@@ -81,7 +117,7 @@ pub(super) fn check(
     let mine: Vec<&Claim> = claims.claims.iter().filter(|claim| claim.chain == chain).collect();
     let mut walk = Walk {
         chain,
-        claims: mine.clone(),
+        claims: BTreeMap::new(),
         given,
         report,
         seq: 0,
@@ -90,31 +126,37 @@ pub(super) fn check(
         first: None,
         keys: given.key.iter().cloned().collect(),
         signed: 0,
+        vouched: 0,
+        before: Before::Nothing,
         closed: false,
         begun: BTreeSet::new(),
         ended,
     };
+    for claim in &mine {
+        walk.claims.entry(claim.seq).or_default().push(claim);
+    }
     let (newest, mut expected) = (segments.keys().next_back().copied(), 1);
     for (number, path) in segments {
         // What was let go of is on record with its end.
-        if let Some(retired) =
-            claims.retired.get(chain).and_then(|retired| retired.range(expected..*number).next_back())
-        {
+        if let Some(retired) = claims.retired(chain).and_then(|retired| retired.range(expected..*number).next_back()) {
             let (retired_number, retired) = retired;
             (walk.seq, walk.prev, expected) = (retired.last, retired.sha256.clone(), retired_number + 1);
+            (walk.before, walk.vouched) = (Before::Nothing, retired.last);
         }
         if expected != *number {
-            let missing: Vec<String> = (expected..*number).map(|number| number.to_string()).collect();
-            walk.report.finding(
-                shown(path),
-                format!("the files before it are missing: number {} of its chain", missing.join(", ")),
-            );
+            let missing = match number - expected {
+                1 => expected.to_string(),
+                _ => format!("{expected} to {}", number - 1),
+            };
+            walk.report.finding(shown(path), format!("the files before it are missing: number {missing} of its chain"));
+            walk.before = Before::Nothing;
         }
-        expected = number + 1;
+        expected = number.saturating_add(1);
         walk.file(path, *number, Some(*number) == newest, alive);
     }
     let (seq, prev, lines, first, signed) = (walk.seq, walk.prev, walk.lines, walk.first.unwrap_or(0), walk.signed);
-    let (closed, begun) = (walk.closed, walk.begun);
+    let (closed, begun, before) = (walk.closed, walk.begun, walk.before);
+    let unsigned = seq.saturating_sub(walk.vouched);
     let last = segments.values().next_back().map(|path| shown(path)).unwrap_or_default();
     for claim in mine {
         if claim.seq > seq {
@@ -125,7 +167,7 @@ pub(super) fn check(
                     claim.by, claim.seq
                 ),
             );
-        } else if claim.last && claim.seq < seq && !alive {
+        } else if !claim.kept && claim.seq < seq && !alive {
             report.finding(
                 last.clone(),
                 format!(
@@ -141,6 +183,17 @@ pub(super) fn check(
         (false, true) => "in order",
         (false, false) => "cut off",
     };
+    if closed && !alive && (before != Before::Head || unsigned > 0) {
+        report.finding(
+            last.clone(),
+            format!("the chain is closed, and the head behind its closing line is missing or not good: nothing vouches for its last lines, {unsigned} in number"),
+        );
+    } else if ends == "cut off" && unsigned > 0 {
+        report.note(
+            last.clone(),
+            format!("its last {unsigned} lines have no signed head behind them, as a crash leaves them: whoever can write here could have written them"),
+        );
+    }
     if ends == "cut off" && !adopted {
         report.note(
             last,
@@ -155,6 +208,7 @@ pub(super) fn check(
         last: seq,
         sha256: prev,
         signed,
+        unsigned,
         ends,
         unended,
     });
@@ -168,9 +222,9 @@ impl Walk<'_> {
             Err(error) => return self.report.finding(name, format!("it cannot be read: {error}")),
         };
         let (mut bytes, mut line_number) = (Vec::new(), 0);
+        let said = self.report.findings.len() + self.report.notes.len();
         loop {
-            bytes.clear();
-            match lines.read_until(b'\n', &mut bytes) {
+            match layout::read_line(&mut lines, &mut bytes) {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) => {
@@ -184,8 +238,11 @@ impl Walk<'_> {
             line_number += 1;
             let at = format!("{name}:{line_number}");
             if bytes.pop_if(|byte| *byte == b'\n').is_none() {
-                match (newest && !self.closed, alive) {
+                match (newest, alive) {
                     (true, true) => {}
+                    (true, false) if self.closed => {
+                        self.report.finding(at, "the line is torn, and stands behind the chain's closing line")
+                    }
                     (true, false) => {
                         self.report.note(at, "the line is torn, as a crash leaves it; nothing was done on its word")
                     }
@@ -194,6 +251,10 @@ impl Walk<'_> {
                 break;
             }
             self.line(&bytes, &at, number, line_number == 1);
+            if self.report.findings.len() + self.report.notes.len() > said + WRONG_MOST {
+                self.report.finding(at, "so much is wrong up to here that the rest of the file was not looked at");
+                break;
+            }
         }
         if line_number == 0 && !(newest && alive) {
             if newest && !self.closed {
@@ -207,18 +268,21 @@ impl Walk<'_> {
 
     fn line(&mut self, bytes: &[u8], at: &str, number: u32, opens: bool) {
         let hash = sha256_hex(bytes);
+        if std::str::from_utf8(bytes).is_err() {
+            self.report.finding(at, "it is not text: the journal is written in UTF-8");
+        }
         let line: Line = match serde_json::from_slice(bytes) {
             Ok(line) => line,
             Err(error) => {
                 self.report.finding(at, format!("it is no line of a journal: {error}"));
-                (self.seq, self.prev) = (self.seq + 1, hash);
+                (self.seq, self.prev, self.before) = (self.seq.saturating_add(1), hash, Before::Other);
                 return;
             }
         };
         if line.v != crate::audit::VERSION {
             self.report.note(at, format!("a line of format {}, which this program does not know", line.v));
         }
-        let expected = self.seq + 1;
+        let expected = self.seq.saturating_add(1);
         if line.seq > expected {
             let missing = line.seq - expected;
             self.report.finding(
@@ -252,6 +316,21 @@ impl Walk<'_> {
             };
             self.report.finding(at, what);
         }
+        match self.before {
+            Before::First if line.kind != "head" => {
+                self.report
+                    .finding(at, "the head behind the chain's first line is missing, and lines were written after it");
+            }
+            Before::First | Before::Other if opens => {
+                self.report.finding(at, "the file before it was finished, and ends without the head that signs it");
+            }
+            _ => {}
+        }
+        self.before = match line.kind.as_str() {
+            "head" => Before::Head,
+            _ if line.seq == 1 => Before::First,
+            _ => Before::Other,
+        };
         match line.kind.as_str() {
             "open" => self.open(&line, at, number),
             "head" => self.head(&line, at, number),
@@ -263,7 +342,12 @@ impl Walk<'_> {
         if self.closed && !matches!(line.kind.as_str(), "closed" | "head") {
             self.report.finding(at, "it stands behind the chain's closing line");
         }
-        for claim in self.claims.iter().filter(|claim| claim.seq == line.seq && claim.sha256 != hash) {
+        for claim in self.claims.get(&line.seq).into_iter().flatten() {
+            if claim.sha256 == hash {
+                self.vouched = self.vouched.max(line.seq);
+                self.report.heads += usize::from(claim.kept);
+                continue;
+            }
             self.report.findings.push(super::Finding {
                 at: at.to_owned(),
                 what: format!(
@@ -277,7 +361,7 @@ impl Walk<'_> {
     }
 
     fn open(&mut self, line: &Line, at: &str, number: u32) {
-        if line.chain.as_deref() != Some(self.chain) || line.segment != Some(number) {
+        if !line.opens(self.chain, number) {
             self.report.finding(at, "the file's name is that of another chain or number than it says");
         }
         if !self.report.journal.is_empty() && line.journal.as_deref() != Some(self.report.journal.as_str()) {
@@ -300,15 +384,11 @@ impl Walk<'_> {
 
     fn head(&mut self, line: &Line, at: &str, number: u32) {
         let Some(head) = &line.head else { return self.report.finding(at, "a head that says nothing") };
-        let fits = head.chain == self.chain
-            && head.segment == number
-            && head.seq + 1 == line.seq
-            && head.sha256 == line.prev
-            && (self.report.journal.is_empty() || head.journal == self.report.journal);
-        if !fits {
+        if !line.head_fits(head, self.chain, number, &self.report.journal) {
             self.report.finding(at, "the signed head does not fit the line before it");
         } else if self.keys.iter().any(|key| head.is_signed_by(key)) {
             self.signed += 1;
+            self.vouched = self.vouched.max(line.seq);
         } else {
             self.report.finding(at, "the head's signature is not good for any key that is known");
         }

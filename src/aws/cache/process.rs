@@ -107,8 +107,8 @@ mod tests {
         Ticket { kind: Kind::Rules, key: key.to_owned(), began: Instant::now(), mark: None }
     }
 
-    #[test]
-    fn what_a_change_overtook_is_not_kept() {
+    #[tokio::test]
+    async fn what_a_change_overtook_is_not_kept() {
         let process = Process::new(SETTLE);
         let keep = |ticket, call: &str| process.keep(ticket, call, "rules".to_owned(), Duration::from_secs(5));
         let call = || process.look("a").map(|kept| kept.call);
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(call(), None, "AWS may not show the change yet");
         keep(ticket("b"), "another");
         assert!(process.look("b").is_some(), "another group");
-        std::thread::sleep(SETTLE * 2);
+        tokio::time::sleep(SETTLE * 2).await;
         let (older, newer) = (ticket("a"), ticket("a"));
         keep(newer, "newer");
         keep(older, "older");

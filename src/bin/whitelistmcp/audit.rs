@@ -127,7 +127,13 @@ fn verified(arguments: &Verify) -> ExitCode {
     match verify(&directory, &given) {
         Ok(report) => {
             if arguments.json {
-                say(&serde_json::to_string_pretty(&report).unwrap_or_default());
+                let text = serde_json::to_string_pretty(&report).unwrap_or_default();
+                // What JSON itself does not escape stands in strings only.
+                say(&visible(
+                    &text,
+                    |c| c > '~',
+                    |c| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+                ));
             } else {
                 tell(&report, &given);
             }
@@ -137,11 +143,27 @@ fn verified(arguments: &Verify) -> ExitCode {
     }
 }
 
+/// Text from files without what a terminal would obey or hide: controls, changes of direction, and what has no width.
+fn visible(text: &str, which: impl Fn(char) -> bool, escape: impl Fn(char) -> String) -> String {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(
+                c,
+                '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{180b}'..='\u{180f}'
+                    | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+                    | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
+            )
+    };
+    let shown = |c: char| if hidden(c) && which(c) { escape(c) } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 fn tell(report: &Report, given: &Given) {
+    let say = |line: &str| say(&visible(line, |_| true, |c| c.escape_unicode().to_string()));
     for chain in &report.chains {
         say(&format!(
-            "chain {}: lines {} to {}, {} signed heads, ends {}; head {}",
-            chain.chain, chain.first, chain.last, chain.signed, chain.ends, chain.sha256
+            "chain {}: lines {} to {}, {} signed heads, {} lines behind the last, ends {}; head {}",
+            chain.chain, chain.first, chain.last, chain.signed, chain.unsigned, chain.ends, chain.sha256
         ));
         for call in &chain.unended {
             say(&format!("  begun and not ended: {call}"));
@@ -162,9 +184,12 @@ fn tell(report: &Report, given: &Given) {
         say("note: no heads that were kept elsewhere were given, so a missing end of a chain may not show");
     }
     say(&match report.findings.len() {
+        0 if given.heads.is_empty() => format!("journal {}: nothing speaks against it", report.journal),
         0 => format!(
-            "journal {}: nothing speaks against it; {} heads kept elsewhere agree",
-            report.journal, report.heads
+            "journal {}: nothing speaks against it; {} of {} heads kept elsewhere were compared, and agree",
+            report.journal,
+            report.heads,
+            given.heads.len()
         ),
         wrong => format!("journal {}: {wrong} things are not as they were written", report.journal),
     });
@@ -203,8 +228,27 @@ fn replayed(arguments: &Replay) -> ExitCode {
                 "{} lines sent, {} taken by the receiver; {} were taken before",
                 replayed.sent, replayed.taken, replayed.known
             ));
+            if replayed.unreadable > 0 {
+                complain(&format!(
+                    "{} lines are no lines of a journal, and were not sent: `audit verify` says which",
+                    replayed.unreadable
+                ));
+                return ExitCode::FAILURE;
+            }
             if replayed.taken >= replayed.sent { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => fail(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_neither_obeys_nor_hides_what_a_file_says() {
+        let shown = |text: &str| visible(text, |_| true, |c| c.escape_unicode().to_string());
+        assert_eq!(shown("a\u{1b}[2J\r\u{202e}b\u{200b}\u{9b}"), "a\\u{1b}[2J\\u{d}\\u{202e}b\\u{200b}\\u{9b}");
+        assert_eq!(shown("Zoë 世界"), "Zoë 世界");
     }
 }
