@@ -137,7 +137,8 @@ fn take(path: &Path) -> io::Result<Option<File>> {
 
 /// Whether a living process holds a chain.
 pub(super) fn is_held(lock: &Path) -> bool {
-    File::open(lock).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    let file = layout::is_file(lock).and_then(|()| File::open(lock));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 fn orphan(directory: &Path, chain: String, lock: File, path: PathBuf) -> Result<Orphan, JournalError> {

@@ -67,8 +67,14 @@ pub(in crate::audit) fn open_chains(directory: &Path) -> io::Result<Vec<String>>
 
 /// A file's lines, whether or not it is compressed.
 pub(in crate::audit) fn read(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
+    is_file(path)?;
     let file = BufReader::new(File::open(path)?);
     Ok(if is_compressed(path) { Box::new(BufReader::new(MultiGzDecoder::new(file))) } else { Box::new(file) })
+}
+
+/// Fails where something else has a file's name: opening a pipe would wait for somebody who writes.
+pub(in crate::audit) fn is_file(path: &Path) -> io::Result<()> {
+    if std::fs::metadata(path)?.is_file() { Ok(()) } else { Err(io::Error::other("it is not a file")) }
 }
 
 pub(super) fn is_compressed(path: &Path) -> bool {
