@@ -26,7 +26,7 @@ use crate::operation::target::{GroupId, Place};
 use crate::operation::{self, CallId, Operation, Tool};
 use crate::policy::{LookPermit, Word};
 
-pub use journal::{Config, Journal, JournalError, Volume, objection};
+pub use journal::{Config, Journal, JournalError, Volume, check_key, objection};
 pub use record::AwsCall;
 pub use unfinished::{Orphan, Unfinished};
 

@@ -4,6 +4,7 @@ mod approvals;
 pub mod authn;
 mod catalogue;
 pub mod client;
+pub mod doctor;
 mod present;
 pub mod probe;
 pub mod server;

@@ -27,7 +27,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use export::{Exporters, Signal};
 
-pub use export::receiver_named;
+pub use export::{ReachError, Receiver, receiver_named, receivers};
 pub use metrics::*;
 pub use requests::{log_answer, log_request, logs_requests};
 pub use trace::*;
@@ -73,8 +73,8 @@ pub enum TelemetryError {
         /// What it says.
         value: String,
     },
-    /// An endpoint that is no URL.
-    #[error("the OTLP endpoint `{0}` must be a URL such as https://collector.internal:4317")]
+    /// A variable whose endpoint is no URL. What it says is not shown: it may hold a password.
+    #[error("{0} must be a URL such as https://collector.internal:4317")]
     Endpoint(String),
     /// The CA of the receiver's certificate.
     #[error("OTEL_EXPORTER_OTLP_CERTIFICATE")]

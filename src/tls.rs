@@ -4,6 +4,7 @@
 //! again by a [`Reloader`] while it is.
 
 mod client;
+mod known;
 mod load;
 mod reload;
 mod server;
@@ -21,6 +22,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
 pub use client::{ClientFiles, ClientSet};
+pub use known::client_of;
 pub use load::{LoadError, load_roots};
 pub use reload::{Current, Material, Read, Reloader};
 pub use server::{Clients, Demand, ServerFiles, ServerSet, Version};
@@ -120,6 +122,21 @@ pub fn public_client(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(TlsError::Protocol)?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Why TLS failed, out of an error and its causes. An `io::Error` does not name what it wraps as its cause.
+pub fn reason<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 fn system_roots() -> RootCertStore {

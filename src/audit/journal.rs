@@ -319,6 +319,22 @@ impl Drop for Shared {
     }
 }
 
+/// Whether the key that heads are signed with can be had, as things stand; one that is yet to be made can.
+pub fn check_key(config: &Config) -> Result<(), KeyError> {
+    let Some(directory) = config.directory.as_deref() else { return Ok(()) };
+    let made = directory.join(layout::KEY);
+    let path = match &config.signing_key {
+        Some(path) => path,
+        None if made.exists() => &made,
+        None => return Ok(()),
+    };
+    if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+        // Reading a pipe would wait for somebody who writes.
+        return Err(KeyError::Private(path.clone()));
+    }
+    SigningKey::from_file(path).map(drop)
+}
+
 /// Why nothing could be changed on the word of a journal in the configured directory, as it stands; nothing if it could.
 pub fn objection(config: &Config) -> Option<String> {
     let directory = config.directory.as_deref()?;

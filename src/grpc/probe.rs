@@ -42,7 +42,7 @@ impl Backend {
     /// Asks until it is stopped.
     pub async fn watch(self, stop: CancellationToken) {
         loop {
-            let problem = match stop.run_until_cancelled(self.ask()).await {
+            let problem = match stop.run_until_cancelled(ask(&self.link)).await {
                 None => return,
                 Some(answer) => answer.err(),
             };
@@ -52,17 +52,18 @@ impl Backend {
             }
         }
     }
+}
 
-    async fn ask(&self) -> Result<(), String> {
-        let message = Bytes::from(HealthCheckRequest::default().encode_to_vec());
-        let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
-        let answer = tokio::time::timeout(PATIENCE, self.link.unary(path, Request::new(message))).await;
-        let answer = answer.map_err(|_| "it does not answer".to_owned())?;
-        let answer = answer.map_err(|status| format!("it cannot be asked: {:?}", status.code()))?;
-        match HealthCheckResponse::decode(answer.into_inner()).map(|answer| answer.status()) {
-            Ok(ServingStatus::Serving) => Ok(()),
-            Ok(_) => Err("it says that it is not ready".to_owned()),
-            Err(_) => Err("its answer cannot be read".to_owned()),
-        }
+/// Asks once; what is wrong if it does not serve.
+pub(super) async fn ask(link: &Link) -> Result<(), String> {
+    let message = Bytes::from(HealthCheckRequest::default().encode_to_vec());
+    let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
+    let answer = tokio::time::timeout(PATIENCE, link.unary(path, Request::new(message))).await;
+    let answer = answer.map_err(|_| "it does not answer".to_owned())?;
+    let answer = answer.map_err(|status| format!("it cannot be asked: {:?}", status.code()))?;
+    match HealthCheckResponse::decode(answer.into_inner()).map(|answer| answer.status()) {
+        Ok(ServingStatus::Serving) => Ok(()),
+        Ok(_) => Err("it says that it is not ready".to_owned()),
+        Err(_) => Err("its answer cannot be read".to_owned()),
     }
 }

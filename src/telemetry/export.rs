@@ -4,13 +4,16 @@
 //! what chooses the transport, since that is ours: one TLS stack, one HTTP client. Source: OpenTelemetry specification,
 //! "OTLP Exporter Configuration".
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use opentelemetry_otlp::{
     LogExporter, MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
 };
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -52,6 +55,76 @@ pub(super) struct Exporters {
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A receiver that the variables name.
+#[derive(Debug)]
+pub struct Receiver {
+    shown: String,
+    authority: String,
+    ca: Option<PathBuf>,
+    tls: Option<(ClientConfig, ServerName<'static>)>,
+}
+
+/// Why a receiver is not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// Nobody listens, or no way leads there.
+    #[error("nobody listens there or no way leads there; start it, or mend the variable that names it")]
+    Connect(#[source] io::Error),
+    /// The handshake.
+    #[error(
+        "the scheme is https and no TLS comes about; speak TLS there, name the CA in OTEL_EXPORTER_OTLP_CERTIFICATE, or say http"
+    )]
+    Tls(#[source] io::Error),
+    /// No answer.
+    #[error("no answer within {PATIENCE:?}; look at the way there, and whether it speaks what the scheme says")]
+    Silent,
+}
+
+/// How long a receiver may take to be reached.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Each receiver that the variables name, once, or what is wrong with them.
+pub fn receivers() -> Result<Vec<Receiver>, TelemetryError> {
+    if !receiver_named() {
+        return Ok(Vec::new());
+    }
+    let exporters = Exporters::from_environment()?;
+    let mut found: Vec<Receiver> = Vec::new();
+    for signal in [Signal::Traces, Signal::Metrics, Signal::Logs] {
+        if !exporters.is_wanted(signal) {
+            continue;
+        }
+        let receiver = exporters.receiver(signal)?;
+        let is_same = |other: &Receiver| {
+            (&other.authority, other.tls.is_some(), &other.ca)
+                == (&receiver.authority, receiver.tls.is_some(), &receiver.ca)
+        };
+        if !found.iter().any(is_same) {
+            found.push(receiver);
+        }
+    }
+    Ok(found)
+}
+
+impl Receiver {
+    /// Where it is, without what only it should be told: a user's name and password, a query.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Connects, and shakes hands where it is to be TLS.
+    pub async fn reach(self) -> Result<(), ReachError> {
+        let exchange = async {
+            let stream = TcpStream::connect(&self.authority).await.map_err(ReachError::Connect)?;
+            if let Some((config, name)) = self.tls {
+                TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(ReachError::Tls)?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or(Err(ReachError::Silent))
+    }
 }
 
 /// Whether the `OTEL_*` variables name a receiver.
@@ -142,40 +215,52 @@ impl Exporters {
         Ok(Client::new(tls::public_client(self.ca(signal).as_deref())?))
     }
 
-    /// A channel that connects when it is first used.
-    fn channel(&self, signal: Signal) -> Result<Channel, TelemetryError> {
-        let written = self.read(signal, "ENDPOINT").map(|(_, value)| value).unwrap_or_default();
-        let wrong = || TelemetryError::Endpoint(written.clone());
+    /// Where a signal goes, and by which TLS.
+    fn receiver(&self, signal: Signal) -> Result<Receiver, TelemetryError> {
+        let (variable, written) = self.read(signal, "ENDPOINT").unwrap_or_default();
+        let wrong = || TelemetryError::Endpoint(variable.clone());
         let url = Url::parse(&written).map_err(|_| wrong())?;
         let (host, port) = (url.host_str().ok_or_else(wrong)?, url.port_or_known_default().unwrap_or(4317));
         let authority = format!("{host}:{port}");
-        // The connector does TLS; tonic is told of plain HTTP, as it has no TLS of its own here.
-        let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|_| wrong())?;
+        let ca = self.ca(signal);
         let tls = match url.scheme() {
             "http" => None,
             "https" => {
-                let mut config = tls::public_client(self.ca(signal).as_deref())?;
-                config.alpn_protocols = vec![b"h2".to_vec()];
+                let mut config = tls::public_client(ca.as_deref())?;
+                config.alpn_protocols = match self.protocol(signal)? {
+                    Protocol::Grpc => vec![b"h2".to_vec()],
+                    Protocol::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+                };
                 let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| wrong())?;
-                Some((TlsConnector::from(Arc::new(config)), name))
+                Some((config, name))
             }
             _ => return Err(wrong()),
         };
+        let shown = format!("{}://{authority}{}", url.scheme(), url.path().trim_end_matches('/'));
+        Ok(Receiver { shown, authority, ca, tls })
+    }
+
+    /// A channel that connects when it is first used.
+    fn channel(&self, signal: Signal) -> Result<Channel, TelemetryError> {
+        let Receiver { authority, tls, .. } = self.receiver(signal)?;
+        // The connector does TLS; tonic is told of plain HTTP, as it has no TLS of its own here.
+        let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|_| {
+            TelemetryError::Endpoint(self.read(signal, "ENDPOINT").map(|(name, _)| name).unwrap_or_default())
+        })?;
+        let tls = tls.map(|(config, name)| (TlsConnector::from(Arc::new(config)), name));
         let authority: Arc<str> = authority.into();
-        Ok(endpoint.connect_timeout(std::time::Duration::from_secs(5)).connect_with_connector_lazy(tower::service_fn(
-            move |_: ::http::Uri| {
-                let (tls, authority) = (tls.clone(), Arc::clone(&authority));
-                async move {
-                    let stream = TcpStream::connect(&*authority).await?;
-                    stream.set_nodelay(true)?;
-                    let stream: Box<dyn Io> = match tls {
-                        None => Box::new(stream),
-                        Some((tls, name)) => Box::new(tls.connect(name, stream).await?),
-                    };
-                    Ok::<_, std::io::Error>(TokioIo::new(stream))
-                }
-            },
-        )))
+        Ok(endpoint.connect_timeout(PATIENCE).connect_with_connector_lazy(tower::service_fn(move |_: ::http::Uri| {
+            let (tls, authority) = (tls.clone(), Arc::clone(&authority));
+            async move {
+                let stream = TcpStream::connect(&*authority).await?;
+                stream.set_nodelay(true)?;
+                let stream: Box<dyn Io> = match tls {
+                    None => Box::new(stream),
+                    Some((tls, name)) => Box::new(tls.connect(name, stream).await?),
+                };
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            }
+        })))
     }
 }
 
@@ -214,6 +299,15 @@ mod tests {
     async fn an_endpoint_that_is_none_is_said() {
         let exporters = with(|name| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "collector:4317".to_owned()));
         let error = exporters.channel(Signal::Traces).expect_err("no URL").to_string();
-        assert!(error.contains("must be a URL such as"), "{error}");
+        assert!(error.contains("OTEL_EXPORTER_OTLP_ENDPOINT must be a URL such as"), "{error}");
+    }
+
+    #[test]
+    fn a_receiver_is_shown_without_what_only_it_should_be_told() {
+        let exporters = with(|name| {
+            (name == "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT").then(|| "http://u:secret@[::1]:9/otlp?key=secret#x".to_owned())
+        });
+        let receiver = exporters.receiver(Signal::Logs).expect("a URL");
+        assert_eq!((receiver.shown(), receiver.authority.as_str()), ("http://[::1]:9/otlp", "[::1]:9"));
     }
 }

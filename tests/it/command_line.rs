@@ -100,6 +100,54 @@ fn what_is_wrong_is_said_in_a_table() {
 }
 
 #[test]
+fn a_cache_that_could_not_be_kept_or_sealed_is_wrong() {
+    let directory = Directory::new();
+    let config = configured(&directory);
+    let at = directory.path().display().to_string();
+    directory.write("cache.key", &"0123456789abcdef".repeat(4));
+    let (redis, key) = ("[redis]\nurl = \"redis://127.0.0.1:9\"\n", format!("key_file = \"{at}/cache.key\"\n"));
+    let missing = format!("key_file = \"{at}/missing.key\"\n");
+    for (cache, rest, part) in [
+        (format!("kept_in = \"redis\"\n{key}"), "", "needs `[redis]`"),
+        ("kept_in = \"redis\"\n".to_owned(), redis, "needs a `key_file`"),
+        (format!("kept_in = \"redis\"\n{missing}"), redis, "missing.key cannot be read"),
+        (format!("kept_in = \"process\"\n{key}"), "", "take it out"),
+    ] {
+        directory.write("whitelistmcp.toml", &format!("{config}\n[aws.cache]\n{cache}{rest}"));
+        let (ok, said) = check(&directory, &[]);
+        let told = |line: &str| line.starts_with("WRONG  aws.cache ") && line.contains(part);
+        assert!(!ok && said.lines().any(told), "{cache}: {said}");
+    }
+    directory.write("whitelistmcp.toml", &format!("{config}\n[aws.cache]\nkept_in = \"redis\"\n{key}{redis}"));
+    let (ok, said) = check(&directory, &[]);
+    assert!(ok, "{said}");
+}
+
+#[test]
+fn a_journal_that_could_not_be_kept_is_wrong() {
+    let directory = Directory::new();
+    let config = configured(&directory);
+    let at = directory.path().display().to_string();
+    directory.write("bad-key.pem", "this is no key");
+    for (from, to, part) in [
+        (format!("\"{at}/journal\""), "\"/etc/hostname\"".to_owned(), "/etc/hostname is not a directory"),
+        (
+            "[audit]\n".to_owned(),
+            format!("[audit]\nsigning_key = \"{at}/missing.pem\"\n"),
+            "missing.pem cannot be read",
+        ),
+        ("[audit]\n".to_owned(), format!("[audit]\nsigning_key = \"{at}/bad-key.pem\"\n"), "must hold an Ed25519 key"),
+    ] {
+        assert!(config.contains(&from), "the example lacks {from}");
+        directory.write("whitelistmcp.toml", &config.replacen(&from, &to, 1));
+        let (ok, said) = check(&directory, &[]);
+        let told = |line: &str| line.starts_with("WRONG  audit ") && line.contains(part);
+        assert!(!ok && said.lines().any(told), "{to}: {said}");
+        assert!(!said.contains("/etc/hostname is not there yet"), "{said}");
+    }
+}
+
+#[test]
 fn a_redirected_aws_is_refused_by_name() {
     let directory = Directory::new();
     configured(&directory);

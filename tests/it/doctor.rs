@@ -1,10 +1,14 @@
 //! The doctor: all is well, and then one thing after another is not.
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::support::aws_double::{AwsDouble, Fault};
+use crate::support::certificates::Authority;
+use crate::support::collector::free_port;
 use crate::support::processes::Processes;
-use crate::support::{GROUP, Options};
+use crate::support::{EDGE, GROUP, Ground, Options, eventually};
 
 struct Visit {
     sound: bool,
@@ -17,20 +21,23 @@ impl Visit {
             self.said.lines().any(|line| line.starts_with(verdict) && parts.iter().all(|part| line.contains(part)));
         assert!(found, "no line `{verdict}` with {parts:?}:\n{}", self.said);
     }
+
+    fn count(&self, part: &str) -> usize {
+        self.said.lines().filter(|line| line.contains(part)).count()
+    }
 }
 
 fn doctor(service: &Processes, file: &str, environment: &[(&str, &str)]) -> Visit {
     let at = service.path();
-    let output = Command::new(env!("CARGO_BIN_EXE_whitelistmcp"))
-        .args(["doctor", "--config"])
-        .arg(at.join(file))
-        .arg("--ca")
-        .arg(at.join("ca.pem"))
-        .args(["--url", &format!("https://localhost:{}/mcp", service.edge_port)])
-        .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
-        .envs(environment.iter().copied())
-        .output()
-        .expect("it runs");
+    let (ca, url) = (at.join("ca.pem"), format!("https://localhost:{}/mcp", service.edge_port));
+    visit(&at.join(file), &["--ca", ca.to_str().expect("a path"), "--url", &url], environment)
+}
+
+fn visit(config: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Visit {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_whitelistmcp"));
+    command.arg("doctor").arg("--config").arg(config).args(arguments);
+    let output = command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT").envs(environment.iter().copied()).output();
+    let output = output.expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     Visit { sound: output.status.success(), said }
 }
@@ -108,7 +115,9 @@ async fn each_line_says_what_is_wrong_and_what_to_do() {
     service.ground.directory.write("other.toml", &(text + "[redis]\nurl = \"redis://127.0.0.1:9\"\n"));
     doctor(&service, "other.toml", &[]).has("WRONG", &["redis", "does not answer"]);
     changed(&service, "core.toml", "[audit]\n", "[audit]\njournal = \"01980000-0000-7000-8000-000000000000\"\n");
-    doctor(&service, "other.toml", &[]).has("WRONG", &["journal", "which `[audit] journal` names"]);
+    let visit = doctor(&service, "other.toml", &[]);
+    visit.has("WRONG", &["journal", "which `[audit] journal` names"]);
+    assert_eq!(visit.count("  journal  "), 1, "one line says it: {}", visit.said);
     service.stop().await;
     let file = crate::support::journal_file(&service.path().join("journal"));
     let forged = std::fs::read_to_string(&file).expect("text").replacen("\"version\":\"", "\"version\":\"9", 1);
@@ -141,4 +150,196 @@ async fn a_certificate_that_the_core_does_not_know_is_told() {
     );
     let visit = doctor(&service, "other.toml", &[]);
     visit.has("WRONG", &["core.peers", "[[core.peers]]"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_asks_its_core_as_it_would_call_it() {
+    let aws = AwsDouble::start().await;
+    let options = Options { shutdown: "lame_duck = \"2m\"", ..Options::default() };
+    let mut service = Processes::start(&aws.access(), &options, &[]).await;
+    let at = service.path().display().to_string();
+    let backend = |name: &str, ca: &str| {
+        let own = format!("certificate = \"{at}/edge.pem\"\nkey = \"{at}/edge.key\"\nca = \"{at}/ca.pem\"");
+        let other = format!("certificate = \"{at}/{name}.pem\"\nkey = \"{at}/{name}.key\"\nca = \"{at}/{ca}\"");
+        changed(&service, "edge.toml", &own, &other);
+        doctor(&service, "other.toml", &[])
+    };
+    eventually("it is ready", async || doctor(&service, "edge.toml", &[]).sound.then_some(())).await;
+    let visit = doctor(&service, "edge.toml", &[]);
+    visit.has("ok", &["core ", "is ready"]);
+    visit.has("ok", &["core.peers", "knows this edge"]);
+    doctor(&service, "core.toml", &[]).has("ok", &["core.listen", "shows the core's certificate"]);
+
+    let others = Authority::unpublished(service.path());
+    others.publish("other-ca.pem");
+    others.issue("foreign", &[EDGE, "localhost"]);
+    backend("edge", "other-ca.pem").has("WRONG", &["core ", "does not come from", "other-ca.pem"]);
+    backend("foreign", "ca.pem").has("WRONG", &["core ", "does not take the edge's certificate", "client_ca"]);
+    backend("stranger", "ca.pem").has("WRONG", &["core.peers", "[[core.peers]]", "spiffe://test.example/stranger"]);
+    backend("ci-runner", "ca.pem").has("WRONG", &["core.peers", "known as a service, not as an edge"]);
+    let port = service.core_port;
+    changed(&service, "edge.toml", &format!("localhost:{port}"), &format!("127.0.0.1:{port}"));
+    doctor(&service, "other.toml", &[]).has("WRONG", &["core ", "another name", "server_name"]);
+    changed(&service, "core.toml", &format!("{at}/core.pem"), &format!("{at}/reader.pem"));
+    doctor(&service, "other.toml", &[]).has("WRONG", &["core.listen", "another certificate"]);
+
+    service.core.signal("TERM");
+    eventually("it is not ready", async || {
+        let visit = doctor(&service, "edge.toml", &[]);
+        visit.said.lines().any(|line| line.starts_with("WRONG  core ") && line.contains("not ready")).then_some(())
+    })
+    .await;
+    service.core.kill();
+    doctor(&service, "edge.toml", &[]).has("WRONG", &["core ", "nobody listens there"]);
+    let visit = doctor(&service, "core.toml", &[]);
+    assert!(visit.sound, "{}", visit.said);
+    visit.has("note", &["core.listen", "no core runs here"]);
+
+    // Somebody listens and says nothing; somebody speaks, and not TLS.
+    let mute = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
+    let begun = Instant::now();
+    doctor(&service, "edge.toml", &[]).has("WRONG", &["core ", "no answer within"]);
+    doctor(&service, "core.toml", &[]).has("WRONG", &["core.listen", "says nothing"]);
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    tokio::spawn(plain(mute));
+    doctor(&service, "edge.toml", &[]).has("WRONG", &["core ", "does not speak TLS"]);
+}
+
+/// Answers everybody in plain text.
+async fn plain(listener: tokio::net::TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap_or_default();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ca_that_is_not_known_is_told_before_all_else() {
+    let aws = AwsDouble::start().await;
+    let service = Processes::start(&aws.access(), &Options::default(), &[]).await;
+    let url = format!("https://localhost:{}/mcp", service.edge_port);
+    let visit = visit(&service.path().join("edge.toml"), &["--url", &url], &[]);
+    visit.has("WRONG", &["edge ", "--ca FILE"]);
+    assert_eq!((visit.count("proxy"), visit.count("  edge.")), (0, 2), "the certificates' lines: {}", visit.said);
+
+    // A receiver of telemetry, the edge for once: by the CA that is named, and by the system's.
+    let receiver = format!("https://localhost:{}", service.edge_port);
+    let ca = service.path().join("ca.pem").display().to_string();
+    let named = [("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.as_str()), ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.as_str())];
+    doctor(&service, "core.toml", &named).has("ok", &["collector", &receiver, "can be reached"]);
+    doctor(&service, "core.toml", &named[..1]).has("WRONG", &["collector", "OTEL_EXPORTER_OTLP_CERTIFICATE"]);
+}
+
+/// A core's file that needs nobody: no AWS, no issuer.
+fn core_alone(ground: &Ground) -> String {
+    let at = ground.directory.path().display();
+    let config = format!(
+        "[core]\nlisten = \"127.0.0.1:0\"\nclient_ca = \"{at}/ca.pem\"\n[core.tls]\ncertificate = \"{at}/core.pem\"\nkey = \"{at}/core.key\"\n[audit]\ndirectory = \"{at}/journal\"\nvolume = \"persistent\"\n"
+    );
+    ground.directory.write("alone.toml", &config);
+    config
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receivers_are_asked_by_each_signals_own_variable_and_shown_without_passwords() {
+    let ground = Ground::new(&Options::default()).await;
+    core_alone(&ground);
+    let config = ground.directory.path().join("alone.toml");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(plain(listener));
+
+    let endpoint = format!("https://u:secret-word@127.0.0.1:{port}/?key=secret-word#secret-word");
+    let tls = visit(&config, &[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]);
+    tls.has("WRONG", &["collector", &format!("https://127.0.0.1:{port}: "), "no TLS comes about"]);
+    assert!(!tls.said.contains("secret-word") && tls.count("collector") == 1, "{}", tls.said);
+    let broken = visit(&config, &[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "u:secret-word@collector:4317")]);
+    broken.has("WRONG", &["collector", "OTEL_EXPORTER_OTLP_ENDPOINT must be a URL"]);
+    assert!(!broken.said.contains("secret-word"), "{}", broken.said);
+
+    for signal in ["TRACES", "METRICS", "LOGS"] {
+        let variable = format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT");
+        let alone = visit(&config, &[], &[(&variable, &format!("http://127.0.0.1:{port}"))]);
+        alone.has("ok", &["collector", "can be reached"]);
+        assert!(alone.sound && alone.count("collector") == 1, "{}", alone.said);
+    }
+    let two = visit(
+        &config,
+        &[],
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://127.0.0.1:{port}")),
+            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", &format!("http://127.0.0.1:{}", free_port())),
+        ],
+    );
+    two.has("ok", &["collector", "can be reached"]);
+    two.has("WRONG", &["collector", "nobody listens"]);
+    assert_eq!(two.count("collector"), 2, "{}", two.said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_could_not_be_kept_is_told() {
+    let ground = Ground::new(&Options::default()).await;
+    let at = ground.directory.path().display().to_string();
+    let config = core_alone(&ground);
+    let file = ground.directory.path().join("alone.toml");
+    let fresh = visit(&file, &[], &[]);
+    assert!(fresh.sound, "{}", fresh.said);
+    fresh.has("note", &["journal", "the core makes it"]);
+    for place in ["/etc/hostname", "/etc/hostname/journal"] {
+        ground.directory.write("other.toml", &config.replace(&format!("{at}/journal"), place));
+        let visit = visit(&ground.directory.path().join("other.toml"), &[], &[]);
+        visit.has("WRONG", &["journal", "/etc/hostname is not a directory"]);
+        assert_eq!(visit.count("  journal  "), 1, "{}", visit.said);
+    }
+    ground.directory.write("bad-key.pem", "this is no key");
+    for key in ["missing-key.pem", "bad-key.pem"] {
+        let with = config.replace("[audit]\n", &format!("[audit]\nsigning_key = \"{at}/{key}\"\n"));
+        ground.directory.write("other.toml", &with);
+        visit(&ground.directory.path().join("other.toml"), &[], &[])
+            .has("WRONG", &["journal", key, "the core does not start"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_in_the_journals_place_holds_nobody_up() {
+    let ground = Ground::new(&Options::default()).await;
+    core_alone(&ground);
+    let journal = ground.directory.path().join("journal");
+    std::fs::create_dir_all(&journal).expect("a directory");
+    let chain = "journal-01980000-0000-7000-8000-000000000001";
+    for name in [&format!("{chain}-000001.jsonl"), &format!("{chain}.lock"), "journal-id", "journal-key.pem"] {
+        let made = Command::new("mkfifo").arg(journal.join(name)).status().expect("mkfifo runs");
+        assert!(made.success(), "{name}");
+    }
+    let begun = Instant::now();
+    let visit = visit(&ground.directory.path().join("alone.toml"), &[], &[]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    visit.has("ok", &["core.tls"]);
+    visit.has("WRONG", &["journal", "not as they were written"]);
+    visit.has("WRONG", &["journal", "journal-key.pem", "the core does not start"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_told() {
+    let ground = Ground::new(&Options::default()).await;
+    core_alone(&ground);
+    let journal = ground.directory.path().join("journal");
+    std::fs::create_dir_all(&journal).expect("a directory");
+    let script = format!(
+        "mount -t tmpfs -o size=64k tmpfs {journal} || exit 1; cat /dev/zero >{journal}/full; {binary} doctor --config {config}; {binary} check --config {config}; ls -A {journal}",
+        journal = journal.display(),
+        binary = env!("CARGO_BIN_EXE_whitelistmcp"),
+        config = ground.directory.path().join("alone.toml").display(),
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-c", &script])
+        .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+        .stdin(Stdio::null())
+        .output()
+        .expect("a namespace; the tests run as root");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in ["journal", "audit"] {
+        let told = |line: &str| line.starts_with(&format!("WRONG  {part} ")) && line.contains("is full");
+        assert!(said.lines().any(told), "{part}: {said}");
+    }
+    assert!(said.ends_with("\nfull\n"), "nothing is left behind: {said}");
 }

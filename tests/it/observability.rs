@@ -10,21 +10,22 @@ use crate::support::emulator::checkout;
 /// The series that Prometheus makes of what the service measures, when that arrives by OTLP: dots become `_`, the unit is
 /// added unless the name says it, and counters and histograms have endings of their own.
 ///
-/// Source: OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility".
+/// Source: OpenTelemetry specification, "Prometheus and `OpenMetrics` Compatibility".
 fn measured() -> BTreeSet<String> {
     let source = include_str!("../../src/telemetry/metrics.rs");
     let mut series = BTreeSet::new();
-    for (at, _) in source.match_indices('"') {
-        let rest = &source[at + 1..];
-        let name = &rest[..rest.find('"').unwrap_or(0)];
+    let mut before = "";
+    for (n, part) in source.split('"').enumerate() {
+        // Every other part stands between quotation marks.
+        let (code, name) = (std::mem::replace(&mut before, part), part);
         let ours = ["whitelistmcp.", "mcp.server.", "http.server.", "rpc."].iter().any(|start| name.starts_with(start));
         // The call whose first argument it is.
-        let call = source[..at].strip_suffix('(').map(|before| {
-            let begin = before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_').map_or(0, |at| at + 1);
-            &before[begin..]
-        });
-        let Some(call) = call.filter(|_| ours && !name.contains(' ')) else { continue };
-        let built = &rest[..rest.find(".build()").unwrap_or(rest.len())];
+        let call = code
+            .strip_suffix('(')
+            .and_then(|code| code.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_').next());
+        let Some(call) = call.filter(|_| n % 2 == 1 && ours && !name.contains(' ')) else { continue };
+        let rest = source.split_once(&format!("\"{name}\"")).map(|(_, rest)| rest).unwrap_or_default();
+        let built = rest.split(".build()").next().unwrap_or_default();
         let unit = match built.split_once(".with_unit(\"").and_then(|(_, unit)| unit.split('"').next()) {
             _ if ["histogram", "bounded"].contains(&call) => "seconds",
             Some("s") => "seconds",

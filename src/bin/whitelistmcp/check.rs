@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 use whitelistmcp::annotations::Annotations;
 use whitelistmcp::app;
+use whitelistmcp::audit;
 use whitelistmcp::aws::{Accounts, Aws, checked_endpoint, refuse_endpoint_variables};
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
@@ -16,6 +17,7 @@ use whitelistmcp::pb::DESCRIPTOR_SET;
 use whitelistmcp::policy::Policy;
 use whitelistmcp::tls::{self, Material as _, validity};
 
+use crate::volume::{self, Standing};
 use crate::{chain, fail, say};
 
 /// What to check.
@@ -43,43 +45,68 @@ pub(crate) enum Verdict {
     Wrong,
 }
 
+/// How wide the parts' names are where the lines are printed as they are known.
+const WIDTH: usize = 13;
+
 /// The table as it grows.
 #[derive(Default)]
-pub(crate) struct Table(Vec<Row>);
+pub(crate) struct Table {
+    rows: Vec<Row>,
+    at_once: bool,
+}
+
+impl Row {
+    fn print(&self, width: usize) {
+        let verdict = match self.verdict {
+            Verdict::Good => "ok   ",
+            Verdict::Note => "note ",
+            Verdict::Wrong => "WRONG",
+        };
+        say(&format!("{verdict}  {:width$}  {}", self.part, self.text));
+    }
+}
 
 impl Table {
+    /// A table that prints each line as it is known.
+    pub(crate) fn at_once() -> Self {
+        Self { rows: Vec::new(), at_once: true }
+    }
+
+    fn push(&mut self, part: &'static str, verdict: Verdict, text: String) {
+        let row = Row { part, verdict, text };
+        if self.at_once {
+            row.print(WIDTH);
+        }
+        self.rows.push(row);
+    }
+
     fn add<E: Error + 'static>(&mut self, part: &'static str, good: impl Into<String>, result: Result<(), E>) {
         let (verdict, text) = match result {
             Ok(()) => (Verdict::Good, good.into()),
             Err(error) => (Verdict::Wrong, chain(&error)),
         };
-        self.0.push(Row { part, verdict, text });
+        self.push(part, verdict, text);
     }
 
     pub(crate) fn good(&mut self, part: &'static str, text: impl Into<String>) {
-        self.0.push(Row { part, verdict: Verdict::Good, text: text.into() });
+        self.push(part, Verdict::Good, text.into());
     }
 
     pub(crate) fn note(&mut self, part: &'static str, text: impl Into<String>) {
-        self.0.push(Row { part, verdict: Verdict::Note, text: text.into() });
+        self.push(part, Verdict::Note, text.into());
     }
 
     pub(crate) fn wrong(&mut self, part: &'static str, text: impl Into<String>) {
-        self.0.push(Row { part, verdict: Verdict::Wrong, text: text.into() });
+        self.push(part, Verdict::Wrong, text.into());
     }
 
-    /// Prints the lines, and `sound` or how many are wrong.
+    /// Prints the lines that are not printed yet, and `sound` or how many are wrong.
     pub(crate) fn print(&self, sound: &str) -> ExitCode {
-        let width = self.0.iter().map(|row| row.part.len()).max().unwrap_or_default();
-        for row in &self.0 {
-            let verdict = match row.verdict {
-                Verdict::Good => "ok   ",
-                Verdict::Note => "note ",
-                Verdict::Wrong => "WRONG",
-            };
-            say(&format!("{verdict}  {:width$}  {}", row.part, row.text));
+        let width = self.rows.iter().map(|row| row.part.len()).max().unwrap_or_default();
+        for row in self.rows.iter().filter(|_| !self.at_once) {
+            row.print(width);
         }
-        let wrong = self.0.iter().filter(|row| row.verdict == Verdict::Wrong).count();
+        let wrong = self.rows.iter().filter(|row| row.verdict == Verdict::Wrong).count();
         say(&if wrong == 0 { sound.to_owned() } else { format!("{wrong} to mend.") });
         if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
@@ -98,7 +125,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     aws(&config, &mut table);
     policy(&config, &mut table);
     approvals(&config, &mut table);
-    audit(&config, &mut table);
+    journal(&config, &mut table);
     limits(&config, &mut table);
     if config.edge.is_none() && config.core.is_none() && !arguments.aws {
         table.wrong("edge, core", "neither is configured: nothing can run from this file");
@@ -272,19 +299,20 @@ fn policy(config: &Config, table: &mut Table) {
     }
 }
 
-fn audit(config: &Config, table: &mut Table) {
+fn journal(config: &Config, table: &mut Table) {
     let Some(directory) = &config.audit.directory else {
         return table.note("audit", "no `directory`: the core lists and checks, and changes nothing");
     };
     // The journal itself is not opened: a check leaves nothing behind.
-    if !directory.exists() {
-        return table
-            .note("audit", format!("{} is not there yet; the core makes it when it starts", directory.display()));
+    match volume::stand(directory) {
+        Ok(Standing::Ready) => table.good("audit", directory.display().to_string()),
+        Ok(Standing::ToBeMade) => {
+            table.note("audit", format!("{} is not there yet; the core makes it when it starts", directory.display()));
+        }
+        Err(error) => table.wrong("audit", chain(&error)),
     }
-    let probe = directory.join(format!(".check-{}", std::process::id()));
-    match std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)) {
-        Ok(()) => table.good("audit", directory.display().to_string()),
-        Err(error) => table.wrong("audit", format!("{} cannot be written: {error}", directory.display())),
+    if let Err(error) = audit::check_key(&config.audit) {
+        table.wrong("audit", format!("{}; the core does not start: mend `[audit] signing_key`", chain(&error)));
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod around;
 mod front;
+mod journal;
+mod link;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,16 +42,20 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    let mut table = Table::default();
+    let mut table = Table::at_once();
     runtime.block_on(async {
         front::edge(&config, arguments, &mut table).await;
         front::issuers(&config, &mut table).await;
         around::certificates(&config, &mut table);
+        link::backend(&config, &mut table).await;
+        link::listening(&config, &mut table).await;
         around::aws(&config, &mut table).await;
         around::redis(&config, &mut table).await;
         around::collector(&mut table).await;
-        around::journal(&config, &mut table);
+        journal::journal(&config, &mut table).await;
     });
+    // A name that is still looked up holds nobody up.
+    runtime.shutdown_background();
     table.print("Nothing to mend.")
 }
 

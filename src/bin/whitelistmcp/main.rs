@@ -9,6 +9,7 @@ mod key;
 mod policy;
 mod reconcile;
 mod run;
+mod volume;
 
 use std::process::ExitCode;
 

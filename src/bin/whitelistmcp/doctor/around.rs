@@ -1,13 +1,10 @@
-//! What stands around the service: certificates, AWS, Redis, the collector, the journal.
+//! What stands around the service: certificates, AWS, Redis, the collector.
 
 use std::path::Path;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::net::TcpStream;
-use url::Url;
 use whitelistmcp::app;
-use whitelistmcp::audit::{self, verify};
 use whitelistmcp::aws::Aws;
 use whitelistmcp::aws::doctor::{Permission, Trust};
 use whitelistmcp::aws::session_policy::Actions;
@@ -51,10 +48,10 @@ pub(super) fn certificates(config: &Config, table: &mut Table) {
     }
 }
 
-/// Whether the core knows the edge by its certificate.
+/// Whether the core of the same file knows the edge by its certificate.
 fn known(config: &Config, certificate: &Path, table: &mut Table) {
     if config.core.is_none() {
-        return table.note("core.peers", "the core is configured elsewhere: whether it knows this edge shows there");
+        return;
     }
     let (Ok(peers), Ok(der)) = (app::peers(config), CertificateDer::from_pem_file(certificate)) else { return };
     match peers.recognise(&PeerNames::of_verified(&der)) {
@@ -157,68 +154,38 @@ pub(super) async fn redis(config: &Config, table: &mut Table) {
     };
     let Some(shared) = shared else { return };
     // The first question may find nothing connected yet.
-    for _ in 0..20 {
-        if let Some(Ok(_)) = bounded(shared.value("doctor")).await {
-            return table.good("redis", format!("{:?} answers", section.url));
+    let answers = async {
+        for _ in 0..20 {
+            if shared.value("doctor").await.is_ok() {
+                return true;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        false
+    };
+    if bounded(answers).await == Some(true) {
+        return table.good("redis", format!("{:?} answers", section.url));
     }
     table.wrong("redis", format!("{:?} does not answer: look at the address, the password, its CA and the way there; until then each replica counts by itself, and approvals are refused", section.url));
 }
 
-/// Whether the receiver of telemetry can be reached.
+/// Whether the receivers of telemetry can be reached.
 pub(super) async fn collector(table: &mut Table) {
-    if !telemetry::receiver_named() {
-        return table.note("collector", "no OTEL_EXPORTER_OTLP_ENDPOINT in this environment: nothing leaves by OTLP");
-    }
-    let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").unwrap_or_default();
-    let address =
-        Url::parse(&endpoint).ok().and_then(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?)));
-    let Some((host, port)) = address else {
-        return table.wrong("collector", format!("`{endpoint}` must be a URL such as https://collector.internal:4317"));
+    let receivers = match telemetry::receivers() {
+        Ok(receivers) => receivers,
+        Err(error) => return table.wrong("collector", format!("{}; no process starts like that", chain(&error))),
     };
-    match bounded(TcpStream::connect((host.trim_matches(['[', ']']), port))).await {
-        Some(Ok(_)) => table.good("collector", format!("{endpoint} can be reached")),
-        Some(Err(error)) => table.wrong("collector", format!("{endpoint}: {error}; start it, or mend OTEL_EXPORTER_OTLP_ENDPOINT. `audit replay` sends what it has missed")),
-        None => table.wrong("collector", format!("{endpoint} does not answer; `audit replay` sends what it has missed")),
-    }
-}
-
-/// Whether the journal can be kept, and is whole.
-pub(super) fn journal(config: &Config, table: &mut Table) {
-    let Some(directory) = &config.audit.directory else {
-        return table.note("journal", "no `[audit] directory`: the core lists and checks, and changes nothing");
-    };
-    if !directory.is_dir() {
+    if receivers.is_empty() {
         return table
-            .note("journal", format!("{} is not there yet; the core makes it when it starts", directory.display()));
+            .note("collector", "the OTEL_* variables of this environment name no receiver: nothing leaves by OTLP");
     }
-    let probe = directory.join(format!(".doctor-{}", std::process::id()));
-    if let Err(error) = std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)) {
-        table.wrong(
-            "journal",
-            format!(
-                "{} cannot be written ({error}), so nothing is changed: give the service's user the right to, or room",
-                directory.display()
-            ),
-        );
-    }
-    if let Some(objection) = audit::objection(&config.audit) {
-        table.wrong("journal", objection);
-    }
-    match verify::verify(directory, &verify::Given::default()) {
-        Ok(report) if report.is_sound() => table.good(
-            "journal",
-            format!("{}: {} chains, nothing speaks against them", directory.display(), report.chains.len()),
-        ),
-        Ok(report) => table.wrong(
-            "journal",
-            format!(
-                "{}: {} things are not as they were written; `whitelistmcp audit verify` says which",
-                directory.display(),
-                report.findings.len()
-            ),
-        ),
-        Err(error) => table.wrong("journal", chain(&error)),
+    for receiver in receivers {
+        let shown = receiver.shown().to_owned();
+        match receiver.reach().await {
+            Ok(()) => table.good("collector", format!("{shown} can be reached")),
+            Err(error) => {
+                table.wrong("collector", format!("{shown}: {}. `audit replay` sends what it has missed", chain(&error)))
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use url::Url;
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
-use whitelistmcp::http_client::HttpClient;
+use whitelistmcp::http_client::{HttpClient, HttpError};
 use whitelistmcp::tls;
 
 use super::{Arguments, bounded};
@@ -17,20 +17,43 @@ const SKEW_MOST: i64 = 30;
 
 type Answer = http::Response<Vec<u8>>;
 
-async fn ask(client: &HttpClient, method: http::Method, url: &Url) -> Result<Answer, String> {
-    let request = http::Request::builder().method(method).uri(url.as_str()).header("content-type", "application/json");
-    let request = request.body(b"{}".to_vec()).map_err(|error| chain(&error))?;
-    let answer = bounded(client.send(request)).await.ok_or_else(|| "no answer in time".to_owned())?;
-    answer.map_err(|error| chain(&error))
+/// Why there is no answer to go by.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("no answer in time")]
+    Silent,
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error(transparent)]
+    Request(#[from] http::Error),
+    #[error("{0} answers {1}")]
+    Status(Url, http::StatusCode),
+    #[error("{0} answers with something that is no JSON")]
+    NotJson(Url),
 }
 
-async fn read(client: &HttpClient, url: &Url) -> Result<(Answer, Value), String> {
+impl Unanswered {
+    /// Whether somebody answered by a certificate of a CA that is not known here.
+    fn is_of_an_unknown_ca(&self) -> bool {
+        use rustls::CertificateError::{BadSignature, UnknownIssuer};
+        use rustls::Error::InvalidCertificate;
+        // Two CAs of one name differ by their keys alone.
+        matches!(tls::reason(self), Some(InvalidCertificate(UnknownIssuer | BadSignature)))
+    }
+}
+
+async fn ask(client: &HttpClient, method: http::Method, url: &Url) -> Result<Answer, Unanswered> {
+    let request = http::Request::builder().method(method).uri(url.as_str()).header("content-type", "application/json");
+    let request = request.body(b"{}".to_vec())?;
+    Ok(bounded(client.send(request)).await.ok_or(Unanswered::Silent)??)
+}
+
+async fn read(client: &HttpClient, url: &Url) -> Result<(Answer, Value), Unanswered> {
     let answer = ask(client, http::Method::GET, url).await?;
     if answer.status() != 200 {
-        return Err(format!("{url} answers {}", answer.status()));
+        return Err(Unanswered::Status(url.clone(), answer.status()));
     }
-    let value =
-        serde_json::from_slice(answer.body()).map_err(|_| format!("{url} answers with something that is no JSON"))?;
+    let value = serde_json::from_slice(answer.body()).map_err(|_| Unanswered::NotJson(url.clone()))?;
     Ok((answer, value))
 }
 
@@ -73,13 +96,25 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
     };
     let path = public.path().trim_end_matches('/');
     let wanted = public.as_str().trim_end_matches('/');
+    audience(config, wanted, table);
+    if let Err(error) = ask(&client, http::Method::GET, &at("/livez")).await
+        && error.is_of_an_unknown_ca()
+    {
+        return table.wrong(
+            "edge",
+            format!("{base} shows a certificate of a CA that is not known here: name the CA by `--ca FILE`, and see that clients know it too"),
+        );
+    }
     for place in
         ["/.well-known/oauth-protected-resource".to_owned() + path, "/.well-known/oauth-protected-resource".to_owned()]
     {
         match read(&client, &at(&place)).await {
             Err(error) => table.wrong(
                 "edge.metadata",
-                format!("{error}: clients find no login there; the proxy in front must pass {place} on as it is"),
+                format!(
+                    "{}: clients find no login there; the proxy in front must pass {place} on as it is",
+                    chain(&error)
+                ),
             ),
             Ok((answer, metadata)) => {
                 clock(table, "the edge", &answer);
@@ -107,8 +142,10 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
     }
     for endpoint in [path.to_owned(), format!("{path}/")] {
         match ask(&client, http::Method::POST, &at(&endpoint)).await {
-            Err(error) => table
-                .wrong("edge.endpoint", format!("{endpoint}: {error}; is it running, and does the name lead to it?")),
+            Err(error) => table.wrong(
+                "edge.endpoint",
+                format!("{endpoint}: {}; is it running, and does the name lead to it?", chain(&error)),
+            ),
             Ok(answer) => {
                 let challenge =
                     answer.headers().get("www-authenticate").and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -122,6 +159,10 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
             }
         }
     }
+}
+
+/// Whether clients ask for the tokens that are accepted.
+fn audience(config: &Config, wanted: &str, table: &mut Table) {
     for issuer in config.oidc.values() {
         if issuer.audience.trim_end_matches('/') == wanted {
             table.good("audience", format!("tokens for {wanted}"));
@@ -149,7 +190,7 @@ pub(super) async fn issuers(config: &Config, table: &mut Table) {
             continue;
         };
         let path = base.path().trim_end_matches('/').to_owned();
-        let mut found = Err(String::new());
+        let mut found: Option<Result<(Answer, Value), Unanswered>> = None;
         for place in [
             format!("{path}/.well-known/openid-configuration"),
             format!("/.well-known/oauth-authorization-server{path}"),
@@ -158,17 +199,25 @@ pub(super) async fn issuers(config: &Config, table: &mut Table) {
             let mut url = base.clone();
             url.set_path(&place);
             let tried = read(&client, &url).await;
-            if tried.is_ok() || found.as_ref().is_err_and(String::is_empty) {
-                found = tried;
+            let is_good = tried.is_ok();
+            if is_good || found.is_none() {
+                found = Some(tried);
             }
-            if found.is_ok() {
+            if is_good {
                 break;
             }
         }
-        let (answer, metadata) = match found {
+        let (answer, metadata) = match found.unwrap_or(Err(Unanswered::Silent)) {
             Ok(found) => found,
+            Err(error) if error.is_of_an_unknown_ca() => {
+                table.wrong("issuer", format!("{name}: {base} shows a certificate of a CA that is not known: name the CA in `[oidc.{name}] ca`"));
+                continue;
+            }
             Err(error) => {
-                table.wrong("issuer", format!("{name}: {error}; nobody can log in until it answers from here"));
+                table.wrong(
+                    "issuer",
+                    format!("{name}: {}; nobody can log in until it answers from here", chain(&error)),
+                );
                 continue;
             }
         };
@@ -195,7 +244,7 @@ pub(super) async fn issuers(config: &Config, table: &mut Table) {
                     table.good("issuer", format!("{name}: {says}, {count} keys"));
                 }
             }
-            Err(error) => table.wrong("issuer", format!("{name}: its keys cannot be had: {error}")),
+            Err(error) => table.wrong("issuer", format!("{name}: its keys cannot be had: {}", chain(&error))),
         }
     }
 }
