@@ -459,6 +459,7 @@ async fn no_credential_of_a_whole_run_leaves_the_service() {
     let file = directory.write("introspection", secret);
     let options = Options {
         redis: Some(url),
+        core_extra: "[aws.cache]\nkept_in = \"redis\"\nkey_file = \"{at}/sealing.key\"\n".to_owned(),
         oidc_extra: format!(
             "tokens = \"either\"\n[oidc.company.introspection]\nclient_id = \"core\"\nclient_secret_file = \"{}\"\n[api_keys]\nfile = \"{}\"\n[telemetry]\nlog = \"info,whitelistmcp=trace,hyper=debug,h2=info,rustls=debug,aws_config=debug,aws_smithy_runtime=debug\"\n",
             file.display(),
@@ -479,7 +480,9 @@ async fn no_credential_of_a_whole_run_leaves_the_service() {
         "AKIAABCDEFGHIJKLMNOP".to_owned(),
         "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY99".to_owned(),
     ];
-    for file in ["core.key", "edge.key"] {
+    // The keys that the service seals and signs with.
+    secrets.push(std::fs::read_to_string(service.path().join("sealing.key")).expect("a key"));
+    for file in ["core.key", "edge.key", "journal/journal-key.pem"] {
         let pem = std::fs::read_to_string(service.path().join(file)).expect("a key");
         secrets.extend(pem.lines().filter(|line| line.len() > 40).map(str::to_owned));
     }
