@@ -53,6 +53,7 @@ mod sessions;
 mod shared;
 mod shutdown;
 mod telemetry;
+mod socket;
 mod tls;
 mod tokens;
 mod wire;
