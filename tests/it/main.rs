@@ -22,6 +22,7 @@ mod aws_double;
 mod aws_faults;
 mod aws_resilience;
 mod bound_tokens;
+mod bridge;
 mod challenges;
 mod command_line;
 mod crash;
