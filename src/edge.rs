@@ -4,16 +4,20 @@
 //! result. It never decides what a caller may do with a tool, and it cannot reach AWS: it does not import what could.
 
 pub mod approvals;
+mod batch;
 mod bearer;
 mod callable;
 mod challenge;
 mod client_address;
+mod cors;
 mod dispatch;
 mod error;
 pub mod events;
 mod http;
 mod observe;
+mod reply;
 pub mod router;
+mod socket;
 mod transcode;
 mod waiting;
 

@@ -33,6 +33,7 @@ pub mod app;
 pub mod approval;
 pub mod audit;
 pub mod aws;
+pub mod bridge;
 pub mod broker;
 pub mod certs;
 pub mod clock;

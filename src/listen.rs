@@ -50,6 +50,8 @@ struct Facts {
     remote: Option<SocketAddr>,
     peer: Option<PeerNames>,
     certificate: Option<[u8; 32]>,
+    /// Set when it is to end: whoever has made something else of it than HTTP finishes what runs, and leaves.
+    closing: CancellationToken,
 }
 
 /// A bound address, not yet served.
@@ -75,7 +77,7 @@ impl std::fmt::Debug for Listener {
 impl Connection {
     /// A call within the process.
     pub fn in_process() -> Self {
-        Self(Arc::new(Facts { remote: None, peer: Some(PeerNames::in_process()), certificate: None }))
+        Self(Arc::new(Facts { remote: None, peer: Some(PeerNames::in_process()), certificate: None, closing: CancellationToken::new() }))
     }
 
     /// The other end's address.
@@ -86,6 +88,12 @@ impl Connection {
     /// The names in the other end's verified certificate, if it showed one.
     pub fn peer(&self) -> Option<&PeerNames> {
         self.0.peer.as_ref()
+    }
+
+    /// Is set when it is to end: the service shuts down, it is old, or its peer is not believed any more. Who has made
+    /// something else of it than HTTP finishes what runs and leaves; a while later it is cut.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.0.closing
     }
 
     /// The SHA-256 of the other end's verified certificate in DER, if it showed one: its thumbprint by RFC 8705, section
@@ -167,7 +175,7 @@ async fn connection(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Some((mut current, clock)) = tls else {
-        let connection = Connection(Arc::new(Facts { remote: Some(remote), peer: None, certificate: None }));
+        let connection = Connection(Arc::new(Facts { remote: Some(remote), peer: None, certificate: None, closing: CancellationToken::new() }));
         return serve::serve(stream, connection, None, place, router, shutdown).await;
     };
     let acceptor = TlsAcceptor::from(Arc::clone(current.borrow_and_update().config()));
@@ -181,6 +189,6 @@ async fn connection(
     let peer = stream.get_ref().1.peer_certificates().and_then(|chain| Peer::new(chain, current, clock));
     let names = peer.as_ref().and_then(Peer::names);
     let certificate = peer.as_ref().and_then(Peer::certificate_sha256);
-    let connection = Connection(Arc::new(Facts { remote: Some(remote), peer: names, certificate }));
+    let connection = Connection(Arc::new(Facts { remote: Some(remote), peer: names, certificate, closing: CancellationToken::new() }));
     serve::serve(stream, connection, peer, place, router, shutdown).await
 }

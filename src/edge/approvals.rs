@@ -313,13 +313,12 @@ impl Person {
     ) -> Result<A, Refused> {
         let path = PathAndQuery::try_from(format!("/mcp.v1.Approvals/{method}")).map_err(|_| broken())?;
         let message = Bytes::from(request.encode_to_vec());
-        let nothing = HeaderMap::new();
         let call = Call {
             bearer: &self.bearer,
             principal: &self.principal,
             address: self.address,
             certificate: self.certificate,
-            headers: &nothing,
+            carried: dispatch::Carried::Itself,
         };
         let request = dispatch::outgoing(edge, &call, message).ok_or_else(broken)?;
         let sent = tokio::time::timeout(edge.call_timeout(), edge.link.unary(path, request)).await;

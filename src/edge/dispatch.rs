@@ -34,7 +34,40 @@ pub(super) struct Call<'a> {
     pub(super) principal: &'a Arc<Principal>,
     pub(super) address: Option<IpAddr>,
     pub(super) certificate: Option<Thumbprint>,
-    pub(super) headers: &'a HeaderMap,
+    pub(super) carried: Carried<'a>,
+}
+
+/// What carried a request, and says things of it besides the message.
+#[derive(Clone, Copy)]
+pub(super) enum Carried<'a> {
+    /// HTTP: headers that must agree with the message.
+    Http(&'a HeaderMap),
+    /// A WebSocket, on which that revision was negotiated, if any was.
+    Socket(Option<&'static str>),
+    /// Nothing: the edge asks on its own account.
+    Itself,
+}
+
+impl Carried<'_> {
+    /// The protocol's name, as the conventions for telemetry have it.
+    fn name(self) -> &'static str {
+        if matches!(self, Self::Socket(_)) { "websocket" } else { "http" }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        match self {
+            Self::Http(headers) => headers.get(name)?.to_str().ok(),
+            Self::Socket(_) | Self::Itself => None,
+        }
+    }
+
+    /// A header that must be there once and say the same as the message, where there are headers.
+    fn agrees(self, name: &'static str, expected: &str) -> Result<(), RpcError> {
+        match self {
+            Self::Http(headers) => check_header(headers, name, expected),
+            Self::Socket(_) | Self::Itself => Ok(()),
+        }
+    }
 }
 
 impl Call<'_> {
@@ -90,8 +123,12 @@ fn known_method(method: &str) -> &'static str {
 }
 
 async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
-    let header = one(call.headers, "mcp-protocol-version");
-    let spoken = header.and_then(|header| Era::of(&request.method, request.params, header));
+    let spoken = match call.carried {
+        Carried::Http(headers) => one(headers, "mcp-protocol-version")
+            .and_then(|header| Era::of(&request.method, request.params, header)),
+        Carried::Socket(negotiated) => Era::of_frame(&request.method, request.params, negotiated),
+        Carried::Itself => Era::of(&request.method, request.params, None),
+    };
     let (method, started) = (known_method(&request.method), tokio::time::Instant::now());
     // A call of a tool that there is has a span and a measure of its own.
     let is_of_tool = tool_named(request).is_some_and(|tool| edge.annotations.find(&tool).is_some());
@@ -110,7 +147,7 @@ async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
         mcp.protocol.version = spoken.as_ref().ok().map(|spoken| spoken.era.revision()),
         jsonrpc.request.id = shown_id(request),
         network.transport = "tcp",
-        network.protocol.name = "http",
+        network.protocol.name = call.carried.name(),
         client.address = call.address.map(tracing::field::display),
         enduser.id = call.principal.id(),
     );
@@ -146,7 +183,7 @@ fn shown_id(request: &Request<'_>) -> String {
 /// Makes a span part of the trace that the message names. The transport's own is its parent where the message names none, and
 /// told of otherwise (semantic conventions for MCP).
 fn hang(span: &tracing::Span, trace: Option<&Trace>, call: &Call<'_>) {
-    let header = |key: &str| call.headers.get(key)?.to_str().ok();
+    let header = |key: &str| call.carried.header(key);
     match trace.filter(|trace| trace.parent.is_some()) {
         Some(trace) => {
             telemetry::continue_trace(span, |key| match key {
@@ -163,7 +200,7 @@ fn hang(span: &tracing::Span, trace: Option<&Trace>, call: &Call<'_>) {
 async fn spoken_to(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: Spoken) -> Result<Answer, RpcError> {
     let era = spoken.era;
     if era.is_modern() {
-        check_header(call.headers, "mcp-method", &request.method)?;
+        call.carried.agrees("mcp-method", &request.method)?;
     }
     let body = |result: &Value| Ok(Answer::Body(message::result(request.id, result)));
     match request.method.as_str() {
@@ -180,7 +217,7 @@ async fn spoken_to(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: 
                     )
                 })?;
             if era.is_modern() {
-                check_header(call.headers, "mcp-name", &params.name)?;
+                call.carried.agrees("mcp-name", &params.name)?;
             }
             let spec = edge.annotations.find(&params.name).ok_or_else(|| unknown_tool(edge, &params.name))?;
             let started = tokio::time::Instant::now();
@@ -241,7 +278,7 @@ fn span(request: &Request<'_>, spec: &ToolSpec, call: &Call<'_>, era: Era) -> tr
         gen_ai.operation.name = "execute_tool",
         jsonrpc.request.id = shown_id(request),
         network.transport = "tcp",
-        network.protocol.name = "http",
+        network.protocol.name = call.carried.name(),
         client.address = call.address.map(tracing::field::display),
         enduser.id = call.principal.id(),
     )

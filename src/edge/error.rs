@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::grpc::status::{self, Refusal};
 use crate::limit::Exceeded;
 use crate::mcp::code;
+use crate::mcp::envelope::EnvelopeError;
 use crate::mcp::message::RpcError;
 
 /// The JSON-RPC code for a refusal that HTTP's status already tells. JSON-RPC leaves positive numbers to applications.
@@ -51,16 +52,28 @@ pub(super) fn busy() -> Response {
 
 /// A request that is over a limit.
 pub(super) fn limited(exceeded: &Exceeded, id: Option<&RawValue>) -> Response {
-    let status = StatusCode::TOO_MANY_REQUESTS;
+    let mut response = json_response(StatusCode::TOO_MANY_REQUESTS, limit(exceeded).to_body(id));
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(exceeded.wait().as_secs()));
+    response
+}
+
+/// The same as a message.
+pub(super) fn limit(exceeded: &Exceeded) -> RpcError {
     let data = json!({
         "reason": exceeded.limit().reason(),
         "limit": exceeded.limit().name(),
         "retry_after_seconds": exceeded.wait().as_secs(),
     });
-    let mut response =
-        json_response(status, RpcError::new(code_of(status), exceeded.to_string()).with_data(data).to_body(id));
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(exceeded.wait().as_secs()));
-    response
+    RpcError::new(code_of(StatusCode::TOO_MANY_REQUESTS), exceeded.to_string()).with_data(data)
+}
+
+/// The code for what is no message, and the id where one could be read.
+pub(super) fn of_envelope<'a>(wrong: &EnvelopeError<'a>) -> (i32, Option<&'a RawValue>) {
+    match wrong {
+        EnvelopeError::Parse(_) => (code::PARSE_ERROR, None),
+        EnvelopeError::TooDeep | EnvelopeError::Batch => (code::INVALID_REQUEST, None),
+        EnvelopeError::Invalid { id, .. } => (code::INVALID_REQUEST, *id),
+    }
 }
 
 /// Something that tokens depend on does not answer.

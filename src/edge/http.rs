@@ -16,14 +16,16 @@ use serde_json::value::RawValue;
 use super::bearer::{self, Presented};
 use super::challenge::{self, Challenge};
 use super::client_address::{ClientAddress, client_address, is_proxy};
-use super::dispatch::{self, Answer, Call};
-use super::{Edge, approvals, error};
+use super::dispatch::{self, Answer, Call, Carried};
+use super::reply::Reply;
+use super::{Edge, approvals, batch, error};
 use crate::error::Code;
 use crate::identity::thumbprint::Thumbprint;
 use crate::limit::{Exceeded, Subject};
 use crate::listen::Connection;
 use crate::mcp::code;
-use crate::mcp::envelope::{self, EnvelopeError, Message};
+use crate::mcp::envelope::{self, EnvelopeError, Message, Received};
+use crate::mcp::era::{Era, LEGACY};
 use crate::mcp::message::RpcError;
 use crate::telemetry;
 
@@ -142,26 +144,32 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
             return refusal;
         }
     };
-    // Only a whole request takes a place: a slow body holds nothing but its own connection.
-    let Some(_place) = edge.in_flight.enter().await else {
-        edge.refused(StatusCode::TOO_MANY_REQUESTS, "BUSY", address, Some(who), "too many requests at once");
-        return error::busy();
-    };
-    let request = match envelope::parse(&body) {
-        Ok(Message::Request(request)) => request,
+    let call =
+        Call { bearer: &bearer, principal: &principal, address, certificate, carried: Carried::Http(&parts.headers) };
+    let request = match envelope::read(&body) {
+        Ok(Received::One(Message::Request(request))) => request,
+        Ok(Received::Many(messages)) if has_batches(&parts.headers) => {
+            return match batch::answer(&edge, messages, &call).await {
+                Some(Reply::Message(body)) => error::json_response(StatusCode::OK, body),
+                Some(Reply::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why)),
+                None => StatusCode::ACCEPTED.into_response(),
+            };
+        }
         // No core hears of it, so it is counted here.
         other => {
             if let Err(exceeded) = edge.limits.other(Subject::of(principal.id())).await {
                 return limited(&edge, address, &exceeded, None);
             }
+            let refused = |wrong: &EnvelopeError<'_>| {
+                edge.refused(StatusCode::BAD_REQUEST, "MESSAGE_MALFORMED", address, Some(who), "no message of MCP");
+                malformed(wrong)
+            };
             return match other {
-                Err(wrong) => {
-                    edge.refused(StatusCode::BAD_REQUEST, "MESSAGE_MALFORMED", address, Some(who), "no message of MCP");
-                    malformed(&wrong)
-                }
+                Err(wrong) => refused(&wrong),
+                Ok(Received::Many(_)) => refused(&EnvelopeError::Batch),
                 // None of the notifications that exist asks anything of a server that keeps no state.
-                Ok(Message::Notification { .. }) => StatusCode::ACCEPTED.into_response(),
-                Ok(_) => error::rpc(
+                Ok(Received::One(Message::Notification { .. })) => StatusCode::ACCEPTED.into_response(),
+                Ok(Received::One(_)) => error::rpc(
                     StatusCode::BAD_REQUEST,
                     None,
                     code::INVALID_REQUEST,
@@ -170,7 +178,11 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
             };
         }
     };
-    let call = Call { bearer: &bearer, principal: &principal, address, certificate, headers: &parts.headers };
+    // Only a whole request takes a place: a slow body holds nothing but its own connection.
+    let Some(_place) = edge.in_flight.enter().await else {
+        edge.refused(StatusCode::TOO_MANY_REQUESTS, "BUSY", address, Some(who), "too many requests at once");
+        return error::busy();
+    };
     match dispatch::dispatch(&edge, &request, &call).await {
         Ok(Answer::Body(body)) => error::json_response(StatusCode::OK, body),
         Ok(Answer::Limited(exceeded)) => limited(&edge, address, &exceeded, Some(request.id)),
@@ -190,13 +202,20 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
     }
 }
 
+/// Whether a client of that header may send batches. One without it is taken for one of 2025-03-26.
+fn has_batches(headers: &HeaderMap) -> bool {
+    headers.get("mcp-protocol-version").is_none_or(|revision| {
+        LEGACY.into_iter().any(|known| known.as_bytes() == revision.as_bytes() && Era::Legacy(known).has_batches())
+    })
+}
+
 /// The thumbprint of the certificate that the connection was made with.
 pub(super) fn certificate(connection: Option<&Connection>) -> Option<Thumbprint> {
     connection.and_then(Connection::certificate_sha256).map(Thumbprint::from)
 }
 
 /// The refusal of a request that is over a limit of the edge.
-fn limited(edge: &Edge, address: Option<IpAddr>, exceeded: &Exceeded, id: Option<&RawValue>) -> Response {
+pub(super) fn limited(edge: &Edge, address: Option<IpAddr>, exceeded: &Exceeded, id: Option<&RawValue>) -> Response {
     let limit = exceeded.limit().name();
     telemetry::record_limited("edge", limit);
     edge.refused(StatusCode::TOO_MANY_REQUESTS, exceeded.limit().reason(), address, None, limit);
@@ -207,7 +226,7 @@ fn limited(edge: &Edge, address: Option<IpAddr>, exceeded: &Exceeded, id: Option
 }
 
 /// The refusal of a caller without a good token.
-fn not_presented(edge: &Edge, address: Option<IpAddr>, presented: Presented) -> Response {
+pub(super) fn not_presented(edge: &Edge, address: Option<IpAddr>, presented: Presented) -> Response {
     match presented {
         Presented::Refused(refused) if refused.code() == Code::Unavailable => {
             edge.refused(StatusCode::SERVICE_UNAVAILABLE, refused.reason(), address, None, refused.message());
@@ -254,11 +273,7 @@ fn refused(wrong: &RpcError, id: &RawValue) -> Response {
 }
 
 fn malformed(wrong: &EnvelopeError<'_>) -> Response {
-    let (code, id) = match wrong {
-        EnvelopeError::Parse(_) => (code::PARSE_ERROR, None),
-        EnvelopeError::TooDeep | EnvelopeError::Batch => (code::INVALID_REQUEST, None),
-        EnvelopeError::Invalid { id, .. } => (code::INVALID_REQUEST, *id),
-    };
+    let (code, id) = error::of_envelope(wrong);
     error::rpc(StatusCode::BAD_REQUEST, id, code, wrong.to_string())
 }
 

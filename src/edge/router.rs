@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 
-use super::{Edge, approvals, challenge, error, http, observe};
+use super::{Edge, approvals, challenge, cors, error, http, observe, socket};
 use crate::health;
 
 /// Where a protected resource's metadata begins (RFC 9728, section 3).
@@ -33,13 +33,15 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .iter()
         .fold(Router::new(), |router, path| router.route(path, get(challenge::metadata)))
         .with_state(Arc::clone(&edge));
-    // GET would open a stream and DELETE end a session; this server has neither, and says 405 (axum's own answer).
-    let mcp = Router::new().route("/mcp", post(http::mcp)).with_state(Arc::clone(&edge));
-    let prefixed = if mcp_path.is_empty() || mcp_path == "/mcp" {
-        Router::new()
-    } else {
-        Router::new().route(&mcp_path, post(http::mcp)).with_state(Arc::clone(&edge))
-    };
+    // GET without an upgrade would open a stream and DELETE end a session; this server has neither, and says 405.
+    let mut mcp = Router::new().route("/mcp", post(http::mcp).get(socket::upgrade)).route("/ws", get(socket::upgrade));
+    if !mcp_path.is_empty() && mcp_path != "/mcp" {
+        mcp = mcp.route(&mcp_path, post(http::mcp).get(socket::upgrade));
+    }
+    if let Some(prefix) = mcp_path.strip_suffix("/mcp").filter(|prefix| !prefix.is_empty()) {
+        mcp = mcp.route(&format!("{prefix}/ws"), get(socket::upgrade));
+    }
+    let mcp = mcp.with_state(Arc::clone(&edge));
 
     // The same holds for the page.
     let page = match approvals::prefix(&mcp_path) {
@@ -49,14 +51,16 @@ pub fn router(edge: Arc<Edge>) -> Router {
 
     Router::new()
         .merge(mcp)
-        .merge(prefixed)
         .merge(page)
         .merge(metadata)
+        // Before the layers, which then hold for it as well.
+        .method_not_allowed_fallback(error::method_not_allowed)
         // Inside this line a foreign host or origin is refused; the probes stay outside, as balancers call by address.
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), http::guard))
-        .merge(probes)
+        // A browser asks first, without a token, and reads a refusal only where it may read the answer.
+        .layer(cors::layer(&edge.config.allowed_origins))
+        .merge(probes.method_not_allowed_fallback(error::method_not_allowed))
         .fallback(error::not_found)
-        .method_not_allowed_fallback(error::method_not_allowed)
         // Outermost: whatever happens inside, the connection lives, nobody logs a token, and every answer is counted.
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), observe::observe))

@@ -47,6 +47,10 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How long running requests of a peer that is not believed any more may take. New ones are refused at once.
 const PEER_GRACE: Duration = Duration::from_secs(2);
 
+/// How long what runs on a connection that is no HTTP any more may take, once it is to end. The shutdown's own grace counts
+/// besides.
+const SOCKET_GRACE: Duration = Duration::from_secs(30);
+
 /// Why a connection is to end.
 enum End {
     /// The service shuts down, or the connection is old or idle: what runs may finish.
@@ -112,8 +116,10 @@ pub(super) async fn serve(
         return Err(io::Error::other(error));
     }
     // Unless the stream is gone by now, it has become something else than HTTP, and its owner is held to the same.
-    if gone.run_until_cancelled(end).await.is_some() {
-        tokio::time::timeout(PEER_GRACE, gone.cancelled()).await.unwrap_or_default();
+    if let Some(why) = gone.run_until_cancelled(end).await {
+        connection.closing().cancel();
+        let grace = if matches!(why, End::Refused) { PEER_GRACE } else { SOCKET_GRACE };
+        tokio::time::timeout(grace, gone.cancelled()).await.unwrap_or_default();
         cut.cut();
     }
     Ok(())

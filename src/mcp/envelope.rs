@@ -6,6 +6,18 @@ use serde_json::value::RawValue;
 
 /// The deepest nesting of arrays and objects that is read.
 pub const DEPTH_MOST: usize = 32;
+/// The most messages of one batch.
+pub const BATCH_MOST: usize = 32;
+
+/// What a client has sent at once.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// One message.
+    One(Message<'a>),
+    /// A batch (JSON-RPC 2.0, section 6), which MCP has in revision 2025-03-26 and JSON-RPC's own right before it. What is
+    /// wrong with one of its messages says nothing of the others.
+    Many(Vec<Result<Message<'a>, EnvelopeError<'a>>>),
+}
 
 /// A message from a client.
 #[derive(Debug)]
@@ -16,6 +28,8 @@ pub enum Message<'a> {
     Notification {
         /// What happened.
         method: String,
+        /// The parameters, as they were written.
+        params: Option<&'a RawValue>,
     },
     /// Answers a request of ours; there are none.
     Response,
@@ -41,8 +55,8 @@ pub enum EnvelopeError<'a> {
     /// Nested too deeply to be read safely.
     #[error("the body nests arrays and objects more than {DEPTH_MOST} deep")]
     TooDeep,
-    /// A batch, which only revision 2025-03-26 has.
-    #[error("batches are not taken; send one message at a time")]
+    /// A batch, in a revision that has none.
+    #[error("this revision of MCP has no batches; send one message at a time")]
     Batch,
     /// JSON, but no JSON-RPC 2.0 message.
     #[error("{what}")]
@@ -54,18 +68,38 @@ pub enum EnvelopeError<'a> {
     },
 }
 
-/// Reads one message.
-pub fn parse(body: &[u8]) -> Result<Message<'_>, EnvelopeError<'_>> {
+/// Reads what a client has sent.
+pub fn read(body: &[u8]) -> Result<Received<'_>, EnvelopeError<'_>> {
     if deeper_than(body, DEPTH_MOST) {
         return Err(EnvelopeError::TooDeep);
     }
-    let invalid = |what, id| EnvelopeError::Invalid { what, id };
     let raw: &RawValue = serde_json::from_slice(body).map_err(EnvelopeError::Parse)?;
-    if raw.get().starts_with('[') {
-        return Err(EnvelopeError::Batch);
+    if !raw.get().starts_with('[') {
+        return message(raw).map(Received::One);
     }
+    let invalid = |what| EnvelopeError::Invalid { what, id: None };
+    let items: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(EnvelopeError::Parse)?;
+    if items.is_empty() {
+        return Err(invalid("a batch must hold a message"));
+    }
+    if items.len() > BATCH_MOST {
+        return Err(invalid("a batch may hold 32 messages at most"));
+    }
+    Ok(Received::Many(items.into_iter().map(message).collect()))
+}
+
+/// Reads one message where there can be no batch.
+pub fn parse(body: &[u8]) -> Result<Message<'_>, EnvelopeError<'_>> {
+    match read(body)? {
+        Received::One(message) => Ok(message),
+        Received::Many(_) => Err(EnvelopeError::Batch),
+    }
+}
+
+fn message(raw: &RawValue) -> Result<Message<'_>, EnvelopeError<'_>> {
+    let invalid = |what, id| EnvelopeError::Invalid { what, id };
     if !raw.get().starts_with('{') {
-        return Err(invalid("the body must be a JSON-RPC 2.0 object", None));
+        return Err(invalid("a message must be a JSON-RPC 2.0 object", None));
     }
     let fields = fields(raw).ok_or_else(|| invalid("a member is given twice", None))?;
     let id = fields.get("id").copied();
@@ -84,7 +118,7 @@ pub fn parse(body: &[u8]) -> Result<Message<'_>, EnvelopeError<'_>> {
         return Err(invalid("`params` must be an object", readable));
     }
     match (id, readable) {
-        (None, _) => Ok(Message::Notification { method }),
+        (None, _) => Ok(Message::Notification { method, params }),
         (Some(_), Some(id)) => Ok(Message::Request(Request { id, method, params })),
         (Some(_), None) => Err(invalid("`id` must be a string or an integer", None)),
     }
@@ -168,7 +202,8 @@ mod tests {
             ("", "not JSON"),
             ("{", "not JSON"),
             ("{} x", "not JSON"),
-            ("[]", "batches"),
+            ("[]", "must hold a message"),
+            ("[1]", "batches"),
             ("1", "must be a JSON-RPC"),
             ("{}", "`jsonrpc`"),
             (r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#, "`jsonrpc`"),
@@ -184,6 +219,17 @@ mod tests {
             assert!(wrong(body).contains(part), "{body}: {}", wrong(body));
         }
         assert!(parse(b"\xff{}").is_err());
+    }
+
+    #[test]
+    fn a_batch_is_read_message_by_message() {
+        let body = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","method":"notifications/x"},5]"#;
+        let Ok(Received::Many(messages)) = read(body.as_bytes()) else { panic!("{body}") };
+        assert!(matches!(messages[0], Ok(Message::Request(_))));
+        assert!(matches!(messages[1], Ok(Message::Notification { .. })));
+        assert!(messages[2].is_err());
+        let many = format!("[{}]", vec!["1"; BATCH_MOST + 1].join(","));
+        assert!(read(many.as_bytes()).is_err());
     }
 
     #[test]

@@ -117,6 +117,24 @@ impl Era {
         Ok(Spoken { era: Self::Modern, trace, opens_urls })
     }
 
+    /// Decides the era of a request that came without headers, in a WebSocket's frame: by its `_meta`, or else by what was
+    /// negotiated on the same socket.
+    pub fn of_frame(
+        method: &str,
+        params: Option<&RawValue>,
+        negotiated: Option<&'static str>,
+    ) -> Result<Spoken, RpcError> {
+        let said = params.and_then(|params| serde_json::from_str::<Params<'_>>(params.get()).ok());
+        let version = said.and_then(|params| params.meta?.protocol_version);
+        let version = version.and_then(|version| serde_json::from_str::<String>(version.get()).ok());
+        Self::of(method, params, version.as_deref().or(negotiated))
+    }
+
+    /// Whether the revision has batches: 2025-03-26 by name, and the one before by JSON-RPC's own right.
+    pub fn has_batches(self) -> bool {
+        matches!(self, Self::Legacy("2025-03-26" | "2024-11-05"))
+    }
+
     fn without_meta(method: &str, header: Option<&str>) -> Result<Self, RpcError> {
         let header = match header {
             // `initialize` negotiates by its own parameter, whatever a client puts into the header.

@@ -112,15 +112,9 @@ impl Server {
         json!({"name": self.name, "title": self.title, "version": self.version})
     }
 
-    /// The answer to `initialize`: the client's own revision where it is served, or else the latest.
+    /// The answer to `initialize`.
     pub fn initialize(&self, params: Option<&RawValue>) -> Value {
-        let requested = params.and_then(|params| serde_json::from_str::<Value>(params.get()).ok());
-        let requested = requested
-            .as_ref()
-            .and_then(|params| params.get("protocolVersion"))
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let version = LEGACY.into_iter().find(|known| *known == requested).unwrap_or(LEGACY[0]);
+        let version = negotiated(params);
         json!({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": self.info(), "instructions": self.instructions})
     }
 
@@ -173,6 +167,14 @@ impl Server {
         }
         result
     }
+}
+
+/// The revision that `initialize` with these parameters comes to: the client's own where it is served, or else the latest.
+pub fn negotiated(params: Option<&RawValue>) -> &'static str {
+    let requested = params.and_then(|params| serde_json::from_str::<Value>(params.get()).ok());
+    let requested =
+        requested.as_ref().and_then(|params| params.get("protocolVersion")).and_then(Value::as_str).unwrap_or_default();
+    LEGACY.into_iter().find(|known| *known == requested).unwrap_or(LEGACY[0])
 }
 
 /// A text block of a tool's result.

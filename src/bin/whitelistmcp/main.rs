@@ -1,6 +1,7 @@
 //! The command line: chooses a subcommand and exits with what it says. One file a subcommand.
 
 mod audit;
+mod bridge;
 mod certs;
 mod check;
 mod doctor;
@@ -32,6 +33,8 @@ enum Command {
     Edge(run::Arguments),
     /// Runs edge and core in one process.
     Serve(run::Arguments),
+    /// Leads from stdin and stdout to a remote server, for Claude Desktop and others that start their servers themselves.
+    Bridge(bridge::Arguments),
     /// Closes what has ended, once.
     Reconcile(reconcile::Arguments),
     /// Checks a configuration and says in a table what is wrong and where.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Core(arguments) => run::run(&arguments, run::Role::Core),
         Command::Edge(arguments) => run::run(&arguments, run::Role::Edge),
         Command::Serve(arguments) => run::run(&arguments, run::Role::Serve),
+        Command::Bridge(arguments) => bridge::run(arguments),
         Command::Reconcile(arguments) => reconcile::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

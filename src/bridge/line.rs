@@ -1,0 +1,158 @@
+//! One message from stdin: the bytes as they came, and the little of them that HTTP wants said in headers.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::mcp::code;
+use crate::mcp::message::RpcError;
+
+/// A message to carry.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// As it came.
+    pub(super) body: Vec<u8>,
+    /// The id, exactly as it was written, of a message that wants an answer.
+    pub(super) id: Option<Box<RawValue>>,
+    /// The method.
+    pub(super) method: Option<String>,
+    /// The revision that the message itself names: it is a modern one.
+    pub(super) revision: Option<String>,
+    /// What `Mcp-Name` says of a modern one.
+    pub(super) name: Option<String>,
+    /// The request that `notifications/cancelled` is about.
+    pub(super) cancels: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+struct Params<'a> {
+    #[serde(borrow, rename = "_meta")]
+    meta: Option<Meta<'a>>,
+    name: Option<Cow<'a, str>>,
+    uri: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "requestId")]
+    request_id: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Meta<'a> {
+    #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
+    protocol_version: Option<Cow<'a, str>>,
+}
+
+impl Line {
+    /// Reads a line; or what is answered to one that is no JSON. Whatever else is wrong with it is the server's to say.
+    pub(super) fn read(body: Vec<u8>) -> Result<Self, Vec<u8>> {
+        let wrong = |text: &'static str| RpcError::new(code::PARSE_ERROR, text).to_body(None);
+        let text = std::str::from_utf8(&body).map_err(|_| wrong("a message must be UTF-8"))?;
+        let raw: &RawValue = serde_json::from_str(text).map_err(|_| wrong("a line must be one JSON message"))?;
+        // A batch, or what is no object, goes as it is.
+        let envelope: Option<Envelope<'_>> = serde_json::from_str(raw.get()).ok();
+        let params = envelope.as_ref().and_then(|envelope| serde_json::from_str(envelope.params?.get()).ok());
+        let params: Params<'_> = params.unwrap_or_default();
+        let method = envelope.as_ref().and_then(|envelope| envelope.method.as_deref()).map(str::to_owned);
+        let id = envelope.as_ref().and_then(|envelope| envelope.id).filter(|id| method.is_some() && id.get() != "null");
+        let name = match method.as_deref() {
+            Some("tools/call" | "prompts/get") => params.name,
+            Some("resources/read") => params.uri,
+            _ => None,
+        };
+        let revision = params.meta.and_then(|meta| meta.protocol_version).map(Cow::into_owned);
+        let (id, name) = (id.map(ToOwned::to_owned), name.map(Cow::into_owned));
+        let cancels = params.request_id.map(ToOwned::to_owned);
+        Ok(Self { id, method, revision, name, cancels, body })
+    }
+
+    /// The headers by which HTTP says what the message says (MCP, "Streamable HTTP").
+    pub(super) fn headers(&self, negotiated: Option<&str>) -> Vec<(&'static str, String)> {
+        let mut headers = Vec::new();
+        match (&self.revision, negotiated) {
+            (Some(revision), _) => {
+                headers.push(("mcp-protocol-version", revision.clone()));
+                headers.extend(self.method.clone().map(|method| ("mcp-method", encoded(method))));
+                headers.extend(self.name.clone().map(|name| ("mcp-name", encoded(name))));
+            }
+            (None, Some(negotiated)) if self.method.as_deref() != Some("initialize") => {
+                headers.push(("mcp-protocol-version", negotiated.to_owned()));
+            }
+            _ => {}
+        }
+        headers
+    }
+
+    /// Whether a message is this one's answer.
+    pub(super) fn is_answered_by(&self, message: &[u8]) -> bool {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            id: Option<&'a RawValue>,
+            method: Option<serde::de::IgnoredAny>,
+        }
+        let Some(id) = &self.id else { return false };
+        serde_json::from_slice::<Answer<'_>>(message)
+            .is_ok_and(|answer| answer.method.is_none() && answer.id.is_some_and(|own| own.get() == id.get()))
+    }
+}
+
+/// A value as a header can carry it (2026-07-28, "Streamable HTTP", value encoding).
+fn encoded(value: String) -> String {
+    let plain = value.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
+        && value.trim() == value
+        && !value.starts_with("=?base64?");
+    if plain { value } else { format!("=?base64?{}?=", STANDARD.encode(value)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Line {
+        Line::read(text.as_bytes().to_vec()).expect("JSON")
+    }
+
+    #[test]
+    fn headers_say_what_the_message_says() {
+        let modern = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"gr\u00fc\u00df","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+        let headers = read(modern).headers(Some("2025-06-18"));
+        assert_eq!(
+            headers,
+            [
+                ("mcp-protocol-version", "2026-07-28".to_owned()),
+                ("mcp-method", "tools/call".to_owned()),
+                ("mcp-name", "=?base64?Z3LDvMOf?=".to_owned())
+            ]
+        );
+        let legacy = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}"#;
+        assert_eq!(
+            read(legacy).headers(Some("2025-06-18")),
+            [("mcp-protocol-version", "2025-06-18".to_owned())]
+        );
+        assert!(read(legacy).headers(None).is_empty());
+        let first = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#;
+        assert!(read(first).headers(Some("2025-06-18")).is_empty());
+    }
+
+    #[test]
+    fn an_answer_is_known_by_its_id_as_written() {
+        let line = read(r#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#);
+        assert!(line.is_answered_by(br#"{"jsonrpc":"2.0","id":"a","result":{}}"#));
+        assert!(!line.is_answered_by(br#"{"jsonrpc":"2.0","id":"b","result":{}}"#));
+        assert!(!line.is_answered_by(br#"{"jsonrpc":"2.0","id":"a","method":"roots/list"}"#));
+        assert!(!line.is_answered_by(br#"{"jsonrpc":"2.0","error":{}}"#));
+        assert!(read(r#"{"jsonrpc":"2.0","method":"notifications/x"}"#).id.is_none());
+        assert!(read("[1]").id.is_none());
+        assert!(Line::read(b"{".to_vec()).is_err() && Line::read(b"\xff".to_vec()).is_err());
+    }
+}

@@ -1,0 +1,456 @@
+//! MCP over a WebSocket (RFC 6455): one text frame is one message, both ways.
+//!
+//! The token comes in the `Authorization` header of the upgrade, or in the first message, `{"token": "…"}`, from clients that
+//! can set no header. A later one of the same kind renews it. Until a good token is there nothing else is looked at. Calls
+//! run side by side, so answers come in the order in which they are ready. `notifications/cancelled` gives up a call of
+//! the same socket. A socket ends with its token, with its peer's silence, and with the service, each time by a close frame
+//! that says why.
+//!
+//! | close | means |
+//! | --- | --- |
+//! | 1001 | the service ends, or the connection is old: connect again |
+//! | 1003, 1009 | a binary frame; a message that is too large |
+//! | 1013 | what tokens are verified by does not answer: come back later |
+//! | 4001 | the token is missing, refused or at its end |
+//! | 4002 | the first message is no token |
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{Request, StatusCode};
+use axum::body::Body;
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::bearer::{self, Presented};
+use super::client_address::ClientAddress;
+use super::dispatch::{Call, Carried};
+use super::reply::{self, Reply, reply};
+use super::{Edge, error, http};
+use crate::error::Code;
+use crate::identity::Principal;
+use crate::identity::bearer::Bearer;
+use crate::identity::thumbprint::Thumbprint;
+use crate::limit::Subject;
+use crate::listen::Connection;
+use crate::mcp::code;
+use crate::mcp::envelope::{self, EnvelopeError, Message, Received};
+use crate::mcp::era::Era;
+use crate::mcp::message::{RpcError, negotiated};
+use crate::telemetry::OpenStream;
+
+/// How long the first message may take, if it must hold the token.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the other end is asked whether it is there, and the token whether it is still good.
+const PING: Duration = Duration::from_secs(25);
+/// How long the other end may be silent.
+const SILENT: Duration = Duration::from_secs(75);
+/// How many calls of one socket run side by side; further ones wait in the socket.
+const CALLS_MOST: usize = 16;
+/// The subprotocol that some clients ask for.
+const SUBPROTOCOL: &str = "mcp";
+
+const GOING_AWAY: u16 = 1001;
+const UNSUPPORTED: u16 = 1003;
+const TOO_LARGE: u16 = 1009;
+const TRY_AGAIN_LATER: u16 = 1013;
+const UNAUTHORISED: u16 = 4001;
+const MALFORMED: u16 = 4002;
+
+/// Why a socket ends: the close frame's code and words.
+type Close = (u16, String);
+
+/// A caller whose token is good.
+struct Caller {
+    bearer: Bearer,
+    principal: Arc<Principal>,
+}
+
+/// A socket.
+struct Session {
+    edge: Arc<Edge>,
+    address: Option<IpAddr>,
+    certificate: Option<Thumbprint>,
+    caller: Arc<Caller>,
+    /// The revision that `initialize` came to.
+    negotiated: Option<&'static str>,
+    /// The requests that are worked on, by id as it was written, and how each is given up.
+    in_flight: HashMap<String, CancellationToken>,
+    running: FuturesUnordered<BoxFuture<'static, Finished>>,
+}
+
+/// A request that is not worked on any more.
+struct Finished {
+    ids: Vec<String>,
+    /// None if it was given up: nobody waits for an answer.
+    reply: Option<Reply>,
+}
+
+/// The message that holds a token, and nothing else.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenMessage {
+    token: String,
+}
+
+/// `GET /ws`, and `GET /mcp` with an upgrade.
+pub(super) async fn upgrade(
+    State(edge): State<Arc<Edge>>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request<Body>,
+) -> Response {
+    let Ok(upgrade) = upgrade else {
+        // A GET without an upgrade would open a stream of events, which this server does not have.
+        return if request.uri().path().ends_with("/ws") {
+            let status = StatusCode::UPGRADE_REQUIRED;
+            let text = "this is a WebSocket endpoint: connect over HTTP/1.1 with `Upgrade: websocket`";
+            error::rpc(status, None, error::code_of(status), text)
+        } else {
+            error::method_not_allowed().await
+        };
+    };
+    let address = request.extensions().get::<ClientAddress>().and_then(|known| known.0);
+    if let Err(exceeded) = edge.limits.listens(address) {
+        return http::limited(&edge, address, &exceeded, None);
+    }
+    let connection = request.extensions().get::<Connection>().cloned();
+    let certificate = http::certificate(connection.as_ref());
+    let presented = bearer::present(&edge, request.headers(), address, certificate.as_ref()).await;
+    let caller = match presented {
+        Presented::Token(bearer, principal) => Some(Arc::new(Caller { bearer, principal })),
+        Presented::Nothing => None,
+        refused => return http::not_presented(&edge, address, refused),
+    };
+    let closing = connection.map_or_else(CancellationToken::new, |connection| connection.closing().clone());
+    let most = edge.config.body_max;
+    upgrade.protocols([SUBPROTOCOL]).max_message_size(most).max_frame_size(most).on_upgrade(async move |mut socket| {
+        let stream = OpenStream::count("socket");
+        let (code, reason) = match first(&edge, &mut socket, address, certificate.as_ref(), caller, &closing).await {
+            Ok(caller) => Session::new(edge, address, certificate, caller).run(&mut socket, &closing).await,
+            Err(close) => close,
+        };
+        // Who has gone needs no farewell.
+        let farewell = Frame::Close(Some(CloseFrame { code, reason: reason.into() }));
+        let said = async { if socket.send(farewell).await.is_ok() { while socket.recv().await.is_some() {} } };
+        tokio::time::timeout(Duration::from_secs(2), said).await.unwrap_or_default();
+        drop(stream);
+    })
+}
+
+/// Waits for a token, unless the upgrade had one.
+async fn first(
+    edge: &Edge,
+    socket: &mut WebSocket,
+    address: Option<IpAddr>,
+    certificate: Option<&Thumbprint>,
+    caller: Option<Arc<Caller>>,
+    closing: &CancellationToken,
+) -> Result<Arc<Caller>, Close> {
+    if let Some(caller) = caller {
+        return Ok(caller);
+    }
+    let refused = |status, reason, code, text: &str| {
+        edge.refused(status, reason, address, None, text);
+        (code, text.to_owned())
+    };
+    let text = async {
+        loop {
+            match socket.recv().await {
+                Some(Ok(Frame::Text(text))) => return Some(text),
+                Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
+                Some(Ok(Frame::Binary(_) | Frame::Close(_)) | Err(_)) | None => return None,
+            }
+        }
+    };
+    let text = tokio::select! {
+        () = closing.cancelled() => return Err(going_away()),
+        text = tokio::time::timeout(TOKEN_TIMEOUT, text) => text.map_err(|_| {
+            refused(StatusCode::UNAUTHORIZED, "TOKEN_MISSING", UNAUTHORISED, "no token came in time")
+        })?,
+    };
+    let said = text.and_then(|text| serde_json::from_str::<TokenMessage>(&text).ok());
+    let Some(TokenMessage { token }) = said else {
+        let text = "the first message must be {\"token\": \"…\"}, unless the upgrade had an Authorization header";
+        return Err(refused(StatusCode::BAD_REQUEST, "TOKEN_MALFORMED", MALFORMED, text));
+    };
+    verified(edge, &token, address, certificate).await
+}
+
+/// Verifies a token that came in a message.
+async fn verified(
+    edge: &Edge,
+    token: &str,
+    address: Option<IpAddr>,
+    certificate: Option<&Thumbprint>,
+) -> Result<Arc<Caller>, Close> {
+    let Some(bearer) = Bearer::from_authorization(&format!("Bearer {token}")) else {
+        let text = "the token cannot be one";
+        edge.refused(StatusCode::BAD_REQUEST, "TOKEN_MALFORMED", address, None, text);
+        return Err((MALFORMED, text.to_owned()));
+    };
+    match edge.verifier.verify(&bearer, address, certificate).await {
+        Ok(principal) => Ok(Arc::new(Caller { bearer, principal })),
+        Err(error) => Err(not_verified(edge, address, error.into())),
+    }
+}
+
+fn not_verified(edge: &Edge, address: Option<IpAddr>, error: crate::error::Error) -> Close {
+    let later = error.code() == Code::Unavailable;
+    let status = if later { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::UNAUTHORIZED };
+    edge.refused(status, error.reason(), address, None, error.message());
+    if !later {
+        edge.limits.bad_token(address);
+    }
+    (if later { TRY_AGAIN_LATER } else { UNAUTHORISED }, short(error.message()))
+}
+
+fn going_away() -> Close {
+    (GOING_AWAY, "the connection is closed in order; connect again".to_owned())
+}
+
+/// As much as a close frame has room for (RFC 6455, section 5.5).
+fn short(text: &str) -> String {
+    text.get(..text.floor_char_boundary(120)).unwrap_or_default().to_owned()
+}
+
+impl Session {
+    fn new(edge: Arc<Edge>, address: Option<IpAddr>, certificate: Option<Thumbprint>, caller: Arc<Caller>) -> Self {
+        let (in_flight, running) = (HashMap::new(), FuturesUnordered::new());
+        Self { edge, address, certificate, caller, negotiated: None, in_flight, running }
+    }
+
+    /// Serves the socket to its end; why it ends.
+    async fn run(mut self, socket: &mut WebSocket, closing: &CancellationToken) -> Close {
+        let mut tick = tokio::time::interval(PING);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            let done: Result<(), Close> = tokio::select! {
+                () = closing.cancelled() => {
+                    self.finish(socket).await;
+                    return going_away();
+                }
+                Some(finished) = self.running.next(), if !self.running.is_empty() => self.finished(socket, finished).await,
+                frame = socket.recv(), if self.running.len() < CALLS_MOST => {
+                    heard = Instant::now();
+                    match frame {
+                        Some(Ok(Frame::Text(text))) => self.message(socket, text).await,
+                        Some(Ok(Frame::Binary(_))) => Err((UNSUPPORTED, "messages are text".to_owned())),
+                        Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => Ok(()),
+                        Some(Ok(Frame::Close(_))) | None => Err((1000, String::new())),
+                        Some(Err(_)) => Err((TOO_LARGE, "a frame that cannot be taken, or a message that is too large".to_owned())),
+                    }
+                }
+                _ = tick.tick() => self.look(socket, heard).await,
+            };
+            if let Err(close) = done {
+                // What was begun is answered, unless nobody is there any more.
+                if close.0 != 1000 {
+                    self.finish(socket).await;
+                }
+                return close;
+            }
+        }
+    }
+
+    /// Whether the other end is still there, and its token still good.
+    async fn look(&mut self, socket: &mut WebSocket, heard: Instant) -> Result<(), Close> {
+        if heard.elapsed() > SILENT && self.running.is_empty() {
+            return Err((GOING_AWAY, "nothing was heard for a while".to_owned()));
+        }
+        self.believe().await?;
+        socket.send(Frame::Ping(bytes::Bytes::new())).await.map_err(|_| gone())
+    }
+
+    /// Looks at the token again: a socket does not outlive it.
+    async fn believe(&mut self) -> Result<(), Close> {
+        let verified = self.edge.verifier.verify(&self.caller.bearer, self.address, self.certificate.as_ref()).await;
+        verified.map(drop).map_err(|error| not_verified(&self.edge, self.address, error.into()))
+    }
+
+    async fn message(&mut self, socket: &mut WebSocket, text: Utf8Bytes) -> Result<(), Close> {
+        if let Ok(TokenMessage { token }) = serde_json::from_str(&text) {
+            return self.renew(&token).await;
+        }
+        if let Err(exceeded) = self.edge.limits.request(self.address) {
+            let id = readable_id(&text);
+            let body = reply::limited(&self.edge, self.address, &exceeded, id.as_deref());
+            return send(socket, body).await;
+        }
+        self.believe().await?;
+        let received = match envelope::read(text.as_bytes()) {
+            Ok(received) => received,
+            Err(wrong) => return self.malformed(socket, &wrong).await,
+        };
+        match received {
+            Received::One(Message::Request(request)) => {
+                let id = request.id.get().to_owned();
+                if request.method == "initialize" {
+                    self.negotiated = Some(negotiated(request.params));
+                }
+                self.begin(socket, vec![id], text.clone()).await
+            }
+            Received::One(Message::Notification { method, params }) => {
+                if method == "notifications/cancelled" {
+                    self.cancel(params);
+                }
+                Ok(())
+            }
+            Received::One(Message::Response) => {
+                let text = "this server asks nothing, so it takes no responses";
+                send(socket, RpcError::new(code::INVALID_REQUEST, text).to_body(None)).await
+            }
+            Received::Many(_) if !self.has_batches() => self.malformed(socket, &EnvelopeError::Batch).await,
+            Received::Many(messages) => {
+                let ids = messages.iter().filter_map(|message| match message {
+                    Ok(Message::Request(request)) => Some(request.id.get().to_owned()),
+                    _ => None,
+                });
+                let ids: Vec<String> = ids.collect();
+                for message in &messages {
+                    if let Ok(Message::Notification { method, params }) = message
+                        && method == "notifications/cancelled"
+                    {
+                        self.cancel(*params);
+                    }
+                }
+                self.begin(socket, ids, text.clone()).await
+            }
+        }
+    }
+
+    fn has_batches(&self) -> bool {
+        // Before `initialize` a client is taken for one of the revision that has them.
+        self.negotiated.is_none_or(|revision| Era::Legacy(revision).has_batches())
+    }
+
+    /// Refuses what is no message; it counts as a request that the edge answers by itself.
+    async fn malformed(&mut self, socket: &mut WebSocket, wrong: &EnvelopeError<'_>) -> Result<(), Close> {
+        let subject = Subject::of(self.caller.principal.id());
+        if let Err(exceeded) = self.edge.limits.other(subject).await {
+            return send(socket, reply::limited(&self.edge, self.address, &exceeded, None)).await;
+        }
+        let who = Some(self.caller.principal.id());
+        self.edge.refused(StatusCode::BAD_REQUEST, "MESSAGE_MALFORMED", self.address, who, "no message of MCP");
+        send(socket, reply::malformed(wrong)).await
+    }
+
+    /// Takes a new token of the same caller.
+    async fn renew(&mut self, token: &str) -> Result<(), Close> {
+        let caller = verified(&self.edge, token, self.address, self.certificate.as_ref()).await?;
+        if caller.principal.id() != self.caller.principal.id() {
+            let text = "the new token is another caller's; open another connection for it";
+            self.edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_OF_ANOTHER", self.address, None, text);
+            return Err((UNAUTHORISED, text.to_owned()));
+        }
+        self.caller = caller;
+        Ok(())
+    }
+
+    /// Begins to work on a request, or a batch of them.
+    async fn begin(&mut self, socket: &mut WebSocket, ids: Vec<String>, text: Utf8Bytes) -> Result<(), Close> {
+        let twice = ids.iter().enumerate().find(|(at, id)| self.in_flight.contains_key(*id) || ids[..*at].contains(id));
+        if let Some((_, id)) = twice {
+            let wrong = RpcError::new(code::INVALID_REQUEST, "a request with this `id` is still worked on");
+            let id = RawValue::from_string(id.clone()).ok();
+            return send(socket, wrong.to_body(id.as_deref())).await;
+        }
+        let given_up = CancellationToken::new();
+        for id in &ids {
+            self.in_flight.insert(id.clone(), given_up.clone());
+        }
+        let (edge, caller) = (Arc::clone(&self.edge), Arc::clone(&self.caller));
+        let (address, certificate, negotiated) = (self.address, self.certificate, self.negotiated);
+        let span = tracing::info_span!(target: "request", "request", request.id = uuid::Uuid::new_v4().to_string());
+        let work = async move {
+            let Caller { bearer, principal } = &*caller;
+            let call = Call { bearer, principal, address, certificate, carried: Carried::Socket(negotiated) };
+            let work = std::panic::AssertUnwindSafe(answer(&edge, text.as_bytes(), &call));
+            let reply = given_up.run_until_cancelled(futures_util::FutureExt::catch_unwind(work)).await;
+            let reply = reply.map(|reply| {
+                reply.unwrap_or_else(|_| {
+                    let fault = RpcError::new(code::INTERNAL_ERROR, "the service met a fault of its own");
+                    let id = ids.first().and_then(|id| RawValue::from_string(id.clone()).ok());
+                    Some(Reply::Message(fault.to_body(id.as_deref())))
+                })
+            });
+            Finished { ids, reply: reply.flatten() }
+        };
+        self.running.push(Box::pin(work.instrument(span)));
+        Ok(())
+    }
+
+    /// Gives up a call that the client wants no answer to any more (MCP, "Cancellation"). What it began to change is
+    /// finished all the same.
+    fn cancel(&mut self, params: Option<&RawValue>) {
+        #[derive(Deserialize)]
+        struct Cancelled<'a> {
+            #[serde(borrow, rename = "requestId")]
+            request_id: &'a RawValue,
+        }
+        let named = params.and_then(|params| serde_json::from_str::<Cancelled<'_>>(params.get()).ok());
+        // One that is unknown, or over, is no mistake: the two have crossed.
+        if let Some(given_up) = named.and_then(|named| self.in_flight.get(named.request_id.get())) {
+            given_up.cancel();
+        }
+    }
+
+    async fn finished(&mut self, socket: &mut WebSocket, finished: Finished) -> Result<(), Close> {
+        for id in &finished.ids {
+            self.in_flight.remove(id);
+        }
+        match finished.reply {
+            Some(Reply::Message(body)) => send(socket, body).await,
+            Some(Reply::TokenRefused(why)) => Err((UNAUTHORISED, short(&why))),
+            None => Ok(()),
+        }
+    }
+
+    /// Answers what runs, and begins nothing more.
+    async fn finish(&mut self, socket: &mut WebSocket) {
+        while let Some(finished) = self.running.next().await {
+            if self.finished(socket, finished).await.is_err_and(|(code, _)| code == 1000) {
+                return;
+            }
+        }
+    }
+}
+
+fn gone() -> Close {
+    (1000, String::new())
+}
+
+async fn send(socket: &mut WebSocket, body: Vec<u8>) -> Result<(), Close> {
+    // INVARIANT: what is sent was made by a JSON serializer, so it is UTF-8.
+    let text = String::from_utf8(body).unwrap_or_default();
+    socket.send(Frame::Text(text.into())).await.map_err(|_| gone())
+}
+
+/// The id of a request, if it has one that can be read.
+fn readable_id(text: &str) -> Option<Box<RawValue>> {
+    match envelope::parse(text.as_bytes()) {
+        Ok(Message::Request(request)) => Some(request.id.to_owned()),
+        _ => None,
+    }
+}
+
+/// Answers a request or a batch. None where nothing wants an answer.
+pub(super) async fn answer(edge: &Edge, text: &[u8], call: &Call<'_>) -> Option<Reply> {
+    match envelope::read(text) {
+        Ok(Received::One(Message::Request(request))) => Some(reply(edge, &request, call).await),
+        Ok(Received::Many(messages)) => super::batch::answer(edge, messages, call).await,
+        _ => None,
+    }
+}
