@@ -77,7 +77,12 @@ impl std::fmt::Debug for Listener {
 impl Connection {
     /// A call within the process.
     pub fn in_process() -> Self {
-        Self(Arc::new(Facts { remote: None, peer: Some(PeerNames::in_process()), certificate: None, closing: CancellationToken::new() }))
+        Self(Arc::new(Facts {
+            remote: None,
+            peer: Some(PeerNames::in_process()),
+            certificate: None,
+            closing: CancellationToken::new(),
+        }))
     }
 
     /// The other end's address.
@@ -175,7 +180,12 @@ async fn connection(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Some((mut current, clock)) = tls else {
-        let connection = Connection(Arc::new(Facts { remote: Some(remote), peer: None, certificate: None, closing: CancellationToken::new() }));
+        let connection = Connection(Arc::new(Facts {
+            remote: Some(remote),
+            peer: None,
+            certificate: None,
+            closing: CancellationToken::new(),
+        }));
         return serve::serve(stream, connection, None, place, router, shutdown).await;
     };
     let acceptor = TlsAcceptor::from(Arc::clone(current.borrow_and_update().config()));
@@ -189,6 +199,11 @@ async fn connection(
     let peer = stream.get_ref().1.peer_certificates().and_then(|chain| Peer::new(chain, current, clock));
     let names = peer.as_ref().and_then(Peer::names);
     let certificate = peer.as_ref().and_then(Peer::certificate_sha256);
-    let connection = Connection(Arc::new(Facts { remote: Some(remote), peer: names, certificate, closing: CancellationToken::new() }));
+    let connection = Connection(Arc::new(Facts {
+        remote: Some(remote),
+        peer: names,
+        certificate,
+        closing: CancellationToken::new(),
+    }));
     serve::serve(stream, connection, peer, place, router, shutdown).await
 }

@@ -135,10 +135,7 @@ mod tests {
             ]
         );
         let legacy = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}"#;
-        assert_eq!(
-            read(legacy).headers(Some("2025-06-18")),
-            [("mcp-protocol-version", "2025-06-18".to_owned())]
-        );
+        assert_eq!(read(legacy).headers(Some("2025-06-18")), [("mcp-protocol-version", "2025-06-18".to_owned())]);
         assert!(read(legacy).headers(None).is_empty());
         let first = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#;
         assert!(read(first).headers(Some("2025-06-18")).is_empty());

@@ -39,15 +39,13 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
                     _ => Read::Line(line),
                 });
             }
-            let (part, end) = match bytes.iter().position(|byte| *byte == b'\n') {
-                Some(at) => (&bytes[..at], Some(at + 1)),
-                None => (bytes, None),
-            };
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let part = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
             length += part.len();
             if length <= LINE_MAX {
                 line.extend_from_slice(part);
             }
-            let read = end.unwrap_or(bytes.len());
+            let read = end.map_or(bytes.len(), |at| at + 1);
             self.0.consume(read);
             if end.is_some() {
                 return Ok(if length > LINE_MAX { Read::TooLong } else { Read::Line(line) });

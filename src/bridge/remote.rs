@@ -80,11 +80,15 @@ impl RemoteError {
     pub(super) fn words(&self) -> String {
         let why = Chain(self);
         match self {
-            Self::NoToken => "the server wants to know who you are: set MCP_AUTH_TOKEN, or give --token-file".to_owned(),
+            Self::NoToken => {
+                "the server wants to know who you are: set MCP_AUTH_TOKEN, or give --token-file".to_owned()
+            }
             Self::Token(_) => format!("{why}; mend it, and ask again"),
             Self::Status(StatusCode::UNAUTHORIZED, said, _) => {
                 let said = words_of(said.as_ref()).unwrap_or_else(|| "it was refused".to_owned());
-                format!("your access token is not good any more ({said}); get a new one and start the bridge again, or put it into the file of --token-file")
+                format!(
+                    "your access token is not good any more ({said}); get a new one and start the bridge again, or put it into the file of --token-file"
+                )
             }
             Self::Status(StatusCode::FORBIDDEN, said, _) => {
                 words_of(said.as_ref()).unwrap_or_else(|| "the server refuses this caller".to_owned())
@@ -99,9 +103,16 @@ impl RemoteError {
                     None => said,
                 }
             }
-            Self::Timeout(most) => format!("the server did not answer within {} s; look whether it was done before trying again", most.as_secs()),
-            Self::Connect(_) => format!("{why}; nothing was asked of it. Is the address right, is it up, and is its certificate from a CA that is known here (--ca)?"),
-            Self::Broken(_) => format!("{why} before the answer was there; look whether it was done before trying again"),
+            Self::Timeout(most) => format!(
+                "the server did not answer within {} s; look whether it was done before trying again",
+                most.as_secs()
+            ),
+            Self::Connect(_) => format!(
+                "{why}; nothing was asked of it. Is the address right, is it up, and is its certificate from a CA that is known here (--ca)?"
+            ),
+            Self::Broken(_) => {
+                format!("{why} before the answer was there; look whether it was done before trying again")
+            }
             Self::Tls(_) | Self::Request(_) | Self::TooLarge(_) => why.to_string(),
         }
     }
@@ -109,7 +120,8 @@ impl RemoteError {
 
 /// What an error's body says in words.
 fn words_of(body: Option<&Value>) -> Option<String> {
-    let said = body?.pointer("/error/message").or_else(|| body?.get("error_description")).or_else(|| body?.get("error"))?;
+    let said =
+        body?.pointer("/error/message").or_else(|| body?.get("error_description")).or_else(|| body?.get("error"))?;
     said.as_str().map(str::to_owned)
 }
 
@@ -126,15 +138,12 @@ impl Remote {
         taker: &mut impl Take,
     ) -> Result<(), RemoteError> {
         let most = self.config.timeout;
-        tokio::time::timeout(most, self.exchange(line, negotiated, taker)).await.map_err(|_| RemoteError::Timeout(most))?
+        tokio::time::timeout(most, self.exchange(line, negotiated, taker))
+            .await
+            .map_err(|_| RemoteError::Timeout(most))?
     }
 
-    async fn exchange(
-        &self,
-        line: &Line,
-        negotiated: Option<&str>,
-        taker: &mut impl Take,
-    ) -> Result<(), RemoteError> {
+    async fn exchange(&self, line: &Line, negotiated: Option<&str>, taker: &mut impl Take) -> Result<(), RemoteError> {
         let response = self.request(line, negotiated).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if response.status().is_success() && kind.starts_with("text/event-stream") {
@@ -163,7 +172,8 @@ impl Remote {
         if parts.status == StatusCode::UNAUTHORIZED && self.config.token.is_none() {
             return Err(RemoteError::NoToken);
         }
-        let said = said.or_else(|| parts.status.is_success().then(|| json!({"error": "the server's answer is no JSON"})));
+        let said =
+            said.or_else(|| parts.status.is_success().then(|| json!({"error": "the server's answer is no JSON"})));
         Err(RemoteError::Status(parts.status, said, wait))
     }
 
@@ -195,8 +205,8 @@ impl Remote {
             request = request.header(name, value);
         }
         if let Some(token) = &self.config.token {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", token.current()?.expose()))
-                .map_err(http::Error::from)?;
+            let mut value =
+                HeaderValue::try_from(format!("Bearer {}", token.current()?.expose())).map_err(http::Error::from)?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
@@ -215,7 +225,8 @@ impl Remote {
                 .enable_http1()
                 .enable_http2()
                 .build();
-            let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(60)).build(connector);
+            let client =
+                Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(60)).build(connector);
             Ok::<Http, RemoteError>(client)
         };
         self.client.get_or_try_init(connect).await

@@ -43,10 +43,9 @@ impl Events {
             // One without data only primes the client for a later one.
             return (has && !data.is_empty()).then_some(data);
         }
-        let (field, value) = match line.iter().position(|byte| *byte == b':') {
-            Some(at) => (&line[..at], line[at + 1..].strip_prefix(b" ").unwrap_or(&line[at + 1..])),
-            None => (&line[..], &[][..]),
-        };
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        let (field, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let value = value.strip_prefix(b" ").unwrap_or(value);
         if field == b"data" {
             if self.has_data {
                 self.data.push(b'\n');

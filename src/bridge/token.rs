@@ -50,8 +50,8 @@ impl Token {
         match self {
             Self::Given(bearer) => Ok(bearer.clone()),
             Self::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| TokenError::Read { path: path.clone(), source })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| TokenError::Read { path: path.clone(), source })?;
                 parse(&text, &path.display().to_string())
             }
         }

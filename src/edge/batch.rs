@@ -28,7 +28,7 @@ pub(super) async fn answer(
                 body.push(if body.is_empty() { b'[' } else { b',' });
                 body.extend_from_slice(&message);
             }
-            refused => return Some(refused),
+            refused @ Reply::TokenRefused(_) => return Some(refused),
         }
     }
     if body.is_empty() {

@@ -124,8 +124,9 @@ fn known_method(method: &str) -> &'static str {
 
 async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
     let spoken = match call.carried {
-        Carried::Http(headers) => one(headers, "mcp-protocol-version")
-            .and_then(|header| Era::of(&request.method, request.params, header)),
+        Carried::Http(headers) => {
+            one(headers, "mcp-protocol-version").and_then(|header| Era::of(&request.method, request.params, header))
+        }
         Carried::Socket(negotiated) => Era::of_frame(&request.method, request.params, negotiated),
         Carried::Itself => Era::of(&request.method, request.params, None),
     };

@@ -54,12 +54,7 @@ pub(super) async fn reply(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -
 }
 
 /// The refusal of what is over a limit, as a message.
-pub(super) fn limited(
-    edge: &Edge,
-    address: Option<IpAddr>,
-    exceeded: &Exceeded,
-    id: Option<&RawValue>,
-) -> Vec<u8> {
+pub(super) fn limited(edge: &Edge, address: Option<IpAddr>, exceeded: &Exceeded, id: Option<&RawValue>) -> Vec<u8> {
     let limit = exceeded.limit().name();
     telemetry::record_limited("edge", limit);
     edge.refused(StatusCode::TOO_MANY_REQUESTS, exceeded.limit().reason(), address, None, limit);

@@ -143,7 +143,11 @@ pub(super) async fn upgrade(
         };
         // Who has gone needs no farewell.
         let farewell = Frame::Close(Some(CloseFrame { code, reason: reason.into() }));
-        let said = async { if socket.send(farewell).await.is_ok() { while socket.recv().await.is_some() {} } };
+        let said = async {
+            if socket.send(farewell).await.is_ok() {
+                while socket.recv().await.is_some() {}
+            }
+        };
         tokio::time::timeout(Duration::from_secs(2), said).await.unwrap_or_default();
         drop(stream);
     })
@@ -275,6 +279,7 @@ impl Session {
     }
 
     /// Looks at the token again: a socket does not outlive it.
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "what runs is not Sync, so a shared reference cannot be sent")]
     async fn believe(&mut self) -> Result<(), Close> {
         let verified = self.edge.verifier.verify(&self.caller.bearer, self.address, self.certificate.as_ref()).await;
         verified.map(drop).map_err(|error| not_verified(&self.edge, self.address, error.into()))
@@ -337,6 +342,7 @@ impl Session {
     }
 
     /// Refuses what is no message; it counts as a request that the edge answers by itself.
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "what runs is not Sync, so a shared reference cannot be sent")]
     async fn malformed(&mut self, socket: &mut WebSocket, wrong: &EnvelopeError<'_>) -> Result<(), Close> {
         let subject = Subject::of(self.caller.principal.id());
         if let Err(exceeded) = self.edge.limits.other(subject).await {
@@ -361,8 +367,9 @@ impl Session {
 
     /// Begins to work on a request, or a batch of them.
     async fn begin(&mut self, socket: &mut WebSocket, ids: Vec<String>, text: Utf8Bytes) -> Result<(), Close> {
-        let twice = ids.iter().enumerate().find(|(at, id)| self.in_flight.contains_key(*id) || ids[..*at].contains(id));
-        if let Some((_, id)) = twice {
+        let mut seen = std::collections::HashSet::new();
+        let twice = ids.iter().find(|id| self.in_flight.contains_key(*id) || !seen.insert(*id));
+        if let Some(id) = twice {
             let wrong = RpcError::new(code::INVALID_REQUEST, "a request with this `id` is still worked on");
             let id = RawValue::from_string(id.clone()).ok();
             return send(socket, wrong.to_body(id.as_deref())).await;
@@ -394,7 +401,7 @@ impl Session {
 
     /// Gives up a call that the client wants no answer to any more (MCP, "Cancellation"). What it began to change is
     /// finished all the same.
-    fn cancel(&mut self, params: Option<&RawValue>) {
+    fn cancel(&self, params: Option<&RawValue>) {
         #[derive(Deserialize)]
         struct Cancelled<'a> {
             #[serde(borrow, rename = "requestId")]

@@ -77,7 +77,8 @@ fn list() -> Value {
 async fn both_eras_go_through_as_they_are() {
     let stack = Stack::start(&AwsDouble::start().await).await;
     let mut bridge = Bridge::to(&stack);
-    let first = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    let first =
+        json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
     let answer = bridge.ask(json!(0), "initialize", first).await;
     assert_eq!(answer["result"]["protocolVersion"], "2025-06-18", "{answer:#}");
     bridge.say(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await;
@@ -143,7 +144,9 @@ async fn every_request_is_answered_whatever_fails() {
     let mut bridge = Bridge::to(&stack);
     bridge.say(json!({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": list()}).to_string()).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    bridge.say(json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}}).to_string()).await;
+    bridge
+        .say(json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}}).to_string())
+        .await;
     assert_eq!(bridge.ask(json!(6), "ping", json!({})).await["id"], 6);
     let (rest, _) = bridge.end().await;
     assert_eq!(rest, "");

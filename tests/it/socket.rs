@@ -179,15 +179,19 @@ async fn calls_run_side_by_side_and_are_given_up_by_name() {
     let twice: Vec<&Value> = answers.iter().filter(|answer| answer["error"]["code"] == -32600).collect();
     assert_eq!(twice.len(), 1, "{answers:#?}");
     assert_eq!(twice[0]["id"], 3);
-    let mut ids: Vec<i64> =
-        answers.iter().filter(|answer| answer["result"].is_object()).filter_map(|answer| answer["id"].as_i64()).collect();
+    let mut ids: Vec<i64> = answers
+        .iter()
+        .filter(|answer| answer["result"].is_object())
+        .filter_map(|answer| answer["id"].as_i64())
+        .collect();
     ids.sort_unstable();
     assert_eq!(ids, (0..8).collect::<Vec<_>>());
     // One that is given up is not answered, and its id is free again.
     aws.fail("DescribeSecurityGroupRules", Fault::Hang(Duration::from_secs(5)));
     say(&mut socket, &call(json!("c"))).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let cancelled = |id: Value| json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
+    let cancelled =
+        |id: Value| json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
     say(&mut socket, &cancelled(json!("c"))).await;
     say(&mut socket, &cancelled(json!("never"))).await;
     let ping = ask(&mut socket, json!("p"), "ping", json!({})).await;
@@ -231,6 +235,7 @@ async fn what_is_no_message_is_answered_and_the_socket_lives() {
 async fn a_socket_does_not_outlive_its_token_and_a_new_one_renews_it() {
     let stack = Stack::start(&AwsDouble::start().await).await;
     let ends_soon = || {
+        #[expect(clippy::disallowed_methods, reason = "the issuer's time is the machine's own")]
         let end = jiff::Timestamp::now().as_second() + 2;
         stack.issuer.token_with("alice", "whitelist:read whitelist:write", json!({"exp": end}))
     };
@@ -299,7 +304,8 @@ async fn batches_are_taken_where_the_revision_has_them() {
         let ids: Vec<Value> = answers.as_array().expect("an array").iter().map(|one| one["id"].clone()).collect();
         assert_eq!(ids, [json!(1), json!("b"), Value::Null, json!(3), json!(4), json!(5)], "{answers:#}");
         assert!(answers[1]["result"]["tools"].is_array() && answers[5]["result"]["isError"] == false);
-        let codes: Vec<i64> = answers.as_array().expect("an array").iter().filter_map(|one| one["error"]["code"].as_i64()).collect();
+        let codes: Vec<i64> =
+            answers.as_array().expect("an array").iter().filter_map(|one| one["error"]["code"].as_i64()).collect();
         assert_eq!(codes, [-32600, -32601, -32600]);
     }
     for headers in [version("2025-06-18"), version("2025-11-25"), version("2026-07-28")] {

@@ -480,12 +480,6 @@ async fn no_credential_of_a_whole_run_leaves_the_service() {
         "AKIAABCDEFGHIJKLMNOP".to_owned(),
         "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY99".to_owned(),
     ];
-    // The keys that the service seals and signs with.
-    secrets.push(std::fs::read_to_string(service.path().join("sealing.key")).expect("a key"));
-    for file in ["core.key", "edge.key", "journal/journal-key.pem"] {
-        let pem = std::fs::read_to_string(service.path().join(file)).expect("a key");
-        secrets.extend(pem.lines().filter(|line| line.len() > 40).map(str::to_owned));
-    }
     service.ground.issuer.opaque("opaque-token-of-bob", service.ground.issuer.active("bob", "whitelist:read"));
     let mut answers = Vec::new();
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "whitelist_list", "arguments": {"security_group": "staging-db"}}}).to_string();
@@ -511,6 +505,12 @@ async fn no_credential_of_a_whole_run_leaves_the_service() {
     let status = service.grpc("ci-runner").list_rules(request).await.expect_err("a service with a token");
     service.stop().await;
     tokio::time::sleep(Duration::from_millis(600)).await;
+    // The keys that the service proves itself, seals and signs with.
+    secrets.push(std::fs::read_to_string(service.path().join("sealing.key")).expect("a key"));
+    for file in ["core.key", "edge.key", "journal/journal-key.pem"] {
+        let pem = std::fs::read_to_string(service.path().join(file)).expect("a key");
+        secrets.extend(pem.lines().filter(|line| line.len() > 40).map(str::to_owned));
+    }
 
     let mut written = vec![
         ("the core's log", service.core.log()),

@@ -14,10 +14,10 @@ use crate::{complain, fail, say};
 /// Where it leads, and who asks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The server's MCP endpoint, such as https://whitelist.example.com/mcp.
+    /// The server's MCP endpoint, such as `https://whitelist.example.com/mcp`.
     #[arg(env = "MCP_REMOTE_URL")]
     url: Url,
-    /// A file with the access token or API key, read anew for every request. Without it MCP_AUTH_TOKEN is used.
+    /// A file with the access token or API key, read anew for every request. Without it `MCP_AUTH_TOKEN` is used.
     #[arg(long)]
     token_file: Option<PathBuf>,
     /// A file of CA certificates (PEM) to trust in place of the system's.
@@ -69,10 +69,12 @@ fn print_config(arguments: &Arguments) -> ExitCode {
     for (name, path) in [("--ca", &arguments.ca), ("--token-file", &arguments.token_file)] {
         words.extend(path.iter().flat_map(|path| [name.to_owned(), absolute(path).display().to_string()]));
     }
-    let mut server = json!({"command": program, "args": words});
-    if arguments.token_file.is_none() {
-        server["env"] = json!({"MCP_AUTH_TOKEN": "put the access token or API key here"});
-    }
+    let server = match &arguments.token_file {
+        Some(_) => json!({"command": program, "args": words}),
+        None => json!({
+            "command": program, "args": words, "env": {"MCP_AUTH_TOKEN": "put the access token or API key here"},
+        }),
+    };
     let entry = json!({"mcpServers": {"whitelistmcp": server}});
     say(&serde_json::to_string_pretty(&entry).unwrap_or_default());
     ExitCode::SUCCESS
