@@ -17,14 +17,20 @@ use url::{Host, Url};
 /// How long one request may take, from connecting to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a connection is kept without a request.
+pub const IDLE: Duration = Duration::from_secs(30);
+
 /// The most bytes of an answer.
 const BODY_MAX: usize = 1024 * 1024;
 
 /// A client with a pool of connections; clones share it.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Pooled,
 }
+
+/// The pool below it, for whoever reads answers in a way of its own.
+pub type Pooled = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// A request that brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -61,15 +67,7 @@ pub enum HttpError {
 impl HttpClient {
     /// A client that trusts what `tls` trusts.
     pub fn new(tls: rustls::ClientConfig) -> Self {
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .enable_http2()
-            .build();
-        Self {
-            client: Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector),
-        }
+        Self { client: pooled(tls, IDLE) }
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
@@ -92,6 +90,17 @@ impl HttpClient {
         };
         tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(HttpError::Timeout(uri.clone())))
     }
+}
+
+/// HTTP/1.1 and HTTP/2 over a pool of connections, each kept for that long without a request.
+pub fn pooled(tls: rustls::ClientConfig, idle: Duration) -> Pooled {
+    let connector = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .enable_http2()
+        .build();
+    Client::builder(TokioExecutor::new()).pool_idle_timeout(idle).build(connector)
 }
 
 /// Whether a URL may carry what must not be read or forged on the way.

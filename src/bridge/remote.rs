@@ -7,10 +7,6 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -18,20 +14,21 @@ use super::line::Line;
 use super::sse::{Events, TooLarge};
 use super::{Config, TokenError};
 use crate::error::Chain;
+use crate::http_client::{Pooled, pooled};
 use crate::tls::{self, TlsError};
 
 /// The most bytes of an answer that is no stream.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// How long a connection is kept without a request: people think between two questions.
+const IDLE: Duration = Duration::from_secs(60);
 /// How often a connection that could not be made is tried again, and how long is waited before the first time; it doubles.
 const CONNECT_AGAIN: u32 = 4;
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
 /// The way to the server. Nothing is connected, and no CA read, before it is first needed.
 pub(super) struct Remote {
     config: Config,
-    client: OnceCell<Http>,
+    client: OnceCell<Pooled>,
 }
 
 /// Takes what comes back.
@@ -213,21 +210,13 @@ impl Remote {
         Ok(request.body(Full::new(Bytes::from(line.body.clone())))?)
     }
 
-    async fn client(&self) -> Result<&Http, RemoteError> {
+    async fn client(&self) -> Result<&Pooled, RemoteError> {
         let connect = async || {
             let ca = self.config.ca.clone();
             // Reading the system's CAs takes a while, and is done where nothing waits for it.
             let tls = tokio::task::spawn_blocking(move || tls::public_client(ca.as_deref())).await;
             let tls = tls.map_err(|panic| RemoteError::Broken(panic.into()))??;
-            let connector = hyper_rustls::HttpsConnectorBuilder::new()
-                .with_tls_config(tls)
-                .https_or_http()
-                .enable_http1()
-                .enable_http2()
-                .build();
-            let client =
-                Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(60)).build(connector);
-            Ok::<Http, RemoteError>(client)
+            Ok::<Pooled, RemoteError>(pooled(tls, IDLE))
         };
         self.client.get_or_try_init(connect).await
     }

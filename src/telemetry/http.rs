@@ -2,17 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client as Hyper;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use opentelemetry_http::{HttpClient, HttpError};
 use tokio::runtime::Handle;
+
+use crate::http_client::{IDLE, Pooled, pooled};
 
 /// The most bytes of an answer.
 const ANSWER_MAX: usize = 1024 * 1024;
@@ -20,20 +17,13 @@ const ANSWER_MAX: usize = 1024 * 1024;
 /// A client whose requests run on the runtime, whichever thread exports.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
-    hyper: Hyper<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    hyper: Pooled,
     runtime: Handle,
 }
 
 impl Client {
     pub(super) fn new(tls: rustls::ClientConfig) -> Self {
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .enable_http2()
-            .build();
-        let hyper = Hyper::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector);
-        Self { hyper, runtime: Handle::current() }
+        Self { hyper: pooled(tls, IDLE), runtime: Handle::current() }
     }
 }
 
