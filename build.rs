@@ -5,10 +5,13 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 8] = [
     "proto/mcp/v1/annotations.proto",
     "proto/mcp/v1/approvals.proto",
     "proto/mcp/v1/catalogue.proto",
+    "proto/mcp/v1/content.proto",
+    "proto/mcp/v1/exchange.proto",
+    "proto/mcp/v1/offers.proto",
     "proto/whitelistmcp/v1/aws.proto",
     "proto/whitelistmcp/v1/whitelist.proto",
 ];
