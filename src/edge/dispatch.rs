@@ -289,7 +289,7 @@ async fn spoken_to(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: 
         }
         "resources/subscribe" | "resources/unsubscribe" if offered.resource_news && !era.is_modern() => {
             let uri = parameter(request.params, "uri")?;
-            body(&news::subscribe(edge, call, &uri, request.method == "resources/subscribe")?)
+            body(&news::subscribe(edge, call, &uri, request.method == "resources/subscribe").await?)
         }
         "subscriptions/listen" if offered.news() && era.is_modern() => {
             news::listen(edge, call, request.id, request.params).await

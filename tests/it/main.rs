@@ -51,6 +51,7 @@ mod properties;
 mod providers;
 mod reconciler;
 mod reload;
+mod schemas;
 mod sessions;
 mod shared;
 mod shutdown;
