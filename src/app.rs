@@ -52,6 +52,8 @@ use crate::tls::{self, ClientFiles, Current, Reloader, ServerFiles, ServerSet, T
 pub struct Bound {
     core: Option<(Listener, axum::Router)>,
     edge: Option<(Listener, axum::Router)>,
+    /// The edge's address for WebSockets alone, if it has one.
+    sockets: Option<(Listener, axum::Router)>,
     upkeep: Option<Upkeep>,
     reloads: Reloads,
 }
@@ -180,7 +182,8 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     let listener = bind(section.listen, Some(tls), section.per_address()).await?;
     let (routes, upkeep) =
         core_routes(config, shared(config)?, verifier, peers(config)?, reloads.part(), shutdown).await?;
-    Ok(Bound { core: Some((listener, routes.into_axum_router())), edge: None, upkeep: Some(upkeep), reloads })
+    let core = Some((listener, routes.into_axum_router()));
+    Ok(Bound { core, edge: None, sockets: None, upkeep: Some(upkeep), reloads })
 }
 
 /// The edge alone, in front of a core in another process.
@@ -191,7 +194,7 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     section.check()?;
     let mut reloads = Reloads::new(config);
     let tls = section.files().map(|files| reloads.server(files)).transpose()?;
-    let listener = bind(section.listen, tls, section.per_address()).await?;
+    let listeners = Listeners::bind(section, tls).await?;
     let (link, reloader) = Link::remote(backend, reloads.clock.clone())?;
     reloads.links.push(reloader);
     let shared = shared(config)?;
@@ -205,8 +208,9 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
         vec![Part::needed("core", move || known.problem()), Part::told("keys", move || keys.problem()), reloads.part()];
     let health = Health::new(parts, shutdown.ending());
     shutdown.tasks().spawn(behind.watch(shutdown.token()));
-    let router = edge_router(config, section, verifier, link, limits, health)?;
-    Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None, reloads })
+    let edge = Arc::new(edge_over(config, section, verifier, link, limits, health)?);
+    let (edge, sockets) = listeners.route(&edge);
+    Ok(Bound { core: None, edge: Some(edge), sockets, upkeep: None, reloads })
 }
 
 /// Edge and core in one process: the same service, called in memory. With a `[core]` section the core serves other
@@ -218,7 +222,7 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
     section.check()?;
     let mut reloads = Reloads::new(config);
     let tls = section.files().map(|files| reloads.server(files)).transpose()?;
-    let edge = bind(section.listen, tls, section.per_address()).await?;
+    let listeners = Listeners::bind(section, tls).await?;
     let core = match &config.core {
         None => None,
         Some(core) => Some(bind(core.listen, Some(reloads.server(core.files())?), core.per_address()).await?),
@@ -228,8 +232,9 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
         core_routes(config, shared.clone(), Some(Arc::clone(&verifier)), peers, reloads.part(), shutdown).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
     let limits = Door::new(limits(config)?, shared);
-    let router = edge_router(config, section, verifier, Link::local(routes), limits, upkeep.health.clone())?;
-    Ok(Bound { core, edge: Some((edge, router)), upkeep: Some(upkeep), reloads })
+    let edge = edge_over(config, section, verifier, Link::local(routes), limits, upkeep.health.clone())?;
+    let (edge, sockets) = listeners.route(&Arc::new(edge));
+    Ok(Bound { core, edge: Some(edge), sockets, upkeep: Some(upkeep), reloads })
 }
 
 impl Bound {
@@ -243,12 +248,21 @@ impl Bound {
         self.edge.as_ref().map(|(listener, _)| listener.address())
     }
 
+    /// The edge's address for WebSockets alone.
+    pub fn websocket_address(&self) -> Option<SocketAddr> {
+        self.sockets.as_ref().map(|(listener, _)| listener.address())
+    }
+
     /// Serves until the shutdown, and returns when everything has finished; false if some of it had to be cut off.
     pub async fn run(self, shutdown: &Shutdown) -> bool {
-        for (name, bound) in [("core", self.core), ("edge", self.edge)] {
+        for (door, what, bound) in [
+            ("core", "core", self.core),
+            ("edge", "edge", self.edge),
+            ("edge", "edge, for WebSockets alone,", self.sockets),
+        ] {
             if let Some((listener, router)) = bound {
-                tracing::info!(address = %listener.address(), "{name} is listening");
-                shutdown.tasks().spawn(listener.serve(name, router, shutdown.token(), shutdown.tasks()));
+                tracing::info!(address = %listener.address(), "{what} is listening");
+                shutdown.tasks().spawn(listener.serve(door, router, shutdown.token(), shutdown.tasks()));
             }
         }
         if let Some(upkeep) = self.upkeep {
@@ -547,18 +561,39 @@ fn tell_of(journal: Option<&Journal>) {
     }
 }
 
-fn edge_router(
+/// The edge's addresses, bound and not yet served.
+struct Listeners {
+    edge: Listener,
+    sockets: Option<Listener>,
+}
+
+impl Listeners {
+    async fn bind(section: &edge::Config, tls: Option<Current<ServerSet>>) -> Result<Self, StartError> {
+        let sockets = match section.websocket_listen {
+            Some(address) => Some(bind(address, tls.clone(), section.per_address()).await?),
+            None => None,
+        };
+        Ok(Self { edge: bind(section.listen, tls, section.per_address()).await?, sockets })
+    }
+
+    /// Each with what is served there.
+    fn route(self, edge: &Arc<Edge>) -> ((Listener, axum::Router), Option<(Listener, axum::Router)>) {
+        let sockets = self.sockets.map(|listener| (listener, edge::router::sockets(edge)));
+        ((self.edge, edge::router::router(edge)), sockets)
+    }
+}
+
+fn edge_over(
     config: &Config,
     section: &edge::Config,
     verifier: Arc<Verifier>,
     link: Link,
     limits: Door,
     health: Health,
-) -> Result<axum::Router, StartError> {
+) -> Result<Edge, StartError> {
     let annotations = Annotations::read(DESCRIPTOR_SET)?;
     let approvals = section.login.as_ref().map(|login| approval_page(config, section, login)).transpose()?;
-    let edge = Edge::new(section.clone(), verifier, link, annotations, limits, health)?.with_approvals(approvals);
-    Ok(edge::router::router(Arc::new(edge)))
+    Ok(Edge::new(section.clone(), verifier, link, annotations, limits, health)?.with_approvals(approvals))
 }
 
 /// Where requests for approval would be kept, if the configuration names a place; nothing is asked of it.

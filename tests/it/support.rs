@@ -215,6 +215,18 @@ impl Stack {
         Self { directory, authority, issuer, edge, core, shutdowns: vec![edge_shutdown, core_shutdown], http }
     }
 
+    /// A stack that a test has put together itself; `addresses` are the edge's and the core's.
+    pub(crate) fn assembled(
+        directory: Directory,
+        authority: Authority,
+        issuer: Issuer,
+        (edge, core): (SocketAddr, SocketAddr),
+        shutdowns: Vec<Shutdown>,
+        http: HttpClient,
+    ) -> Self {
+        Self { directory, authority, issuer, edge, core, shutdowns, http }
+    }
+
     /// A good token for alice with both scopes.
     pub(crate) fn token(&self) -> String {
         self.issuer.token("alice", "whitelist:read whitelist:write")

@@ -1,4 +1,5 @@
-//! The command line: chooses a subcommand and exits with what it says. One file a subcommand.
+//! The command line: chooses a subcommand and exits with what it says. One file a subcommand. Without arguments `mode`
+//! chooses.
 
 mod audit;
 mod bridge;
@@ -7,9 +8,11 @@ mod check;
 mod doctor;
 mod iam;
 mod key;
+mod mode;
 mod policy;
 mod reconcile;
 mod run;
+mod stdio;
 mod volume;
 
 use std::process::ExitCode;
@@ -35,6 +38,8 @@ enum Command {
     Serve(run::Arguments),
     /// Leads from stdin and stdout to a remote server, for Claude Desktop and others that start their servers themselves.
     Bridge(bridge::Arguments),
+    /// Serves MCP over stdin and stdout to one person, with their own AWS profile and without a server.
+    Stdio(stdio::Arguments),
     /// Closes what has ended, once.
     Reconcile(reconcile::Arguments),
     /// Checks a configuration and says in a table what is wrong and where.
@@ -58,11 +63,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os().len() <= 1 {
+        return mode::run();
+    }
     match Arguments::parse().command {
         Command::Core(arguments) => run::run(&arguments, run::Role::Core),
         Command::Edge(arguments) => run::run(&arguments, run::Role::Edge),
         Command::Serve(arguments) => run::run(&arguments, run::Role::Serve),
         Command::Bridge(arguments) => bridge::run(arguments),
+        Command::Stdio(arguments) => stdio::run(&arguments),
         Command::Reconcile(arguments) => reconcile::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
