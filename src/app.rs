@@ -1,6 +1,8 @@
 //! The composition root: from a configuration to a running service. Everything is bound before anything is served, so
 //! a busy port or a bad certificate fails at start.
 
+mod local;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,8 @@ use crate::shared::{self, Condition, Shared};
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 use crate::tls::{self, ClientFiles, Current, Reloader, ServerFiles, ServerSet, TlsError};
+
+pub use local::{Local, local};
 
 /// A service that has bound its addresses.
 #[derive(Debug)]
@@ -153,6 +157,9 @@ pub enum StartError {
     /// The link from edge to core.
     #[error("`[edge.backend]`")]
     Link(#[from] LinkError),
+    /// No secret could be made.
+    #[error("the system gives no randomness")]
+    Random,
     /// The embedded descriptors.
     #[error("the embedded descriptors")]
     Annotations(#[from] annotations::AnnotationError),
@@ -180,8 +187,9 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     let mut reloads = Reloads::new(config);
     let tls = reloads.server(section.files())?;
     let listener = bind(section.listen, Some(tls), section.per_address()).await?;
+    let reach = reach(config).await?;
     let (routes, upkeep) =
-        core_routes(config, shared(config)?, verifier, peers(config)?, reloads.part(), shutdown).await?;
+        core_routes(config, reach, shared(config)?, verifier, peers(config)?, reloads.part(), shutdown).await?;
     let core = Some((listener, routes.into_axum_router()));
     Ok(Bound { core, edge: None, sockets: None, upkeep: Some(upkeep), reloads })
 }
@@ -228,8 +236,9 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
         Some(core) => Some(bind(core.listen, Some(reloads.server(core.files())?), core.per_address()).await?),
     };
     let shared = shared(config)?;
+    let (reach, checks) = (reach(config).await?, Arc::clone(&verifier));
     let (routes, upkeep) =
-        core_routes(config, shared.clone(), Some(Arc::clone(&verifier)), peers, reloads.part(), shutdown).await?;
+        core_routes(config, reach, shared.clone(), Some(checks), peers, reloads.part(), shutdown).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
     let limits = Door::new(limits(config)?, shared);
     let edge = edge_over(config, section, verifier, Link::local(routes), limits, upkeep.health.clone())?;
@@ -407,7 +416,7 @@ impl Reloading {
 
 /// A reconciler without a service around it, for one round.
 pub async fn reconciler(config: &Config, shutdown: &Shutdown) -> Result<Arc<Reconciler>, StartError> {
-    Ok(core_parts(config, shared(config)?, shutdown).await?.reconciler)
+    Ok(core_parts(config, reach(config).await?, shared(config)?, shutdown).await?.reconciler)
 }
 
 /// The targets that the configuration names, checked.
@@ -444,15 +453,28 @@ pub fn limits(config: &Config) -> Result<limit::Config, StartError> {
     Ok(config.limits.clone())
 }
 
+/// What a core can reach, and by which way.
+struct Reach {
+    aws: Aws,
+    targets: Targets,
+}
+
+/// By the roles that the configuration names.
+async fn reach(config: &Config) -> Result<Reach, StartError> {
+    let (accounts, targets) = targets(config)?;
+    Ok(Reach { aws: Aws::new(&config.aws, accounts).await?, targets })
+}
+
 async fn core_routes(
     config: &Config,
+    reach: Reach,
     shared: Option<Shared>,
     verifier: Option<Arc<Verifier>>,
     peers: Peers,
     certificates: Part,
     shutdown: &Shutdown,
 ) -> Result<(tonic::service::Routes, Upkeep), StartError> {
-    let Parts { policies, broker, reconciler, audit } = core_parts(config, shared, shutdown).await?;
+    let Parts { policies, broker, reconciler, audit } = core_parts(config, reach, shared, shutdown).await?;
     let keys = verifier.clone();
     let closes = config.leases.close;
     let (kept, keeps) = (audit.clone(), audit.clone());
@@ -495,9 +517,13 @@ struct Parts {
     audit: Audit,
 }
 
-async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown) -> Result<Parts, StartError> {
+async fn core_parts(
+    config: &Config,
+    Reach { aws, targets }: Reach,
+    shared: Option<Shared>,
+    shutdown: &Shutdown,
+) -> Result<Parts, StartError> {
     let clock = Clock::system();
-    let (accounts, targets) = targets(config)?;
     let limits = limits(config)?;
     if let Some(shared) = &shared {
         shared.connect_soon();
@@ -505,7 +531,7 @@ async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown
     let limits = Arc::new(Limits::new(limits, shared.clone()));
     let policies = Arc::new(Policies::load(&config.policy)?);
     let cache = cache(config, shared.clone(), &clock)?;
-    let aws = Aws::new(&config.aws, accounts).await?.with_cache(cache);
+    let aws = aws.with_cache(cache);
     // The journal is opened last: a start that fails leaves no file.
     let audit = match Journal::open(&config.audit, clock.clone()) {
         Ok(journal) => {

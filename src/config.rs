@@ -2,6 +2,7 @@
 //! only holds them and reads them. Unknown keys are refused by name.
 
 mod environment;
+mod personal;
 
 use std::path::{Path, PathBuf};
 

@@ -18,6 +18,7 @@ mod observe;
 mod reply;
 pub mod router;
 mod socket;
+pub mod stdio;
 mod transcode;
 mod waiting;
 
@@ -271,6 +272,35 @@ impl Config {
 }
 
 impl Config {
+    /// That of an edge which listens nowhere, and is spoken to by the program that has started it.
+    pub fn in_process() -> Self {
+        #[expect(clippy::expect_used, reason = "a literal, and a test reads it")]
+        let public_url = Url::parse("http://localhost/mcp").expect("a URL");
+        Self {
+            listen: default_listen(),
+            websocket_listen: None,
+            public_url,
+            tls: None,
+            tls_minimum: tls::Version::default(),
+            client_ca: None,
+            client_crl: Vec::new(),
+            client_certificates: None,
+            connections_per_address: default_connections(),
+            plaintext: true,
+            trusted_proxies: Vec::new(),
+            forwarded_by: ForwardedBy::default(),
+            allowed_clients: Vec::new(),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            body_max: default_body_max(),
+            in_flight_max: default_in_flight(),
+            call_timeout: default_call_timeout(),
+            login: None,
+            events: events::Config::default(),
+            backend: None,
+        }
+    }
+
     fn check_tls(&self) -> Result<(), ConfigError> {
         let clients =
             [("client_certificates", self.client_certificates.is_some()), ("client_crl", !self.client_crl.is_empty())];
@@ -379,6 +409,13 @@ impl Edge {
         self
     }
 
+    /// The same, saying more of what this server is.
+    #[must_use]
+    pub fn with_instructions(mut self, more: &str) -> Self {
+        self.server.instructions = format!("{}\n\n{more}", self.server.instructions);
+        self
+    }
+
     fn call_timeout(&self) -> Duration {
         Duration::from_secs(self.config.call_timeout)
     }
@@ -395,6 +432,11 @@ mod tests {
         let config = toml::from_str::<Config>(&text).map_err(|error| error.to_string());
         let checked = config.and_then(|config| config.check().map_err(|error| error.to_string()));
         checked.err().unwrap_or_default()
+    }
+
+    #[test]
+    fn an_edge_that_listens_nowhere_has_a_name_all_the_same() {
+        assert_eq!(Config::in_process().public_url.path(), "/mcp");
     }
 
     #[test]

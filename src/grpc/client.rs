@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status};
 use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
+use super::later::Later;
 use super::status;
 use crate::clock::Clock;
 use crate::listen::Connection;
@@ -52,6 +53,8 @@ pub enum Link {
     Remote(Box<Remote>),
     /// In memory.
     Local(Routes),
+    /// In memory, once they could be started.
+    Later(Later),
 }
 
 /// A link by mTLS. It connects when it is first used, again when it broke, and anew with every new set of certificates;
@@ -121,6 +124,11 @@ impl Link {
         Self::Local(routes)
     }
 
+    /// A link to services in the same process that are started when they are needed.
+    pub fn later(later: Later) -> Self {
+        Self::Later(later)
+    }
+
     /// Calls a method with an encoded message, as a span of its own where there is a trace that it belongs to.
     pub async fn unary(&self, path: PathAndQuery, mut request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
         // What the process asks for itself, such as how the service is, belongs to nobody's trace.
@@ -159,15 +167,8 @@ impl Link {
     async fn send(&self, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
         match self {
             Self::Remote(remote) => unary(remote.channel(), path, request).await,
-            Self::Local(routes) => {
-                let routes = routes.clone();
-                let service = tower::service_fn(move |mut request: http::Request<Body>| {
-                    request.extensions_mut().insert(Connection::in_process());
-                    let routes = routes.clone();
-                    async move { Ok::<_, Infallible>(routes.oneshot(request).await.unwrap_or_else(|never| match never {})) }
-                });
-                unary(service, path, request).await
-            }
+            Self::Local(routes) => within(routes.clone(), path, request).await,
+            Self::Later(later) => within(later.routes().await?, path, request).await,
         }
     }
 }
@@ -219,6 +220,16 @@ fn connect(endpoint: &Endpoint, address: &Arc<str>, name: &ServerName<'static>, 
             Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
         }
     }))
+}
+
+/// Calls services of the same process.
+async fn within(routes: Routes, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
+    let service = tower::service_fn(move |mut request: http::Request<Body>| {
+        request.extensions_mut().insert(Connection::in_process());
+        let routes = routes.clone();
+        async move { Ok::<_, Infallible>(routes.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+    });
+    unary(service, path, request).await
 }
 
 async fn unary<S>(service: S, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status>

@@ -66,20 +66,26 @@ fn main() -> ExitCode {
     if std::env::args_os().len() <= 1 {
         return mode::run();
     }
-    match Arguments::parse().command {
-        Command::Core(arguments) => run::run(&arguments, run::Role::Core),
-        Command::Edge(arguments) => run::run(&arguments, run::Role::Edge),
-        Command::Serve(arguments) => run::run(&arguments, run::Role::Serve),
-        Command::Bridge(arguments) => bridge::run(arguments),
-        Command::Stdio(arguments) => stdio::run(&arguments),
-        Command::Reconcile(arguments) => reconcile::run(&arguments),
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Certs(arguments) => certs::run(&arguments),
-        Command::Key(command) => key::run(&command),
-        Command::Iam(command) => iam::run(&command),
-        Command::Audit(command) => audit::run(&command),
-        Command::Policy(command) => policy::run(&command),
+    Arguments::parse().command.run()
+}
+
+impl Command {
+    fn run(self) -> ExitCode {
+        match self {
+            Self::Core(arguments) => run::run(&arguments, run::Role::Core),
+            Self::Edge(arguments) => run::run(&arguments, run::Role::Edge),
+            Self::Serve(arguments) => run::run(&arguments, run::Role::Serve),
+            Self::Bridge(arguments) => bridge::run(arguments),
+            Self::Stdio(arguments) => stdio::run(&arguments),
+            Self::Reconcile(arguments) => reconcile::run(&arguments),
+            Self::Check(arguments) => check::run(&arguments),
+            Self::Doctor(arguments) => doctor::run(&arguments),
+            Self::Certs(arguments) => certs::run(&arguments),
+            Self::Key(command) => key::run(&command),
+            Self::Iam(command) => iam::run(&command),
+            Self::Audit(command) => audit::run(&command),
+            Self::Policy(command) => policy::run(&command),
+        }
     }
 }
 

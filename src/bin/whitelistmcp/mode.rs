@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use whitelistmcp::config::{Config, ConfigError};
 
-use crate::{Arguments, Command, bridge, fail, run, stdio};
+use crate::{Arguments, fail, run};
 
 const REMOTE_URL: &str = "MCP_REMOTE_URL";
 const MODE: &str = "MCP_MODE";
@@ -53,11 +53,7 @@ enum ModeError {
 pub(crate) fn run() -> ExitCode {
     let mode = variable(MODE);
     match (variable(REMOTE_URL), mode.as_deref()) {
-        (Some(_), None | Some("http" | "websocket")) => match Arguments::try_parse_from(["whitelistmcp", "bridge"]) {
-            Ok(Arguments { command: Command::Bridge(arguments) }) => bridge::run(arguments),
-            Ok(_) => ExitCode::FAILURE,
-            Err(error) => error.exit(),
-        },
+        (Some(_), None | Some("http" | "websocket")) => subcommand("bridge"),
         (Some(_), Some(mode)) => fail(&ModeError::BridgeAndServer(mode.to_owned())),
         (None, Some("remote")) => match remote() {
             Ok(config) => run::run_configured(&config, run::Role::Serve),
@@ -66,8 +62,20 @@ pub(crate) fn run() -> ExitCode {
         (None, Some(mode @ ("http" | "websocket"))) => fail(&ModeError::NoUrl(mode.to_owned())),
         (None, Some("serverless")) => fail(&ModeError::Serverless),
         (None, Some(mode)) => fail(&ModeError::Unknown(mode.to_owned())),
-        (None, None) if !std::io::stdin().is_terminal() => stdio::run(&stdio::Arguments::default()),
+        (None, None) if !std::io::stdin().is_terminal() => subcommand("stdio"),
         (None, None) => help(),
+    }
+}
+
+/// Is a subcommand that finds what it needs in the environment.
+fn subcommand(name: &str) -> ExitCode {
+    match Arguments::try_parse_from([env!("CARGO_PKG_NAME"), name]) {
+        Ok(arguments) => arguments.command.run(),
+        Err(error) => {
+            // Nobody to tell it to is no worse than what it says.
+            error.print().unwrap_or_default();
+            ExitCode::from(2)
+        }
     }
 }
 
