@@ -42,6 +42,7 @@ mod journey;
 mod leases;
 mod limits;
 mod limits_shared;
+mod local;
 mod mode;
 mod observability;
 mod peers;

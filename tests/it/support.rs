@@ -5,6 +5,7 @@ pub(crate) mod balancer;
 pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod collector;
+pub(crate) mod desktop;
 pub(crate) mod emulator;
 pub(crate) mod issuer;
 pub(crate) mod processes;
