@@ -43,6 +43,7 @@ mod leases;
 mod limits;
 mod limits_shared;
 mod local;
+mod mcpb;
 mod mode;
 mod observability;
 mod peers;

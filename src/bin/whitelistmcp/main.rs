@@ -15,9 +15,10 @@ mod run;
 mod stdio;
 mod volume;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use whitelistmcp::error::Chain;
 
 /// Opens, lists, checks and closes IP allow-list rules in AWS EC2 security groups.
@@ -66,7 +67,31 @@ fn main() -> ExitCode {
     if std::env::args_os().len() <= 1 {
         return mode::run();
     }
-    Arguments::parse().command.run()
+    match read(std::env::args_os()) {
+        Ok(command) => command.run(),
+        Err(said) => said,
+    }
+}
+
+/// Reads a command line, and the variables that stand in for what it leaves out. One that is empty stands for nothing: that
+/// is how compose files and bundles pass on what was not set.
+fn read(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Command, ExitCode> {
+    let matches = with_set_variables(Arguments::command()).try_get_matches_from(words);
+    let read = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
+    read.map(|arguments| arguments.command).map_err(|error| {
+        // Nobody to tell it to is no worse than what it says.
+        error.print().unwrap_or_default();
+        if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+    })
+}
+
+fn with_set_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|argument| match argument.get_env() {
+        Some(name) if is_empty(name) => argument.env(None::<&'static str>),
+        _ => argument,
+    });
+    command.mut_subcommands(with_set_variables)
 }
 
 impl Command {

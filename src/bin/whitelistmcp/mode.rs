@@ -10,7 +10,7 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use whitelistmcp::config::{Config, ConfigError};
 
 use crate::{Arguments, fail, run};
@@ -69,13 +69,9 @@ pub(crate) fn run() -> ExitCode {
 
 /// Is a subcommand that finds what it needs in the environment.
 fn subcommand(name: &str) -> ExitCode {
-    match Arguments::try_parse_from([env!("CARGO_PKG_NAME"), name]) {
-        Ok(arguments) => arguments.command.run(),
-        Err(error) => {
-            // Nobody to tell it to is no worse than what it says.
-            error.print().unwrap_or_default();
-            ExitCode::from(2)
-        }
+    match crate::read([env!("CARGO_PKG_NAME"), name].map(Into::into)) {
+        Ok(command) => command.run(),
+        Err(said) => said,
     }
 }
 
