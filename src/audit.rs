@@ -195,7 +195,11 @@ impl Audit {
     }
 
     /// Begins an operation that may change AWS; returns once the begin is on disk.
-    pub async fn begin_change(&self, permit: &LookPermit, session_policy: Option<&str>) -> Result<DurableEntry, AuditError> {
+    pub async fn begin_change(
+        &self,
+        permit: &LookPermit,
+        session_policy: Option<&str>,
+    ) -> Result<DurableEntry, AuditError> {
         let (begun, trace) = (Instant::now(), crate::telemetry::records::span_ids());
         let begin = Self::begin(permit, session_policy, trace.clone());
         self.kept()?.write_durably(begin).await.map_err(AuditError::Journal)?;

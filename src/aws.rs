@@ -138,10 +138,14 @@ pub enum ConfigError {
         account: AccountId,
     },
     /// No role, where there must be one.
-    #[error("account {0} needs a `role_arn`: only `whitelistmcp stdio` reaches an account by a person's own credentials")]
+    #[error(
+        "account {0} needs a `role_arn`: only `whitelistmcp stdio` reaches an account by a person's own credentials"
+    )]
     NoRole(AccountId),
     /// An account without a role that the person is not in.
-    #[error("account {account} needs a `role_arn`: your AWS profile is in account {own}, and reaches no other without one")]
+    #[error(
+        "account {account} needs a `role_arn`: your AWS profile is in account {own}, and reaches no other without one"
+    )]
     Elsewhere {
         /// The account.
         account: AccountId,
@@ -345,8 +349,7 @@ fn loader(
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .operation_timeout(OPERATION_TIMEOUT);
-    let mut loader =
-        aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts.build());
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts.build());
     if let Some(path) = &config.credentials_file {
         let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, path).build();
         let credentials = ProfileFileCredentialsProvider::builder().profile_files(files.clone()).build();

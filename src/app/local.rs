@@ -55,7 +55,7 @@ pub async fn local(config: &Config, name: &str, shutdown: &Shutdown) -> Result<L
     Policies::load(&config.policy)?;
     let limits = limits(config)?;
     let shared = shared(config)?;
-    let profile = Profile::find(&config.aws, Clock::system()).await?;
+    let profile = Profile::find(&config.aws, name, Clock::system()).await?;
     let annotations = Annotations::read(DESCRIPTOR_SET)?;
     let scopes: Scopes = annotations.scopes().scopes().map(str::to_owned).collect();
     let secret = Bearer::random().ok_or(StartError::Random)?;
@@ -143,11 +143,12 @@ impl Parts {
             );
         }
         let aws = Aws::of_person(&config.aws, accounts, profile.clone()).await.map_err(|error| failed(&error))?;
-        let person = local::Local::new(&self.secret, &self.name, &identity.arn, self.scopes.clone());
+        let person = local::Local::new(&self.secret, &self.name, &identity.subject, self.scopes.clone());
         let verifier = Arc::new(Verifier::local(person, Clock::system()));
         let peers = Peers::new(&[], std::iter::empty()).map_err(|error| failed(&error))?.with_in_process_edge();
         let (reach, none) = (Reach { aws, targets }, Part::told("certificates", || None));
-        let started = core_routes(config, reach, self.shared.clone(), Some(verifier), peers, none, &self.shutdown).await;
+        let started =
+            core_routes(config, reach, self.shared.clone(), Some(verifier), peers, none, &self.shutdown).await;
         let (routes, upkeep) = started.map_err(|error| failed(&error))?;
         upkeep.start(&self.shutdown);
         Ok(routes)

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use aws_sdk_sts::operation::RequestId;
 
 use super::circuit::Breaker;
-use super::profile::ProfileError;
 use super::ec2::{AUTHORIZE, MODIFY, REVOKE, TAG, UNTAG};
+use super::profile::ProfileError;
 use crate::audit::AwsCall;
 use crate::error::{Code, Error};
 use crate::telemetry;

@@ -19,7 +19,9 @@ impl Config {
             let base = directory(environment, variable).or_else(|| Some(directory(environment, "HOME")?.join(home)));
             base.map(|base| base.join(rest))
         };
-        let found = named.map(Path::to_owned).or_else(|| below("XDG_CONFIG_HOME", ".config", FILE).filter(|path| path.exists()));
+        let found = named
+            .map(Path::to_owned)
+            .or_else(|| below("XDG_CONFIG_HOME", ".config", FILE).filter(|path| path.exists()));
         let mut config = match found {
             Some(path) => Self::load(&path, environment.iter().cloned())?,
             None => Self::of_environment(environment.iter().cloned())?,
@@ -67,7 +69,8 @@ mod tests {
         assert_eq!(journal(&config.expect("sound")), Some(state.join("whitelistmcp/journal")));
         assert_eq!(journal(&of(None, &[]).expect("sound")), None, "nowhere to keep it, so nothing is changed");
 
-        let server = "[edge]\npublic_url = \"https://x/mcp\"\n[targets]\nregion = \"eu-west-1\"\n[audit]\ndirectory = \"/j\"\n";
+        let server =
+            "[edge]\npublic_url = \"https://x/mcp\"\n[targets]\nregion = \"eu-west-1\"\n[audit]\ndirectory = \"/j\"\n";
         std::fs::write(place.join("config.toml"), server).expect("written");
         let config = of(None, &[("HOME", &home)]).expect("sound");
         assert_eq!((journal(&config), config.edge.is_none()), (Some(PathBuf::from("/j")), true));

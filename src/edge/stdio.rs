@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -28,6 +29,8 @@ use crate::mcp::envelope::{self, EnvelopeError, Message, Received};
 use crate::mcp::era::Era;
 use crate::mcp::message::{RpcError, negotiated};
 
+/// How long what runs may take to be answered once nobody asks any more. A change is finished and recorded all the same.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// How many calls run side by side; further ones wait in the pipe.
 const CALLS_MOST: usize = 16;
 
@@ -207,10 +210,13 @@ impl<W: AsyncWrite + Send + Unpin> Session<W> {
 
     /// Answers what runs, and begins nothing more.
     async fn finish(&mut self) -> io::Result<()> {
-        while let Some(finished) = self.running.next().await {
-            self.finished(finished).await?;
-        }
-        Ok(())
+        let answered = async {
+            while let Some(finished) = self.running.next().await {
+                self.finished(finished).await?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(FAREWELL, answered).await.unwrap_or(Ok(()))
     }
 
     async fn refuse(&mut self, wrong: &RpcError) -> io::Result<()> {

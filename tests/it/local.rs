@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::aws_double::{AwsDouble, Fault};
+use crate::support::aws_double::{Asked, AwsDouble, Fault};
 use crate::support::desktop::Server;
 use crate::support::temporary::Directory;
 use crate::support::{ACCOUNT, AwsAccess, GROUP, OTHER_GROUP, REGION, Stack, emulator, error_of, journal};
@@ -15,13 +15,13 @@ use crate::support::{ACCOUNT, AwsAccess, GROUP, OTHER_GROUP, REGION, Stack, emul
 const ARN: &str = "arn:aws:iam::123456789012:user/whitelistmcp";
 
 /// A person's home, with a profile `development` in it, and a file for Claude Desktop.
-struct Home {
+pub(crate) struct Home {
     directory: Directory,
     endpoint: String,
 }
 
 impl Home {
-    fn new(aws: &AwsAccess) -> Self {
+    pub(crate) fn new(aws: &AwsAccess) -> Self {
         let directory = Directory::new();
         std::fs::create_dir(directory.path().join(".aws")).expect("a directory");
         let home = Self { directory, endpoint: aws.endpoint.clone() };
@@ -47,7 +47,7 @@ impl Home {
 
     /// The entry of the guide: the program, no arguments, a profile. What follows is this test's own: where AWS is, that the
     /// home is kept, and that nobody waits for AWS to settle.
-    fn entry(&self) -> Value {
+    pub(crate) fn entry(&self) -> Value {
         json!({"command": env!("CARGO_BIN_EXE_whitelistmcp"), "env": {
             "AWS_PROFILE": "development",
             "WHITELISTMCP_AWS__ENDPOINT": self.endpoint,
@@ -57,7 +57,7 @@ impl Home {
         }})
     }
 
-    fn desktop(&self, servers: &Value) -> PathBuf {
+    pub(crate) fn desktop(&self, servers: &Value) -> PathBuf {
         self.write("claude_desktop_config.json", &json!({"mcpServers": servers}).to_string())
     }
 
@@ -73,7 +73,7 @@ impl Home {
         Server::of(&self.desktop(&json!({"whitelistmcp-local": entry})), "whitelistmcp-local", self.path())
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
@@ -89,7 +89,7 @@ impl Home {
 }
 
 /// A double with a group that its owner has opted in.
-async fn opted_in() -> AwsDouble {
+pub(crate) async fn opted_in() -> AwsDouble {
     let aws = AwsDouble::start().await;
     aws.add_group(ACCOUNT, REGION, "sg-0cccccccccccccccc", "web", &[("whitelistmcp:managed", "web")]);
     aws
@@ -104,18 +104,23 @@ async fn the_guide_s_entry_serves_a_person_with_their_own_profile() {
     let aws = opted_in().await;
     let home = Home::new(&aws.access());
     let mut server = home.start();
-    let hello = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    let hello =
+        json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
     let first = server.ask(json!(0), "initialize", hello).await;
     assert_eq!(first["result"]["protocolVersion"], "2025-06-18", "{first:#}");
     let instructions = first["result"]["instructions"].as_str().expect("instructions");
-    assert!(instructions.contains("No role is configured") && instructions.contains("own credentials"), "{instructions}");
+    assert!(
+        instructions.contains("No role is configured") && instructions.contains("own credentials"),
+        "{instructions}"
+    );
     server.say(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await;
     let tools = server.ask(json!(1), "tools/list", json!({})).await;
     assert_eq!(tools["result"]["tools"].as_array().map(Vec::len), Some(8), "{tools:#}");
 
     // Which groups there are is the product's rule: nothing is configured, and one was opted in.
     let targets = server.done("whitelist_targets", json!({})).await;
-    let ids: Vec<&Value> = targets["groups"].as_array().expect("groups").iter().map(|group| &group["security_group"]).collect();
+    let ids: Vec<&Value> =
+        targets["groups"].as_array().expect("groups").iter().map(|group| &group["security_group"]).collect();
     assert_eq!(ids, ["sg-0cccccccccccccccc"], "{targets:#}");
     for group in [GROUP, "staging-db"] {
         let refused = error_of(&server.call("whitelist_add", add(group)).await);
@@ -205,7 +210,10 @@ async fn where_a_role_is_configured_the_session_is_the_server_s() {
     let mut server = home.start();
     let refused = error_of(&server.call("whitelist_targets", json!({})).await);
     assert_eq!(refused["reason"], "LOCAL_START_FAILED", "{refused:#}");
-    assert!(refused["message"].as_str().is_some_and(|text| text.contains("222222222222 needs a `role_arn`")), "{refused:#}");
+    assert!(
+        refused["message"].as_str().is_some_and(|text| text.contains("222222222222 needs a `role_arn`")),
+        "{refused:#}"
+    );
     drop(server);
     // A server never goes without a role.
     let core = format!("{elsewhere}[core]\nclient_ca = \"x\"\n[core.tls]\ncertificate = \"x\"\nkey = \"x\"\n");
@@ -238,6 +246,18 @@ async fn what_is_wrong_with_a_profile_is_said_and_mended_without_a_restart() {
     let targets = server.done("whitelist_targets", json!({})).await;
     assert_eq!(targets["groups"][0]["name"], "web", "{targets:#}");
     assert!(server.end().await.status.success());
+    // Other keys of the same person are theirs, somebody else's are not: the journal would have the wrong name.
+    let mut server = home.start();
+    server.done("whitelist_targets", json!({})).await;
+    home.log_in(&AwsAccess { access_key_id: "AKIAROTATEDEXAMPLE".to_owned(), ..aws.access() });
+    signed_by(&aws, &mut server, "AKIAROTATEDEXAMPLE").await;
+    home.log_in(&AwsAccess { access_key_id: "AKIASOMEBODYELSE".to_owned(), ..aws.access() });
+    let refused = refused_at_last(&mut server).await;
+    assert_eq!(refused["reason"], "AWS_PROFILE_UNUSABLE", "{refused:#}");
+    assert!(refused["message"].as_str().is_some_and(|text| text.contains("user/AKIASOMEBODYELSE")), "{refused:#}");
+    let theirs = |asked: &Asked| asked.key == "AKIASOMEBODYELSE" && asked.action != "GetCallerIdentity";
+    assert!(!aws.asked().iter().any(theirs), "nothing was done with them");
+    assert!(server.end().await.status.success());
     // No Region.
     home.write(".aws/config", "[profile development]\n");
     let mut server = home.start();
@@ -256,6 +276,30 @@ async fn what_is_wrong_with_a_profile_is_said_and_mended_without_a_restart() {
     }
 }
 
+/// Asks until AWS is asked with that key.
+async fn signed_by(aws: &AwsDouble, server: &mut Server, key: &str) {
+    for _ in 0..300 {
+        server.done("whitelist_list", json!({"security_group": "web"})).await;
+        if aws.asked().iter().any(|asked| asked.key == key && asked.action == "DescribeSecurityGroupRules") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("{key} never signed anything");
+}
+
+/// Asks until it is refused.
+async fn refused_at_last(server: &mut Server) -> Value {
+    for _ in 0..300 {
+        let result = server.call("whitelist_list", json!({"security_group": "web"})).await;
+        if result["isError"] == true {
+            return error_of(&result);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("it was never refused");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_eras_and_whatever_is_no_message() {
     let aws = opted_in().await;
@@ -263,7 +307,11 @@ async fn both_eras_and_whatever_is_no_message() {
     let mut server = home.start();
     let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}});
     let found = server.ask(json!("d"), "server/discover", json!({"_meta": meta})).await;
-    assert_eq!((found["id"].as_str(), found["result"]["resultType"].as_str()), (Some("d"), Some("complete")), "{found:#}");
+    assert_eq!(
+        (found["id"].as_str(), found["result"]["resultType"].as_str()),
+        (Some("d"), Some("complete")),
+        "{found:#}"
+    );
     let call = json!({"name": "whitelist_targets", "arguments": {}, "_meta": meta});
     assert_eq!(server.ask(json!(1), "tools/call", call).await["result"]["resultType"], "complete");
     let unknown = server.ask(json!(2), "x/y", json!({"_meta": meta})).await;
@@ -277,12 +325,18 @@ async fn both_eras_and_whatever_is_no_message() {
         (json!({"jsonrpc": "2.0", "id": 9, "result": {}}).to_string().into_bytes(), -32600),
     ] {
         server.say(&line).await;
-        assert_eq!(server.hear().await["error"]["code"], code, "{}", String::from_utf8_lossy(&line[..line.len().min(60)]));
+        assert_eq!(
+            server.hear().await["error"]["code"],
+            code,
+            "{}",
+            String::from_utf8_lossy(&line[..line.len().min(60)])
+        );
     }
     server.say("  ").await;
     assert_eq!(server.ask(json!(18446744073709551615_u64), "ping", json!({})).await["id"].as_u64(), Some(u64::MAX));
     // A revision that has batches, and one that has none.
-    let batch = json!([{"jsonrpc": "2.0", "id": 1, "method": "ping"}, {"jsonrpc": "2.0", "id": 2, "method": "ping"}]).to_string();
+    let batch = json!([{"jsonrpc": "2.0", "id": 1, "method": "ping"}, {"jsonrpc": "2.0", "id": 2, "method": "ping"}])
+        .to_string();
     server.ask(json!(0), "initialize", json!({"protocolVersion": "2025-03-26"})).await;
     server.say(&batch).await;
     assert_eq!(server.hear().await.as_array().map(Vec::len), Some(2));
@@ -299,7 +353,9 @@ async fn calls_run_side_by_side_and_what_was_begun_is_finished_and_recorded() {
     let mut server = home.start();
     server.done("whitelist_targets", json!({})).await;
     let list = json!({"name": "whitelist_list", "arguments": {"security_group": "web"}});
-    let call = |id: &str, params: &Value| json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}).to_string();
+    let call = |id: &str, params: &Value| {
+        json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}).to_string()
+    };
     // One that is given up is not answered; others overtake one that waits, and its id is taken as long as it does.
     aws.fail("DescribeSecurityGroupRules", Fault::Hang(Duration::from_secs(20)));
     server.say(call("slow", &list)).await;
@@ -317,21 +373,36 @@ async fn calls_run_side_by_side_and_what_was_begun_is_finished_and_recorded() {
     let left = server.end().await;
     assert!(left.status.success(), "{}", left.stderr);
     let answer: Value = serde_json::from_str(left.lines.first().expect("an answer")).expect("JSON");
-    assert_eq!((answer["id"].as_str(), answer["result"]["isError"].as_bool()), (Some("add"), Some(false)), "{answer:#}");
-    assert_eq!((left.lines.len(), aws.standing().iter().filter(|rule| rule.group == "sg-0cccccccccccccccc").count()), (1, 1));
+    assert_eq!(
+        (answer["id"].as_str(), answer["result"]["isError"].as_bool()),
+        (Some("add"), Some(false)),
+        "{answer:#}"
+    );
+    assert_eq!(
+        (left.lines.len(), aws.standing().iter().filter(|rule| rule.group == "sg-0cccccccccccccccc").count()),
+        (1, 1)
+    );
     let entries = journal(&home.journal());
-    let begun = entries.iter().find(|entry| entry["type"] == "begin" && entry["tool"] == "whitelist_add").expect("begun");
+    let begun =
+        entries.iter().find(|entry| entry["type"] == "begin" && entry["tool"] == "whitelist_add").expect("begun");
     let ended = entries.iter().find(|entry| entry["type"] == "end" && entry["call"] == begun["call"]).expect("ended");
     assert_eq!((ended["outcome"].as_str(), ended["changed"].as_bool()), (Some("done"), Some(true)), "{ended:#}");
+    // A read that AWS does not answer does not hold it.
+    let mut server = home.start();
+    server.done("whitelist_targets", json!({})).await;
+    aws.fail("DescribeSecurityGroupRules", Fault::Hang(Duration::from_secs(120)));
+    aws.fail("DescribeSecurityGroupRules", Fault::Hang(Duration::from_secs(120)));
+    server.say(call("late", &json!({"name": "whitelist_list", "arguments": {"security_group": "web"}}))).await;
+    assert!(server.end().await.status.success());
     // A signal ends it as well, in the middle of a wait for input.
     let server = home.start();
     let id = server.child.id().expect("it runs").to_string();
-    crate::support::eventually("a journal", async || (home.entries("open").len() >= 2).then_some(())).await;
+    crate::support::eventually("a journal", async || (home.entries("open").len() >= 3).then_some(())).await;
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     let left = server.ended().await;
     assert!(left.status.success(), "{}", left.stderr);
     let closed = journal(&home.journal()).iter().filter(|entry| entry["type"] == "closed").count();
-    assert_eq!(closed, 2, "each process has closed its chain");
+    assert_eq!(closed, 3, "each process has closed its chain");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -369,7 +440,8 @@ fn the_official_sdk_is_served_over_stdio_in_each_of_its_modes() {
     let aws = emulator::own_group(emulator::moto(), "local");
     let home = Home::new(&aws);
     let (name, id) = &aws.groups[0];
-    let config = format!("[[targets.groups]]\nname = \"{name}\"\nid = \"{id}\"\n[leases]\ndiscover = false\nclose = false\n");
+    let config =
+        format!("[[targets.groups]]\nname = \"{name}\"\nid = \"{id}\"\n[leases]\ndiscover = false\nclose = false\n");
     home.write(".config/whitelistmcp/config.toml", &config);
     let mut entry = home.entry();
     entry["env"]["HOME"] = home.path().display().to_string().into();

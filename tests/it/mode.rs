@@ -24,7 +24,7 @@ fn run(environment: &[(&str, &str)]) -> Output {
 }
 
 /// What a container of the server is given: everything by variables.
-fn remote(aws: &AwsDouble, issuer: &Issuer, directory: &Directory, port: u16) -> Vec<(String, String)> {
+pub(crate) fn remote(aws: &AwsDouble, issuer: &Issuer, directory: &Directory, port: u16) -> Vec<(String, String)> {
     let access = aws.access();
     let account = format!(
         "[{{ id = \"{}\", role_arn = \"{}\", external_id = \"{}\", regions = [\"{REGION}\"] }}]",
