@@ -76,9 +76,9 @@ pub async fn local(config: &Config, name: &str, shutdown: &Shutdown) -> Result<L
         let parts = Arc::clone(&parts);
         Box::pin(async move { Box::pin(parts.start()).await })
     });
-    let (health, door) = (Health::new(Vec::new(), shutdown.ending()), Door::new(limits, shared));
+    let (health, door) = (Health::new(Vec::new(), shutdown.ending()), Door::new(limits, shared.clone()));
     let link = Link::later(core.clone());
-    let edge = Edge::new(edge::Config::in_process(), verifier, link, annotations, door, health)?;
+    let edge = Edge::new(edge::Config::in_process(), verifier, link, annotations, door, health, shared)?;
     let edge = edge.with_instructions(instructions(config));
     Ok(Local { edge: Arc::new(edge), secret, core })
 }
