@@ -56,7 +56,7 @@ pub use local::{Local, local};
 pub struct Bound {
     core: Option<(Listener, axum::Router)>,
     edge: Option<(Listener, axum::Router)>,
-    /// The edge's address for WebSockets alone, if it has one.
+    /// The edge's address for WebSocket alone, if it has one.
     sockets: Option<(Listener, axum::Router)>,
     upkeep: Option<Upkeep>,
     reloads: Reloads,
@@ -266,7 +266,7 @@ impl Bound {
         self.edge.as_ref().map(|(listener, _)| listener.address())
     }
 
-    /// The edge's address for WebSockets alone.
+    /// The edge's address for WebSocket alone.
     pub fn websocket_address(&self) -> Option<SocketAddr> {
         self.sockets.as_ref().map(|(listener, _)| listener.address())
     }

@@ -89,7 +89,7 @@ pub struct Config {
     /// The address to listen on.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// A second address for WebSockets alone, where they must have a port of their own.
+    /// A second address for WebSocket alone, where they must have a port of their own.
     pub websocket_listen: Option<SocketAddr>,
     /// The URL of the MCP endpoint as clients see it. It is this resource's identifier (RFC 9728).
     pub public_url: Url,

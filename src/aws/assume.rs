@@ -72,7 +72,8 @@ impl Aws {
             tag("peer", permit.caller().peer().as_str()),
         ];
         let own = match &self.profile {
-            Some(profile) => Some(within(deadline, CREDENTIALS, profile.credentials()).await??),
+            // Boxed, as few calls have it and all would be as large.
+            Some(profile) => Some(within(deadline, CREDENTIALS, Box::pin(profile.credentials())).await??),
             None => None,
         };
         let account = self.accounts.find(place.account()).ok_or(AwsError::NoRole)?;
@@ -111,7 +112,7 @@ impl Aws {
             None => within(deadline, ACTION, request.send()).await,
             Some(own) => {
                 let signed = aws_sdk_sts::Config::builder().credentials_provider(own);
-                within(deadline, ACTION, request.customize().config_override(signed).send()).await
+                within(deadline, ACTION, Box::pin(request.customize().config_override(signed).send())).await
             }
         };
         if answer.is_err() && asked.elapsed() >= SILENT {

@@ -47,7 +47,7 @@ pub fn router(edge: &Arc<Edge>) -> Router {
     guarded(edge, Router::new().merge(mcp).merge(page).merge(metadata))
 }
 
-/// The router of an address that is for WebSockets alone. Whoever is given a port for them seldom knows a path, so the root is
+/// The router of an address that is for WebSocket alone. Whoever is given a port for them seldom knows a path, so the root is
 /// one as well.
 pub fn sockets(edge: &Arc<Edge>) -> Router {
     let mcp_path = mcp_path(edge);
