@@ -25,6 +25,8 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// The program on the other end.
 struct Pipe<W> {
     conversation: Conversation,
+    /// Set when it ends, for what would go on for as long as somebody listens.
+    closing: CancellationToken,
     /// The most bytes of a message.
     most: usize,
     output: W,
@@ -41,7 +43,9 @@ pub async fn serve(
     let principal = edge.verifier.verify(&secret, None, None).await.map_err(io::Error::other)?;
     let caller = Arc::new(Caller { bearer: secret, principal });
     let (most, origin) = (edge.config.body_max, Origin { name: "stdio", address: None, certificate: None });
-    let mut pipe = Pipe { conversation: Conversation::new(edge, origin, caller), most, output };
+    let closing = stop.child_token();
+    let conversation = Conversation::new(edge, origin, caller, closing.clone());
+    let mut pipe = Pipe { conversation, closing, most, output };
     // A line that is half read must not be lost over an answer that is ready, so it is read elsewhere.
     let (lines, mut read) = mpsc::channel(1);
     let reader = tokio::spawn(async move {
@@ -80,6 +84,7 @@ impl<W: AsyncWrite + Send + Unpin> Pipe<W> {
 
     /// Answers what runs, and begins nothing more.
     async fn finish(&mut self) -> io::Result<()> {
+        self.closing.cancel();
         let answered = async {
             while !self.conversation.is_idle() {
                 let reply = self.conversation.next().await;
