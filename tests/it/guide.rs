@@ -154,7 +154,6 @@ async fn a_public_url_may_have_a_prefix() {
     }
 }
 
-/// A stack whose edge has an address for WebSockets alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sockets_may_have_a_port_of_their_own() {
     let aws = AwsDouble::start().await;

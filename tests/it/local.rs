@@ -406,6 +406,36 @@ async fn calls_run_side_by_side_and_what_was_begun_is_finished_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_at_once_share_a_directory_and_what_has_ended_is_closed_by_the_next_that_runs() {
+    let aws = opted_in().await;
+    let home = Home::new(&aws.access());
+    let add = |last: usize, duration: &str| json!({"security_group": "web", "address": format!("203.0.113.{last}"), "port": 22, "reason": "several", "duration": duration});
+    let standing = || aws.standing().iter().filter(|rule| rule.group == "sg-0cccccccccccccccc" && !rule.egress).count();
+    let mut servers: Vec<Server> = (0..4).map(|_| home.start()).collect();
+    for (number, server) in servers.iter_mut().enumerate() {
+        assert_eq!(server.done("whitelist_add", add(number + 1, "1h")).await["outcome"], "opened");
+    }
+    // They are the same person, whichever of them was asked.
+    let mine = servers[3].done("whitelist_leases", json!({})).await;
+    let yours = |rule: &&Value| rule["leases"][0]["yours"] == true;
+    assert_eq!(mine["rules"].as_array().map(|rules| rules.iter().filter(yours).count()), Some(4), "{mine:#}");
+    assert_eq!(servers[0].done("whitelist_add", add(9, "4s")).await["outcome"], "opened");
+    assert_eq!(standing(), 5);
+    for server in servers {
+        assert!(server.end().await.status.success());
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(standing(), 5, "nobody is there to close it");
+    let server = home.start();
+    crate::support::eventually("it is closed", async || (standing() == 4).then_some(())).await;
+    assert!(server.end().await.status.success());
+    let verified = Command::new(env!("CARGO_BIN_EXE_whitelistmcp")).args(["audit", "verify", "--directory"]).arg(home.journal()).output();
+    let verified = verified.expect("it runs");
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    assert_eq!(home.entries("open").len(), 5, "each has a chain of its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn local_and_remote_stand_side_by_side_in_one_file() {
     let aws = opted_in().await;
     let stack = Stack::start(&aws).await;
