@@ -200,7 +200,7 @@ pub enum ConfigError {
     NoClientCertificates,
     /// Plain HTTP that anyone could reach.
     #[error(
-        "plain HTTP is refused: {0} is reachable from outside and no `[edge] trusted_proxies` are declared; name the networks of the proxy that does TLS, or give a certificate in `[edge.tls]`"
+        "plain HTTP (`[edge] plaintext`) is refused: {0} is reachable from outside and no `[edge] trusted_proxies` are declared; name the networks of the proxy that does TLS, or give a certificate in `[edge.tls]`"
     )]
     OpenPlaintext(SocketAddr),
     /// Nearly everybody a proxy.

@@ -65,6 +65,7 @@ pub async fn serve(
 
 impl<W: AsyncWrite + Send + Unpin> Pipe<W> {
     async fn run(&mut self, lines: &mut mpsc::Receiver<io::Result<Read>>, stop: &CancellationToken) -> io::Result<()> {
+        let mut heard = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return self.finish().await,
@@ -74,9 +75,20 @@ impl<W: AsyncWrite + Send + Unpin> Pipe<W> {
                         self.refuse(format!("a message may have {} bytes at most", self.most)).await?;
                     }
                     Some(Read::Line(line)) if line.iter().all(u8::is_ascii_whitespace) => {}
-                    Some(Read::Line(line)) => self.conversation.take(line.into()).await,
+                    Some(Read::Line(line)) => {
+                        heard = true;
+                        self.conversation.take(line.into()).await;
+                    }
                     Some(Read::TooLong) => self.refuse(TOO_LONG.to_owned()).await?,
-                    Some(Read::End) | None => return self.finish().await,
+                    Some(Read::End) | None => {
+                        if !heard {
+                            // So it looks in a container that was meant to be a server.
+                            tracing::warn!(
+                                "stdin ended before anything was asked: a client starts this program with a pipe; a server is started with MCP_MODE=remote, or as `whitelistmcp serve`"
+                            );
+                        }
+                        return self.finish().await;
+                    }
                 },
             }
         }

@@ -264,6 +264,9 @@ async fn what_is_wrong_with_a_profile_is_said_and_mended_without_a_restart() {
     let refused = error_of(&server.call("whitelist_targets", json!({})).await);
     assert!(refused["message"].as_str().is_some_and(|text| text.contains("AWS_REGION")), "{refused:#}");
     assert!(server.end().await.status.success());
+    // In a container that was meant to be a server there is nobody on stdin.
+    let left = home.start().end().await;
+    assert!(left.status.success() && left.stderr.contains("MCP_MODE=remote"), "{}", left.stderr);
     // An endpoint of somebody's, a file that is not there, a key that nobody knows: it does not start.
     for (variable, value, part) in [
         ("AWS_ENDPOINT_URL", "https://evil.example", "AWS_ENDPOINT_URL redirects AWS calls"),
