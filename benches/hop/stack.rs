@@ -59,6 +59,7 @@ impl Certificates {
             server_name: Some("localhost".to_owned()),
             identity: self.identity(name),
             ca: self.ca(),
+            descriptors: None,
         };
         Ok(Link::remote(&config, Clock::system())?.0)
     }

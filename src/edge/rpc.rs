@@ -169,7 +169,7 @@ impl Rpc<'_> {
                 return Ok(self.undeclared(lacks));
             }
             if self.era.is_modern() {
-                return Ok(Came::Question(self.question(edge, &bound, needed)));
+                return Ok(Came::Question(question(edge, &bound, needed)));
             }
             match self.ask(edge, call, &needed).await {
                 Ok(answers) => client.answers = answers,
@@ -263,16 +263,6 @@ impl Rpc<'_> {
         Came::Undeclared(RpcError::new(code::MISSING_CLIENT_CAPABILITY, text).with_http(400).with_data(data))
     }
 
-    /// The result by which a modern client is asked.
-    fn question(&self, edge: &Edge, bound: &[u8], needed: InputRequired) -> Value {
-        let questions = needed.questions.into_iter().filter_map(|(name, question)| {
-            let (method, params) = params(question, false)?;
-            Some((name, json!({"method": method, "params": params})))
-        });
-        let questions: Map<String, Value> = questions.collect();
-        json!({"inputRequests": questions, "requestState": state(edge, bound, &needed.state)})
-    }
-
     /// Asks a legacy client, one question after the other.
     async fn ask(
         &self,
@@ -294,6 +284,16 @@ impl Rpc<'_> {
     pub(super) fn seal(&self, edge: &Edge, call: &Call<'_>, message: &Bytes, state_of: &[u8]) -> String {
         state(edge, &self.bound(call, message), state_of)
     }
+}
+
+/// The result by which a modern client is asked.
+fn question(edge: &Edge, bound: &[u8], needed: InputRequired) -> Value {
+    let questions = needed.questions.into_iter().filter_map(|(name, question)| {
+        let (method, params) = params(question, false)?;
+        Some((name, json!({"method": method, "params": params})))
+    });
+    let questions: Map<String, Value> = questions.collect();
+    json!({"inputRequests": questions, "requestState": state(edge, bound, &needed.state)})
 }
 
 fn state(edge: &Edge, bound: &[u8], of: &[u8]) -> String {

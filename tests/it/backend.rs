@@ -448,7 +448,7 @@ async fn a_service_that_the_edge_cannot_serve_is_refused_at_the_start() {
     use whitelistmcp::annotations::Annotations;
     let compile = |body: &str| {
         let directory = crate::support::temporary::Directory::new();
-        directory.write("wrong.proto", format!(
+        directory.write("wrong.proto", &format!(
             "syntax = \"proto3\"; package wrong.v1; import \"mcp/v1/annotations.proto\"; import \"mcp/v1/offers.proto\"; import \"google/protobuf/any.proto\";\n{body}"
         ));
         let at = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");

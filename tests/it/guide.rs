@@ -221,7 +221,7 @@ async fn its_client_configuration_starts_our_binary() {
             "WHITELISTMCP_BRIDGE_CA": stack.directory.path().join("ca.pem"),
         },
     }}});
-    let file = stack.directory.write("claude_desktop_config_remote.json", block.to_string());
+    let file = stack.directory.write("claude_desktop_config_remote.json", &block.to_string());
     let block: Value = serde_json::from_str(&std::fs::read_to_string(file).expect("text")).expect("JSON");
     let server = &block["mcpServers"]["whitelistmcp-remote"];
     let variables = server["env"].as_object().expect("variables").iter();

@@ -57,7 +57,7 @@ async fn the_bundle_is_sound_and_leads_to_the_server() {
     let (url, ca) = (format!("https://localhost:{}/mcp", stack.edge.port()), stack.directory.path().join("ca.pem"));
     let entry = configured(&unpacked, &json!({"url": url, "token": stack.token(), "ca": ca}));
     assert_eq!(entry["args"], json!(["bridge"]));
-    let file = directory.write("file.json", json!({"mcpServers": {"bundle": entry}}).to_string());
+    let file = directory.write("file.json", &json!({"mcpServers": {"bundle": entry}}).to_string());
     let mut server = Server::of(&file, "bundle", home.path());
     let listed = server.done("whitelist_list", json!({"security_group": "staging-db"})).await;
     assert!(listed["rules"].is_array(), "{listed:#}");
@@ -65,7 +65,7 @@ async fn the_bundle_is_sound_and_leads_to_the_server() {
     // What is not filled in is as if it were not there.
     let entry = configured(&unpacked, &json!({"url": url}));
     assert!(!entry.to_string().contains("user_config"), "{entry:#}");
-    let file = directory.write("file.json", json!({"mcpServers": {"bundle": entry}}).to_string());
+    let file = directory.write("file.json", &json!({"mcpServers": {"bundle": entry}}).to_string());
     let mut server = Server::of(&file, "bundle", home.path());
     let answer = server.ask(json!(1), "ping", json!({})).await;
     assert!(answer["error"]["message"].is_string(), "{answer:#}");

@@ -136,7 +136,7 @@ impl Stage {
     /// One more edge in front of the same service.
     pub(crate) async fn another_edge(&mut self, edge_extra: &'static str, redis: Option<&str>) -> SocketAddr {
         let Ground { directory, issuer, .. } = &self.ground;
-        directory.write("backend.bin", descriptors());
+        directory.write_bytes("backend.bin", &descriptors());
         let options = Options { edge_extra, ..Options::default() };
         let at = directory.path().display();
         let redis = redis.map(|url| format!("[redis]\nurl = \"{url}\"\n")).unwrap_or_default();

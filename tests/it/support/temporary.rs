@@ -15,9 +15,13 @@ impl Directory {
         &self.0
     }
 
-    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        self.write_bytes(name, text.as_bytes())
+    }
+
+    pub(crate) fn write_bytes(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.0.join(name);
-        std::fs::write(&path, text).expect("a temporary file");
+        std::fs::write(&path, bytes).expect("a temporary file");
         path
     }
 }
