@@ -26,6 +26,7 @@ mod bound_tokens;
 mod bridge;
 mod challenges;
 mod command_line;
+mod corpus;
 mod crash;
 mod describe_cache;
 mod doctor;
