@@ -34,6 +34,8 @@ PINS = {
     "python": ["requirements-python.txt"],
     "sslyze": ["requirements-sslyze.txt"],
     "node": ["package.json", "package-lock.json"],
+    "interop": ["requirements-interop.txt"],
+    "interop-node": ["interop/package.json", "interop/package-lock.json"],
 }
 
 
@@ -73,7 +75,7 @@ def ensure(name: str, root: Path) -> None:
             return
         begun = time.monotonic()
         shutil.rmtree(home, ignore_errors=True)
-        make_node(home) if name == "node" else make_python(name, home)
+        make_node(name, home) if of_node(name) else make_python(name, home)
         (home / "stamp").write_text(wanted)
         print(f"{name}: installed in {time.monotonic() - begun:.0f} s", flush=True)
 
@@ -82,11 +84,15 @@ def fingerprint(name: str, home: Path) -> str:
     """Names all that decides what an environment holds. Its own path belongs to that: scripts in it carry the path of
     their interpreter, so a moved checkout needs a new one."""
     digest = hashlib.sha256()
-    for part in (str(home), platform.machine(), "" if name == "node" else sys.base_prefix + sys.version):
+    for part in (str(home), platform.machine(), "" if of_node(name) else sys.base_prefix + sys.version):
         digest.update(part.encode() + b"\0")
     for pin in PINS[name]:
         digest.update((HERE / pin).read_bytes())
     return digest.hexdigest()
+
+
+def of_node(name: str) -> bool:
+    return PINS[name][0].endswith("package.json")
 
 
 def stamped(home: Path) -> str | None:
@@ -114,16 +120,16 @@ def make_python(name: str, home: Path) -> None:
         (home / "bin/rotel-agent").symlink_to(agent)
 
 
-def make_node(home: Path) -> None:
+def make_node(name: str, home: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise Missing("npm is missing (Debian: the package npm)")
     home.mkdir(parents=True)
-    for pin in PINS["node"]:
+    for pin in PINS[name]:
         shutil.copy(HERE / pin, home)
     # No package here needs its install script: the programs come as packages of their own, one per platform. Not every
     # registry holds those of every platform; `npm ci` would refuse a lock file without them, `npm install` keeps to it.
-    run("node", [npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"], cwd=home)
+    run(name, [npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"], cwd=home)
     node = home / "node_modules/.bin/node"
     if not node.exists():  # A platform that the pinned Node is not published for.
         node.symlink_to(system_node())
