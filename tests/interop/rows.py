@@ -20,12 +20,10 @@ class Row:
     # `user`: its own OAuth, by code and PKCE; `program`: its own OAuth, by client credentials; `token`: a bearer.
     login: str
     through_gateway: bool = False
-    # It keeps no token of its own: a driver that starts it anew for each call cannot renew one.
-    renews: bool = True
 
     @property
     def kind(self) -> str:
-        return {"py": "python", "js": "node", "rs": "rust"}[self.driver.rsplit(".", 1)[-1].removeprefix("m")]
+        return {"py": "python", "mjs": "node", "rust": "rust"}[self.driver.rsplit(".", 1)[-1]]
 
     @property
     def who(self) -> str:
@@ -49,4 +47,22 @@ ROWS = [
     Row("python-legacy", "Python SDK 2.3.0, legacy", "python_sdk.py", "legacy", LEGACY, "user"),
     Row("python-modern", "Python SDK 2.3.0, 2026-07-28", "python_sdk.py", MODERN, MODERN, "user"),
     Row("python-auto", "Python SDK 2.3.0, auto", "python_sdk.py", "auto", MODERN, "program"),
+    Row("typescript-legacy", "TypeScript SDK 2.4.0, legacy", "typescript.mjs", "legacy", LEGACY, "user"),
+    Row("typescript-auto", "TypeScript SDK 2.4.0, auto", "typescript.mjs", "auto", MODERN, "user"),
+    Row("typescript-program", "TypeScript SDK 2.4.0, auto", "typescript.mjs", "auto", MODERN, "program"),
+    Row("typescript-modern", "TypeScript SDK 2.4.0, 2026-07-28", "typescript.mjs", MODERN, MODERN, "token"),
+    Row("typescript-1", "TypeScript SDK 1.32.2", "typescript_old.mjs", "", LEGACY, "user"),
+    Row("typescript-1-token", "TypeScript SDK 1.32.2", "typescript_old.mjs", "", LEGACY, "token"),
+    Row("rust-initialize", "Rust SDK 3.11.0, initialize", "rust", "initialize", LEGACY, "user"),
+    Row("rust-discover", "Rust SDK 3.11.0, discover", "rust", "discover", MODERN, "user"),
+    Row("fastmcp-legacy", "FastMCP 4.1.0, legacy", "fastmcp_client.py", "legacy", LEGACY, "user"),
+    Row("fastmcp-auto", "FastMCP 4.1.0, auto", "fastmcp_client.py", "auto", MODERN, "user"),
+    Row("fastmcp-token", "FastMCP 4.1.0, 2026-07-28", "fastmcp_client.py", MODERN, MODERN, "token"),
+    Row("remote-legacy", "mcp-remote 0.15.1, legacy", "mcp_remote.py", "legacy", LEGACY, "user"),
+    Row("remote-auto", "mcp-remote 0.15.1, auto", "mcp_remote.py", "auto", LEGACY, "user"),
+    Row("remote-program", "mcp-remote 0.15.1, auto", "mcp_remote.py", "auto", LEGACY, "program"),
+    Row("remote-token", "mcp-remote 0.15.1, legacy", "mcp_remote.py", "legacy", LEGACY, "token"),
+    Row("gateway-legacy", "Python SDK through FastMCP's proxy", "python_sdk.py", "legacy", LEGACY, "token", through_gateway=True),
+    Row("gateway-modern", "Python SDK through FastMCP's proxy", "python_sdk.py", "auto", MODERN, "token", through_gateway=True),
+    Row("rust-auto", "Rust SDK 3.11.0, auto", "rust", "auto", MODERN, "token"),
 ]

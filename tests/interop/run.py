@@ -82,6 +82,7 @@ class Client:
             "mode": self.row.mode,
             "login": self.login(self.row.who),
             "brief": self.login(self.row.brief),
+            "brief_person": self.row.brief,
             "calls": expect.calls(self.row),
             "home": str(self.home),
             "port": free_port(),
@@ -93,6 +94,7 @@ class Client:
             "NODE_EXTRA_CA_CERTS": ca,
             "HOME": str(self.home),
             "PATH": f"{HERE / 'clients'}:{NODE.parent}:{os.environ['PATH']}",
+            "BROWSER": str(HERE / "clients/xdg-open"),
             "INTEROP_LOG": str(self.log),
         }
         with open(self.log, "ab") as log:
@@ -150,7 +152,7 @@ def start_gateway(service: Service) -> str:
     log = open(service.directory / "gateway.log", "wb")
     leash = [sys.executable, str(HERE.parents[1] / "examples/demo/leash.py")]
     child = subprocess.Popen(
-        [*leash, str(PYTHON), str(HERE / "clients" / GATEWAY), service.url, str(port)],
+        [*leash, str(PYTHON), str(HERE / "clients" / GATEWAY), service.url, service.issuer, str(port)],
         env=environment(service.trust()), stdin=subprocess.PIPE, stdout=log, stderr=log,
     )  # fmt: skip
     log.close()
@@ -168,7 +170,7 @@ def main() -> int:
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="whitelistmcp-interop-") as place:
-        directory = Path(place)
+        directory = Path(os.environ.get("INTEROP_KEEP") or place)
         try:
             with Service(directory / "service") as service:
                 gateway = start_gateway(service)

@@ -6,6 +6,7 @@ token has ended. `session` opens a client: an async context manager that gives a
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -26,9 +27,9 @@ class Login:
     user: str | None = None
     program: str | None = None
     token: str | None = None
-    # How many tokens the client has been given, and what refusals by status 401 it has seen.
+    # How many tokens the client has been given, and what refusals by status 401 came; None where nobody can look.
     tokens: int = 0
-    challenges: list[str] = field(default_factory=list)
+    challenges: list[str] | None = field(default_factory=list)
 
 
 @dataclass
@@ -41,6 +42,11 @@ class Session:
     tools: Callable[[], Awaitable[list[str]]]
     # Calls a tool: {"isError", "text", "structured"}, or raises.
     call: Callable[[str, dict], Awaitable[dict]]
+
+
+def signs_in(user: str | None) -> None:
+    """Who signs in at the provider's pages when a client opens the browser (`xdg-open`)."""
+    os.environ["INTEROP_USER"] = user or ""
 
 
 def cause(error: BaseException) -> BaseException:

@@ -1,0 +1,52 @@
+"""mcp-remote, the bridge most people use today: a client on stdin and stdout (the Python SDK) starts it, and it speaks to the
+service. Its own OAuth with registration and a browser, its own client credentials, or a header."""
+
+import asyncio
+import hashlib
+import json
+import os
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import driver
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from python_sdk import opened
+
+PROGRAM = Path(os.environ["TOOLS_DIR"]) / "interop-node/node_modules"
+
+
+@asynccontextmanager
+async def session(job: dict, login: driver.Login):
+    login.challenges = None  # What it hears from the service is its own.
+    # Sessions of one person share what it stores; here each is a person of its own.
+    state = Path(job["home"]) / hashlib.sha256(repr(login).encode()).hexdigest()[:8]
+    state.mkdir()
+    arguments = [str(PROGRAM / "mcp-remote/dist/proxy.js"), job["url"], str(job["port"]), "--protocol", job["mode"], "--auth-timeout", "60"]
+    settings = {"MCP_REMOTE_CONFIG_DIR": str(state), "INTEROP_USER": login.user or job["brief_person"]}
+    if login.program:
+        settings["SECRET"] = f"{login.program}-secret"
+        known = json.dumps({"client_id": login.program, "client_secret": "${SECRET}"})
+        arguments += ["--client-credentials", "--static-oauth-client-info", known]
+    elif login.token:
+        settings["BEARER"] = f"Bearer {login.token}"
+        arguments += ["--header", "Authorization:${BEARER}"]
+    log = open(os.environ["INTEROP_LOG"], "a")
+    bridge = StdioServerParameters(command=str(PROGRAM / ".bin/node"), args=arguments, env={**os.environ, **settings})
+    async with Client(stdio_client(bridge, errlog=log), mode="legacy", read_timeout_seconds=60) as client:
+        session = opened(client)
+        call = session.call
+
+        async def noted(tool: str, arguments: dict) -> dict:
+            answer = await call(tool, arguments)
+            kept.update(json.loads(file.read_text())["access_token"] for file in state.rglob("*_tokens.json"))
+            login.tokens = len(kept)
+            return answer
+
+        kept: set[str] = set()
+        session.call = noted
+        yield session
+
+
+if __name__ == "__main__":
+    driver.main(session)
