@@ -1,6 +1,7 @@
 """What every client has to see, whatever its make and its era."""
 
 import json
+import re
 
 from rows import MODERN, Row
 
@@ -98,9 +99,8 @@ def refused(_row: Row, report: dict, _entries: list[dict]) -> list[str]:
 def unknown(row: Row, report: dict, _entries: list[dict]) -> list[str]:
     answer = report["answers"]["unknown"]
     error, result = answer.get("error"), answer.get("result")
-    # The gateway knows the list of tools, and answers by itself.
-    if row.through_gateway and result and result["isError"] and NO_TOOL in result["text"]:
-        return []
+    if row.knows_list and "error" not in answer and re.search(f"(Unknown tool|Tool).*{NO_TOOL}", json.dumps(answer)):
+        return [] if not result or result["isError"] else [f"an unknown tool is called: {answer}"]
     if error and error["code"] == -32602 and NO_TOOL in error["message"]:
         return []
     return [f"an unknown tool is answered by {answer}"]
@@ -116,7 +116,7 @@ def expiry(row: Row, seen: dict | None, report: dict) -> list[str]:
     if row.login == "token":
         # Some SDKs keep what a 401 says to themselves; then the HTTP client under them has seen it.
         words = json.dumps([after, challenges]).lower()
-        if "result" in after or not any(word in words for word in ("invalid_token", "unauthorized", "has expired", "auth required")):
+        if "result" in after or not any(word in words for word in ("invalid_token", "unauthorized", "has expired", "auth required", "auth_required", "the scope the server asked for")):
             wrong.append(f"after its end, the client says {after}")
     elif "result" not in after or after["result"]["isError"]:
         wrong.append(f"after its end, the client does not go on: {after}")

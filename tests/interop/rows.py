@@ -20,6 +20,8 @@ class Row:
     # `user`: its own OAuth, by code and PKCE; `program`: its own OAuth, by client credentials; `token`: a bearer.
     login: str
     through_gateway: bool = False
+    # It has asked for the list of tools, and answers for one that is not in it by itself.
+    knows_list: bool = False
 
     @property
     def kind(self) -> str:
@@ -58,11 +60,14 @@ ROWS = [
     Row("fastmcp-legacy", "FastMCP 4.1.0, legacy", "fastmcp_client.py", "legacy", LEGACY, "user"),
     Row("fastmcp-auto", "FastMCP 4.1.0, auto", "fastmcp_client.py", "auto", MODERN, "user"),
     Row("fastmcp-token", "FastMCP 4.1.0, 2026-07-28", "fastmcp_client.py", MODERN, MODERN, "token"),
+    Row("inspector-legacy", "Inspector 2.12.0, legacy", "inspector.py", "legacy", LEGACY, "user", knows_list=True),
+    Row("inspector-modern", "Inspector 2.12.0, modern", "inspector.py", "modern", MODERN, "user", knows_list=True),
+    Row("inspector-token", "Inspector 2.12.0, modern", "inspector.py", "modern", MODERN, "token", knows_list=True),
     Row("remote-legacy", "mcp-remote 0.15.1, legacy", "mcp_remote.py", "legacy", LEGACY, "user"),
     Row("remote-auto", "mcp-remote 0.15.1, auto", "mcp_remote.py", "auto", LEGACY, "user"),
     Row("remote-program", "mcp-remote 0.15.1, auto", "mcp_remote.py", "auto", LEGACY, "program"),
     Row("remote-token", "mcp-remote 0.15.1, legacy", "mcp_remote.py", "legacy", LEGACY, "token"),
-    Row("gateway-legacy", "Python SDK through FastMCP's proxy", "python_sdk.py", "legacy", LEGACY, "token", through_gateway=True),
-    Row("gateway-modern", "Python SDK through FastMCP's proxy", "python_sdk.py", "auto", MODERN, "token", through_gateway=True),
+    Row("gateway-legacy", "Python SDK through FastMCP's proxy", "python_sdk.py", "legacy", LEGACY, "token", through_gateway=True, knows_list=True),
+    Row("gateway-modern", "Python SDK through FastMCP's proxy", "python_sdk.py", "auto", MODERN, "token", through_gateway=True, knows_list=True),
     Row("rust-auto", "Rust SDK 3.11.0, auto", "rust", "auto", MODERN, "token"),
 ]

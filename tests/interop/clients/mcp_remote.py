@@ -15,6 +15,9 @@ from python_sdk import opened
 
 PROGRAM = Path(os.environ["TOOLS_DIR"]) / "interop-node/node_modules"
 
+# What it writes when a 401 makes it log in.
+ACTS = "Authorizing with the scope the server asked for: whitelist:read whitelist:write"
+
 
 @asynccontextmanager
 async def session(job: dict, login: driver.Login):
@@ -38,7 +41,13 @@ async def session(job: dict, login: driver.Login):
         call = session.call
 
         async def noted(tool: str, arguments: dict) -> dict:
-            answer = await call(tool, arguments)
+            try:
+                answer = await call(tool, arguments)
+            except Exception as error:
+                said = [line for line in Path(os.environ["INTEROP_LOG"]).read_text().splitlines() if ACTS in line]
+                if login.token and said:  # It leaves the header and logs in; what it sends then is its own affair.
+                    raise ConnectionRefusedError(f"{error}; {said[-1]}") from error
+                raise
             kept.update(json.loads(file.read_text())["access_token"] for file in state.rglob("*_tokens.json"))
             login.tokens = len(kept)
             return answer
