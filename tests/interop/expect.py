@@ -42,7 +42,7 @@ def judge(step: str, row: Row, report: dict, entries: list[dict]) -> list[str]:
 
 
 def login(row: Row, report: dict, _entries: list[dict]) -> list[str]:
-    wrong = []
+    wrong = [report["wrong"]] if report.get("wrong") else []
     if report["revision"] != row.revision:
         wrong.append(f"it speaks {report['revision']}, not {row.revision}")
     server = report.get("server")
@@ -113,6 +113,12 @@ def expiry(row: Row, seen: dict | None, report: dict) -> list[str]:
     if "result" not in (seen["before"] or {}) or seen["before"]["result"]["isError"]:
         wrong.append(f"before its end, the token is answered by {seen['before']}")
     after, challenges = seen["after"] or {}, seen["challenges"]
+    if "closed" in seen:  # A socket: its token was renewed on it, and it ended with the second.
+        if "result" not in after or seen["tokens"] != 2:
+            wrong.append(f"a token that is renewed is answered by {after}")
+        if (seen["closed"] or [None])[0] != 4001 or "expired" not in seen["closed"][1]:
+            wrong.append(f"at the end of its token the socket is closed with {seen['closed']}")
+        return wrong
     if row.login == "token":
         # Some SDKs keep what a 401 says to themselves; then the HTTP client under them has seen it.
         words = json.dumps([after, challenges]).lower()

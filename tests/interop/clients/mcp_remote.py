@@ -18,6 +18,13 @@ PROGRAM = Path(os.environ["TOOLS_DIR"]) / "interop-node/node_modules"
 # What it writes when a 401 makes it log in.
 ACTS = "Authorizing with the scope the server asked for: whitelist:read whitelist:write"
 
+# What it writes when the service speaks a later revision than its client.
+SPEAKS = "Remote server speaks MCP "
+
+
+def said() -> list[str]:
+    return Path(os.environ["INTEROP_LOG"]).read_text().splitlines()
+
 
 @asynccontextmanager
 async def session(job: dict, login: driver.Login):
@@ -38,15 +45,17 @@ async def session(job: dict, login: driver.Login):
     bridge = StdioServerParameters(command=str(PROGRAM / ".bin/node"), args=arguments, env={**os.environ, **settings})
     async with Client(stdio_client(bridge, errlog=log), mode="legacy", read_timeout_seconds=60) as client:
         session = opened(client)
+        # Its own client is of 2025; which revision it speaks to the service, it says in its log.
+        session.revision = next((line.split("MCP ")[1].split(";")[0] for line in said() if SPEAKS in line), session.revision)
         call = session.call
 
         async def noted(tool: str, arguments: dict) -> dict:
             try:
                 answer = await call(tool, arguments)
             except Exception as error:
-                said = [line for line in Path(os.environ["INTEROP_LOG"]).read_text().splitlines() if ACTS in line]
-                if login.token and said:  # It leaves the header and logs in; what it sends then is its own affair.
-                    raise ConnectionRefusedError(f"{error}; {said[-1]}") from error
+                acts = [line for line in said() if ACTS in line]
+                if login.token and acts:  # It leaves the header and logs in; what it sends then is its own affair.
+                    raise ConnectionRefusedError(f"{error}; {acts[-1]}") from error
                 raise
             kept.update(json.loads(file.read_text())["access_token"] for file in state.rglob("*_tokens.json"))
             login.tokens = len(kept)
