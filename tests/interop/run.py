@@ -37,7 +37,7 @@ from stack import TOOLS, NotReady, Stack, environment, free_port, listens  # noq
 PYTHON = TOOLS / "interop/bin/python"
 NODE = TOOLS / "interop-node/node_modules/.bin/node"
 # How many seconds a token of the second session lives; the service allows for clocks that are 30 s apart.
-BRIEF = 10
+BRIEF = 15
 # How many clients do their job at once, and how long one may take.
 AT_ONCE, PATIENCE = 4, 240.0
 STEPS = ("login", "list", "call", "refused", "unknown", "expiry")
@@ -81,7 +81,6 @@ class Client:
             "issuer": self.service.issuer,
             "mode": self.row.mode,
             "login": self.login(self.row.who),
-            "brief": self.login(self.row.brief),
             "brief_person": self.row.brief,
             "calls": expect.calls(self.row),
             "home": str(self.home),
@@ -103,7 +102,10 @@ class Client:
                 stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
         threading.Thread(target=self.read, daemon=True).start()
-        self.child.stdin.write(json.dumps(job) + "\n")
+        self.tell(job)
+
+    def tell(self, what: dict) -> None:
+        self.child.stdin.write(json.dumps(what) + "\n")
         self.child.stdin.flush()
 
     def read(self) -> None:
@@ -140,6 +142,7 @@ def drive(client: Client, places: threading.Semaphore, reports: dict) -> None:
             reports[client.row] = client.report()
         # While it waits for its token to end, it needs no place.
         if "broken" not in reports[client.row]:
+            client.tell(client.login(client.row.brief))
             reports[client.row] |= client.report()
     except Exception as error:  # A row that cannot be driven fails, and the others go on.
         reports[client.row] = {"broken": f"{type(error).__name__}: {error}"}

@@ -114,8 +114,8 @@ const say = (report) => console.log(JSON.stringify(report));
 
 export async function main(open) {
   const lines = createInterface({ input: process.stdin });
-  const { value } = await lines[Symbol.asyncIterator]().next();
-  const job = JSON.parse(value);
+  const told = lines[Symbol.asyncIterator]();
+  const job = JSON.parse((await told.next()).value);
   const login = new Login(job.login);
   const client = await open(job, login);
   const answers = {};
@@ -124,6 +124,6 @@ export async function main(open) {
   for (const [name, tool, args] of job.calls) answers[name] = await outcome(() => client.call(tool, args));
   say({ revision, server, instructions, tools, answers, tokens: login.tokens });
   await client.close();
-  say({ expiry: await expire(job, new Login(job.brief), open) });
+  say({ expiry: await expire(job, new Login(JSON.parse((await told.next()).value)), open) });
   process.exit(0);
 }

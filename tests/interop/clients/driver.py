@@ -1,7 +1,7 @@
 """What the Python drivers share: a client is driven through one job, and what it said is reported as it was.
 
-A driver reads its job, one line of JSON, from standard input and reports in two lines of JSON: after the calls, and after its
-token has ended. `session` opens a client: an async context manager that gives a `Session`.
+A driver reads its job, one line of JSON, from standard input, and reports in one line what came of the calls. Then it reads a
+second login, whose token ends soon, and reports what came of that. `session` opens a client: an async context manager that gives a `Session`.
 """
 
 import asyncio
@@ -82,7 +82,7 @@ async def drive(job: dict, session: Callable[[dict, Login], AbstractAsyncContext
             "answers": {name: await outcome(client.call(tool, arguments)) for name, tool, arguments in job["calls"]},
             "tokens": login.tokens,
         })  # fmt: skip
-    brief = Login(**job["brief"])
+    brief = Login(**json.loads(sys.stdin.readline()))
     say({"expiry": await expire(job, brief, session)})
 
 

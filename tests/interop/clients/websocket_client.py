@@ -2,8 +2,10 @@
 that is given up, and a token that is renewed once and then ends."""
 
 import asyncio
+import base64
 import json
 import ssl
+import sys
 import time
 from contextlib import asynccontextmanager
 from itertools import count
@@ -94,12 +96,11 @@ async def drive(job: dict) -> None:
         answers = {name: await driver.outcome(socket.call(tool, arguments)) for name, tool, arguments in job["calls"]}
         given_up = await socket.give_up(*job["calls"][0][1:])
         driver.say({**opened, "tools": tools, "answers": answers, "tokens": 0, "wrong": given_up})
-    driver.say({"expiry": await expire(job)})
+    driver.say({"expiry": await expire(job, json.loads(sys.stdin.readline())["token"])})
 
 
-async def expire(job: dict) -> dict:
+async def expire(job: dict, token: str) -> dict:
     call = job["calls"][0][1:]
-    token = job["brief"]["token"]
     end = claims(token)["exp"] + LEEWAY
     renewed, before, after = False, None, None
     async with session(job, token) as socket:
@@ -121,13 +122,9 @@ async def expire(job: dict) -> dict:
 
 
 def claims(token: str) -> dict:
-    import base64
-
     part = token.split(".")[1]
     return json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
 
 
 if __name__ == "__main__":
-    import sys
-
     asyncio.run(drive(json.loads(sys.stdin.readline())))

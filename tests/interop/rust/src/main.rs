@@ -30,9 +30,8 @@ struct Session {
 
 #[tokio::main]
 async fn main() -> Result<(), Failed> {
-    let mut line = String::new();
-    BufReader::new(tokio::io::stdin()).read_line(&mut line).await?;
-    let job: Value = serde_json::from_str(&line)?;
+    let mut told = BufReader::new(tokio::io::stdin()).lines();
+    let job: Value = serde_json::from_str(&told.next_line().await?.ok_or("no job")?)?;
 
     let session = open(&job, &job["login"]).await?;
     let info = session.client.peer().peer_info();
@@ -42,16 +41,20 @@ async fn main() -> Result<(), Failed> {
     for call in job["calls"].as_array().ok_or("calls")? {
         answers.insert(word(&call[0])?, call_tool(&session, call).await?);
     }
-    println!("{}", json!({
-        "revision": info.protocol_version,
-        "server": info.server_info,
-        "instructions": info.instructions,
-        "tools": tools,
-        "answers": answers,
-        "tokens": session.auth.is_some() as u8,
-    }));
+    println!(
+        "{}",
+        json!({
+            "revision": info.protocol_version,
+            "server": info.server_info,
+            "instructions": info.instructions,
+            "tools": tools,
+            "answers": answers,
+            "tokens": session.auth.is_some() as u8,
+        })
+    );
     session.client.cancel().await?;
-    println!("{}", json!({ "expiry": expire(&job).await? }));
+    let brief: Value = serde_json::from_str(&told.next_line().await?.ok_or("no second login")?)?;
+    println!("{}", json!({ "expiry": expire(&job, &brief).await? }));
     Ok(())
 }
 
@@ -64,10 +67,9 @@ async fn open(job: &Value, login: &Value) -> Result<Session, Failed> {
     let lifecycle = match job["mode"].as_str() {
         Some("initialize") => ClientLifecycleMode::Initialize,
         Some("discover") => ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] },
-        _ => ClientLifecycleMode::Auto {
-            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
-            legacy_version: None,
-        },
+        _ => {
+            ClientLifecycleMode::Auto { preferred_versions: vec![ProtocolVersion::V_2026_07_28], legacy_version: None }
+        }
     };
     let config = StreamableHttpClientTransportConfig::with_uri(url.clone());
     if let Some(token) = login["token"].as_str() {
@@ -98,7 +100,8 @@ async fn open(job: &Value, login: &Value) -> Result<Session, Failed> {
 /// A browser without a person.
 async fn follow(page: &str, user: &str) -> Result<String, Failed> {
     let follow = concat!(env!("CARGO_MANIFEST_DIR"), "/../clients/follow.py");
-    let done = tokio::process::Command::new("python3").args([follow, page, user]).stderr(Stdio::inherit()).output().await?;
+    let done =
+        tokio::process::Command::new("python3").args([follow, page, user]).stderr(Stdio::inherit()).output().await?;
     Ok(String::from_utf8(done.stdout)?.trim().to_owned())
 }
 
@@ -107,7 +110,8 @@ async fn call_tool(session: &Session, call: &Value) -> Result<Value, Failed> {
     let asked = CallToolRequestParams::new(word(&call[1])?).with_arguments(arguments);
     Ok(match session.client.peer().call_tool(asked).await {
         Ok(result) => {
-            let text: Vec<_> = result.content.iter().filter_map(|block| block.as_text()).map(|block| block.text.as_str()).collect();
+            let text: Vec<_> =
+                result.content.iter().filter_map(|block| block.as_text()).map(|block| block.text.as_str()).collect();
             json!({ "result": {
                 "isError": result.is_error.unwrap_or_default(),
                 "text": text.join("\n"),
@@ -130,8 +134,8 @@ fn told(error: &dyn Error) -> String {
     words.join(": ")
 }
 
-async fn expire(job: &Value) -> Result<Value, Failed> {
-    let session = Arc::new(open(job, &job["brief"]).await?);
+async fn expire(job: &Value, brief: &Value) -> Result<Value, Failed> {
+    let session = Arc::new(open(job, brief).await?);
     let held = async || match &session.auth {
         Some(auth) => auth.get_access_token().await.ok(),
         None => None,

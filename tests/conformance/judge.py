@@ -1,0 +1,114 @@
+"""What the suite found, looked at once more: which scenarios ran, which checks of them passed, and whether it was our fixtures that
+they passed on."""
+
+import json
+from pathlib import Path
+
+# How many scenarios each revision requires of a server.
+REQUIRED = {"2025-11-25": 30, "2026-07-28": 37}
+TOOLS = """
+test_simple_text test_image_content test_audio_content test_embedded_resource test_multiple_content_types test_error_handling
+test_tool_with_progress test_tool_with_logging test_logging_tool test_custom_header test_sampling test_elicitation
+test_elicitation_sep1034_defaults test_elicitation_sep1330_enums test_input_required_result_elicitation
+test_input_required_result_sampling test_input_required_result_list_roots test_input_required_result_request_state
+test_input_required_result_multiple_inputs test_input_required_result_multi_round test_input_required_result_tampered_state
+test_input_required_result_capabilities test_missing_capability test_streaming_elicitation test_trigger_tool_change
+test_trigger_prompt_change
+""".split()
+RESOURCES = ["test://static-text", "test://static-binary", "test://watched-resource"]
+PROMPTS = [
+    "test_simple_prompt", "test_prompt_with_arguments", "test_prompt_with_embedded_resource", "test_prompt_with_image",
+    "test_input_required_result_prompt",
+]  # fmt: skip
+# What a scenario must have found, by scenario, check and the path in the check's details. Some would be content with anything.
+FOUND = [
+    ("tools-list", "tools-list", ["tools"], TOOLS),
+    ("resources-list", "resources-list", ["resources"], RESOURCES),
+    ("prompts-list", "prompts-list", ["prompts"], PROMPTS),
+    ("tools-call-simple-text", "tools-call-simple-text", ["result", "content", 0, "text"], "This is a simple text response for testing."),
+    ("tools-call-error", "tools-call-error", ["result", "content", 0, "text"], "This tool intentionally returns an error for testing"),
+    ("tools-call-image", "tools-call-image", ["mimeType"], "image/png"),
+    ("tools-call-mixed-content", "tools-call-mixed-content", ["contentTypes"], ["text", "image", "resource"]),
+    ("tools-call-embedded-resource", "tools-call-embedded-resource", ["resourceUri"], "test://embedded-resource"),
+    ("tools-call-with-progress", "tools-call-with-progress", ["progressCount"], 3),
+    ("resources-read-text", "resources-read-text", ["uri"], "test://static-text"),
+    ("resources-read-binary", "resources-read-binary", ["mimeType"], "image/png"),
+    ("resources-templates-read", "resources-templates-read", ["uri"], "test://template/123/data"),
+    ("prompts-get-simple", "prompts-get-simple", ["messageCount"], 1),
+    ("prompts-get-with-args", "prompts-get-with-args", ["messages", 0, "content", "text"], "Prompt with arguments: arg1='testValue1', arg2='testValue2'"),
+    ("prompts-get-embedded-resource", "prompts-get-embedded-resource", ["messages", 0, "content", "resource", "uri"], "test://example-resource"),
+    ("prompts-get-with-image", "prompts-get-with-image", ["messageCount"], 2),
+    ("completion-complete", "completion-complete", ["result", "completion", "values"], ["test", "testing"]),
+]  # fmt: skip
+
+
+class Verdict:
+    def __init__(self) -> None:
+        self.passed = self.failed = 0
+        self.wrong: list[str] = []
+
+    def count(self, wrong: list[str]) -> None:
+        self.passed, self.failed = self.passed + (not wrong), self.failed + bool(wrong)
+        self.wrong += wrong
+
+    def required(self, revision: str, results: Path, code: int, said: str) -> None:
+        """A revision's requirements: no check may fail, warn, or be left out, unless `expected.yml` says so; the suite knows
+        the file, and says what is not in it."""
+        found = scenarios(results)
+        checks = {status: sum(check["status"] == status for checks in found.values() for check in checks) for status in ("SUCCESS", "FAILURE", "WARNING", "SKIPPED")}
+        print(f"{revision}: {len(found)} scenarios; checks: {', '.join(f'{number} {status.lower()}' for status, number in checks.items())}; the suite ends with {code}")
+        self.count([] if code == 0 else [f"{revision}: the suite ends with {code}:\n{said[-1500:]}"])
+        self.count([] if len(found) >= REQUIRED[revision] else [f"{revision}: {len(found)} scenarios ran, not {REQUIRED[revision]}"])
+        for scenario, checks in found.items():
+            self.count([f"{revision}: {scenario}: {sentence(check)}" for check in checks if check["status"] not in ("SUCCESS", "INFO")])
+        for scenario, check_id, path, wanted in FOUND:
+            if scenario not in found:
+                self.count([f"{revision}: {scenario} did not run"])
+                continue
+            details = next((check.get("details") for check in found[scenario] if check["id"] == check_id), None)
+            value = at(details, path)
+            self.count([] if value == wanted else [f"{revision}: {scenario} passes on {value!r}, not on {wanted!r}"])
+
+    def besides(self, scenario: str, results: Path, said: str) -> None:
+        """A scenario that no revision requires."""
+        found = scenarios(results).get(scenario)
+        if found is None:
+            self.count([f"{scenario} did not run: {said[-500:]}"])
+            return
+        words = ", ".join(f"{sum(check['status'] == status for check in found)} {status.lower()}" for status in ("SUCCESS", "FAILURE", "WARNING", "SKIPPED", "INFO"))
+        print(f"{scenario} (not required): {words}")
+        self.count([f"{scenario}: {sentence(check)}" for check in found if check["status"] in ("FAILURE", "WARNING") and (scenario, check["id"]) not in KNOWN])
+
+    def told(self, seconds: float) -> int:
+        for reason in self.wrong:
+            print(f"\n{reason}")
+        print(f"\nin {seconds:.0f} s\n\n{self.passed} passed, {self.failed} failed")
+        return 1 if self.failed else 0
+
+
+# Checks of scenarios that are not required, which cannot pass here, and why.
+KNOWN: dict[tuple[str, str], str] = {}
+
+
+def scenarios(results: Path) -> dict[str, list[dict]]:
+    """The checks of each scenario, from the files that the suite writes: `server-SCENARIO-TIME/checks.json`."""
+    found = {}
+    for file in sorted(results.glob("server-*/checks.json")):
+        name = file.parent.name.removeprefix("server-")
+        # A time ends the name: 2026-11-29T17-38-17-123Z.
+        found[name[: -len("-2026-11-29T17-38-17-123Z")]] = json.loads(file.read_text())
+    return found
+
+
+def sentence(check: dict) -> str:
+    details = json.dumps(check.get("details"))[:400] if check.get("details") else ""
+    return f"{check['status']} {check['id']}: {check.get('errorMessage') or check.get('description')} {details}"
+
+
+def at(value, path: list):
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
