@@ -5,13 +5,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo sandbox test check unit policies promises soak bench tools-python clean tools
+.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance tools-python tools-interop clean tools
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/whitelistmcp/target
 export CARGO_TERM_COLOR ?= always
 export WHITELISTMCP := $(CARGO_TARGET_DIR)/debug/whitelistmcp
 DEMO := examples/demo
 INSTALL := python3 $(DEMO)/tools/install.py
+export INTEROP_RMCP := $(CARGO_TARGET_DIR)/interop/debug/interop-rmcp
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +35,13 @@ bench: ## Measures the edge and the core against the same hop with nothing in it
 soak: tools-python build ## Calls at every door for SECONDS (120), and fails if memory, descriptors, threads or latency grow.
 	python3 scripts/soak.py $(SECONDS)
 
+interop: tools-python tools-interop build ## Drives real MCP clients and a gateway, in every era that each speaks: login, list, call, errors, expiry.
+	cargo build --locked --manifest-path tests/interop/rust/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/interop
+	python3 tests/interop/run.py $(ROWS)
+
+conformance: tools-python tools-interop build ## Runs the official MCP conformance suite, for 2025-11-25 and 2026-07-28, against the edge.
+	python3 tests/conformance/run.py $(SCENARIOS)
+
 promises: tools-python build ## Runs the command behind every promise that is kept (docs/PROMISES.md).
 	python3 scripts/promises.py
 
@@ -42,6 +50,9 @@ tools: ## Installs what the tests need and the machine lacks from Debian (as roo
 
 tools-python: # The emulators, the provider and the clients, pinned, in .tools; never in the system.
 	@$(INSTALL)
+
+tools-interop: # MCP clients of other makes and the conformance suite, likewise.
+	@$(INSTALL) interop interop-node
 
 clean: ## Removes what was installed and built in the checkout.
 	rm -rf .tools .sandbox target

@@ -377,6 +377,8 @@ def watch(request, context):
     changes: queue.SimpleQueue = queue.SimpleQueue()
     wanted = {offers.CHANGED_LIST_TOOLS: request.tools, offers.CHANGED_LIST_PROMPTS: request.prompts, offers.CHANGED_LIST_RESOURCES: request.resources}
     watchers.add(changes)
+    # Who asked has to know that from now on nothing is missed.
+    context.send_initial_metadata(())
     try:
         if not context.add_callback(lambda: changes.put(None)):
             return

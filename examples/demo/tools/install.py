@@ -4,7 +4,8 @@
     install.py [--into DIR] [NAME...]
 
 Nothing goes into the system or into the person's own Python or Node: each name below is an environment of its own
-under DIR, which is `--into`, else the variable TOOLS_DIR, else `.tools` in the checkout. Without names, all of them.
+under DIR, which is `--into`, else the variable TOOLS_DIR, else `.tools` in the checkout. Without names, all that the demo and
+the tests in Rust need.
 
 A stamp, written last, holds the hash of everything an environment was made from. While it matches, there is nothing to
 do; where it is absent or differs, the environment is made anew. A lock lets two runs at once share one installation.
@@ -37,6 +38,8 @@ PINS = {
     "interop": ["requirements-interop.txt"],
     "interop-node": ["interop/package.json", "interop/package-lock.json"],
 }
+# Only by name: clients of other makes and the conformance suite.
+OTHERS = ("interop", "interop-node")
 
 
 class Missing(Exception):
@@ -45,14 +48,14 @@ class Missing(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Install the pinned third-party tools of the demo and the tests.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {' '.join(PINS)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {' '.join(PINS)} (default: all but {' '.join(OTHERS)})")
     parser.add_argument("--into", type=Path, default=os.environ.get("TOOLS_DIR") or CHECKOUT / ".tools", metavar="DIR")
     asked = parser.parse_args()
     if unknown := [name for name in asked.names if name not in PINS]:
         parser.error(f"no environment named {', '.join(unknown)}; there are: {', '.join(PINS)}")
     root = asked.into.resolve()
     try:
-        for name in asked.names or PINS:
+        for name in asked.names or [name for name in PINS if name not in OTHERS]:
             ensure(name, root)
     except Missing as missing:
         print(f"install.py: {missing}", file=sys.stderr)
