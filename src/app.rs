@@ -103,6 +103,15 @@ const HEALTH_EVERY: Duration = Duration::from_secs(2);
 /// Why a service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The descriptor set of the service behind the edge.
+    #[error("`[edge.backend] descriptors`: {path} cannot be read")]
+    Descriptors {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A section that this service needs.
     #[error("the configuration has no `[{0}]`")]
     Missing(&'static str),
@@ -198,14 +207,14 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     if let Some(shared) = &shared {
         shared.connect_soon();
     }
-    let limits = Door::new(limits(config)?, shared);
+    let limits = Door::new(limits(config)?, shared.clone());
     let (keys, behind) = (Arc::clone(&verifier), Backend::new(link.clone()));
     let known = behind.clone();
     let parts =
         vec![Part::needed("core", move || known.problem()), Part::told("keys", move || keys.problem()), reloads.part()];
     let health = Health::new(parts, shutdown.ending());
     shutdown.tasks().spawn(behind.watch(shutdown.token()));
-    let router = edge_router(config, section, verifier, link, limits, health)?;
+    let router = edge_router(config, section, verifier, link, limits, health, shared)?;
     Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None, reloads })
 }
 
@@ -227,8 +236,8 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
     let (routes, upkeep) =
         core_routes(config, shared.clone(), Some(Arc::clone(&verifier)), peers, reloads.part(), shutdown).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
-    let limits = Door::new(limits(config)?, shared);
-    let router = edge_router(config, section, verifier, Link::local(routes), limits, upkeep.health.clone())?;
+    let limits = Door::new(limits(config)?, shared.clone());
+    let router = edge_router(config, section, verifier, Link::local(routes), limits, upkeep.health.clone(), shared)?;
     Ok(Bound { core, edge: Some((edge, router)), upkeep: Some(upkeep), reloads })
 }
 
@@ -403,6 +412,17 @@ pub fn targets(config: &Config) -> Result<(Accounts, Targets), StartError> {
     Ok((accounts, targets))
 }
 
+/// What the service behind the edge says of its tools: the product's own core, or another service whose descriptor set the
+/// configuration names.
+pub fn annotations(config: &Config) -> Result<Annotations, StartError> {
+    let backend = config.edge.as_ref().and_then(|edge| edge.backend.as_ref());
+    let Some(path) = backend.and_then(|backend| backend.descriptors.as_ref()) else {
+        return Ok(Annotations::read(DESCRIPTOR_SET)?);
+    };
+    let set = std::fs::read(path).map_err(|source| StartError::Descriptors { path: path.clone(), source })?;
+    Ok(Annotations::read(&set)?)
+}
+
 /// The peers that the configuration names, checked.
 pub fn peers(config: &Config) -> Result<Peers, StartError> {
     let annotations = Annotations::read(DESCRIPTOR_SET)?;
@@ -419,7 +439,7 @@ pub fn shared(config: &Config) -> Result<Option<Shared>, StartError> {
 /// The API keys of the file that the configuration names, if it does.
 pub fn api_keys(config: &Config) -> Result<Option<ApiKeys>, StartError> {
     let Some(section) = &config.api_keys else { return Ok(None) };
-    let annotations = Annotations::read(DESCRIPTOR_SET)?;
+    let annotations = annotations(config)?;
     let scopes = annotations.scopes().scopes().map(str::to_owned).collect();
     Ok(Some(ApiKeys::open(section, scopes, Monotonic::system())?))
 }
@@ -554,10 +574,12 @@ fn edge_router(
     link: Link,
     limits: Door,
     health: Health,
+    shared: Option<Shared>,
 ) -> Result<axum::Router, StartError> {
-    let annotations = Annotations::read(DESCRIPTOR_SET)?;
+    let annotations = annotations(config)?;
     let approvals = section.login.as_ref().map(|login| approval_page(config, section, login)).transpose()?;
-    let edge = Edge::new(section.clone(), verifier, link, annotations, limits, health)?.with_approvals(approvals);
+    let edge = Edge::new(section.clone(), verifier, link, annotations, limits, health, shared)?;
+    let edge = edge.with_approvals(approvals);
     Ok(edge::router::router(Arc::new(edge)))
 }
 

@@ -4,20 +4,32 @@
 //! result. It never decides what a caller may do with a tool, and it cannot reach AWS: it does not import what could.
 
 pub mod approvals;
+mod aside;
 mod batch;
 mod bearer;
 mod callable;
 mod challenge;
 mod client_address;
+mod content;
+mod conversation;
 mod cors;
 mod dispatch;
 mod error;
 pub mod events;
+mod headers;
 mod http;
+mod log_levels;
 mod observe;
+mod offers;
+mod questions;
 mod reply;
 pub mod router;
+mod rpc;
+mod sealed;
+mod session;
 mod socket;
+mod stream;
+mod tool;
 mod transcode;
 mod waiting;
 
@@ -38,6 +50,9 @@ use url::Url;
 
 use callable::Callable;
 use events::{Event, Events};
+use log_levels::LogLevels;
+use questions::Questions;
+use sealed::Sealed;
 
 use crate::annotations::Annotations;
 use crate::clock::Clock;
@@ -49,6 +64,8 @@ use crate::limit::{Door, Queue};
 use crate::listen::{PER_ADDRESS, PerAddress};
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
+use crate::seal::SealError;
+use crate::shared::Shared;
 use crate::telemetry;
 use crate::tls::{self, ServerFiles};
 
@@ -113,6 +130,9 @@ pub struct Config {
     /// The most requests that are worked on at once; further ones are told to come back.
     #[serde(default = "default_in_flight")]
     pub in_flight_max: usize,
+    /// The file of the key (64 hexadecimal digits) that seals what clients are given to bring back. Replicas share it; without
+    /// one each process has its own.
+    pub sealing_key: Option<PathBuf>,
     /// How long a tool call may take, in seconds.
     #[serde(default = "default_call_timeout")]
     pub call_timeout: u64,
@@ -200,6 +220,9 @@ pub enum ConfigError {
     /// The file of events.
     #[error("`[edge.events]`")]
     Events(#[source] std::io::Error),
+    /// The key that seals.
+    #[error("`[edge] sealing_key`")]
+    SealingKey(#[source] SealError),
 }
 
 /// Everything that serves a request at the edge.
@@ -217,6 +240,9 @@ pub struct Edge {
     health: Health,
     in_flight: Queue,
     events: Events,
+    sealed: Sealed,
+    questions: Questions,
+    log_levels: LogLevels,
 }
 
 impl Config {
@@ -312,13 +338,16 @@ impl Edge {
         annotations: Annotations,
         limits: Door,
         health: Health,
+        shared: Option<Shared>,
     ) -> Result<Self, ConfigError> {
         let events = Events::start(config.events.clone(), Clock::system()).map_err(ConfigError::Events)?;
+        let sealed = Sealed::new(config.sealing_key.as_deref(), shared, Clock::system());
         let server = Server {
             name: env!("CARGO_PKG_NAME"),
-            title: "AWS allow lists",
+            title: annotations.title().to_owned(),
             version: env!("CARGO_PKG_VERSION"),
             instructions: annotations.instructions().to_owned(),
+            offers: offers::of(&annotations),
         };
         let in_flight = Queue::new(config.in_flight_max, limits.queue());
         Ok(Self {
@@ -334,6 +363,9 @@ impl Edge {
             health,
             in_flight,
             events,
+            sealed: sealed.map_err(ConfigError::SealingKey)?,
+            questions: Questions::default(),
+            log_levels: LogLevels::new(),
         })
     }
 
@@ -356,6 +388,11 @@ impl Edge {
     pub fn with_approvals(mut self, approvals: Option<approvals::Approvals>) -> Self {
         self.approvals = approvals;
         self
+    }
+
+    /// Whether legacy clients are given sessions: where the service behind asks something of them, or has lines for their log.
+    fn has_sessions(&self) -> bool {
+        self.annotations.asks() || self.annotations.logs()
     }
 
     fn call_timeout(&self) -> Duration {

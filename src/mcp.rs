@@ -7,9 +7,11 @@
 //! Source: <https://modelcontextprotocol.io/specification/2026-07-28>.
 
 pub mod catalogue;
+pub mod client;
 pub mod envelope;
 pub mod era;
 pub mod message;
+pub mod template;
 
 /// The JSON-RPC and MCP error codes that the edge gives.
 pub mod code {
@@ -21,10 +23,14 @@ pub mod code {
     pub const METHOD_NOT_FOUND: i32 = -32601;
     /// The parameters are malformed, or name what does not exist.
     pub const INVALID_PARAMS: i32 = -32602;
+    /// There is no such resource, as the legacy revisions say it.
+    pub const RESOURCE_NOT_FOUND: i32 = -32002;
     /// A fault of ours.
     pub const INTERNAL_ERROR: i32 = -32603;
     /// A header and the body disagree (2026-07-28, Streamable HTTP).
     pub const HEADER_MISMATCH: i32 = -32020;
+    /// A question needs a capability that the client has not declared (2026-07-28, "Error codes").
+    pub const MISSING_CLIENT_CAPABILITY: i32 = -32021;
     /// The revision is not served (2026-07-28, versioning).
     pub const UNSUPPORTED_PROTOCOL_VERSION: i32 = -32022;
 }

@@ -29,8 +29,9 @@ use jiff::{SignedDuration, Timestamp};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::aside::Aside;
 use super::dispatch::{self, Call};
-use super::{Edge, http};
+use super::{Edge, http, rpc};
 use crate::clock::Clock;
 use crate::grpc::status::Refusal;
 use crate::identity::Principal;
@@ -319,8 +320,9 @@ impl Person {
             address: self.address,
             certificate: self.certificate,
             carried: dispatch::Carried::Itself,
+            aside: &Aside::none(),
         };
-        let request = dispatch::outgoing(edge, &call, message).ok_or_else(broken)?;
+        let request = rpc::outgoing(edge, &call, message).ok_or_else(broken)?;
         let sent = tokio::time::timeout(edge.call_timeout(), edge.link.unary(path, request)).await;
         let late = || Refused::new(StatusCode::GATEWAY_TIMEOUT, "The service took too long to answer.");
         match sent.map_err(|_| late())? {

@@ -46,7 +46,7 @@ async fn one(edge: &Edge, message: Result<Message<'_>, EnvelopeError<'_>>, call:
             Some(Reply::Message(wrong.to_body(Some(request.id))))
         }
         Ok(Message::Request(request)) => Some(reply::reply(edge, &request, call).await),
-        Ok(Message::Notification { .. } | Message::Response) => None,
+        Ok(Message::Notification { .. } | Message::Response(_)) => None,
         Err(wrong) => {
             let counted = edge.limits.other(Subject::of(call.principal.id())).await;
             Some(Reply::Message(match counted {

@@ -13,7 +13,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Edge;
-use super::dispatch::{Call, outgoing};
+use super::dispatch::Call;
+use super::rpc::outgoing;
 use crate::digest::sha256_hex;
 use crate::pb::mcp::v1::{ListCallableToolsRequest, ListCallableToolsResponse};
 

@@ -7,6 +7,7 @@ use ::http::{HeaderValue, StatusCode};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::{Edge, error};
@@ -58,7 +59,7 @@ fn metadata_url(edge: &Edge) -> String {
 }
 
 /// The refusal, with a JSON-RPC body: a client that finds none takes the server for an older one.
-pub(super) fn refuse(edge: &Edge, challenge: &Challenge<'_>) -> Response {
+pub(super) fn refuse(edge: &Edge, challenge: &Challenge<'_>, id: Option<&RawValue>) -> Response {
     let url = metadata_url(edge);
     let all = edge.annotations.scopes().scopes().collect::<Vec<_>>().join(" ");
     let (status, value, message) = match challenge {
@@ -86,7 +87,7 @@ pub(super) fn refuse(edge: &Edge, challenge: &Challenge<'_>) -> Response {
             format!("the access token lacks the scope that this needs: {needed}"),
         ),
     };
-    let mut response = error::rpc(status, None, error::code_of(status), message);
+    let mut response = error::rpc(status, id, error::code_of(status), message);
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert(WWW_AUTHENTICATE, value);
     }

@@ -1,31 +1,29 @@
 //! One request to one answer, whatever carried it: which method, in which era, and for `tools/call` which RPC.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ::http::HeaderMap;
-use ::http::uri::PathAndQuery;
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
-use tonic::metadata::MetadataValue;
+use serde_json::{Map, Value, json};
 use tracing::Instrument;
 
-use super::waiting::{self, Before};
-use super::{Edge, callable, error, transcode};
-use crate::annotations::ToolSpec;
-use crate::grpc::status::Refusal;
-use crate::grpc::{CLIENT_ADDRESS, CLIENT_CERTIFICATE};
+use super::aside::{Aside, Wants};
+use super::rpc::{Brought, Rpc};
+use super::session::{self, Begun};
+use super::tool::{self, Outcome, ToolCall};
+use super::{Edge, callable, headers, offers};
+use crate::annotations::{Annotations, Exchange, ToolSpec};
 use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
 use crate::identity::thumbprint::Thumbprint;
 use crate::limit::{Exceeded, Subject};
+use crate::mcp::client::{self, Can};
 use crate::mcp::code;
 use crate::mcp::envelope::Request;
-use crate::mcp::era::{self, Era, Spoken, Trace};
-use crate::mcp::message::{self, RpcError, text};
+use crate::mcp::era::{Era, Spoken, Trace};
+use crate::mcp::message::{self, RpcError, negotiated};
 use crate::telemetry;
 
 /// Who sent a request, and what came with it.
@@ -35,15 +33,16 @@ pub(super) struct Call<'a> {
     pub(super) address: Option<IpAddr>,
     pub(super) certificate: Option<Thumbprint>,
     pub(super) carried: Carried<'a>,
+    pub(super) aside: &'a Aside,
 }
 
 /// What carried a request, and says things of it besides the message.
 #[derive(Clone, Copy)]
 pub(super) enum Carried<'a> {
-    /// HTTP: headers that must agree with the message.
-    Http(&'a HeaderMap),
-    /// A WebSocket, on which that revision was negotiated, if any was.
-    Socket(Option<&'static str>),
+    /// HTTP: headers that must agree with the message, and the session that they name, if they name one.
+    Http(&'a HeaderMap, Option<Begun>),
+    /// A channel that is the client's alone, such as a WebSocket, and what was agreed on it, if anything was.
+    Channel(&'static str, Option<Begun>),
     /// Nothing: the edge asks on its own account.
     Itself,
 }
@@ -51,28 +50,57 @@ pub(super) enum Carried<'a> {
 impl Carried<'_> {
     /// The protocol's name, as the conventions for telemetry have it.
     fn name(self) -> &'static str {
-        if matches!(self, Self::Socket(_)) { "websocket" } else { "http" }
+        match self {
+            Self::Http(..) | Self::Itself => "http",
+            Self::Channel(name, _) => name,
+        }
     }
 
     fn header(&self, name: &str) -> Option<&str> {
         match self {
-            Self::Http(headers) => headers.get(name)?.to_str().ok(),
-            Self::Socket(_) | Self::Itself => None,
+            Self::Http(headers, _) => headers.get(name)?.to_str().ok(),
+            Self::Channel(..) | Self::Itself => None,
         }
     }
 
     /// A header that must be there once and say the same as the message, where there are headers.
     fn agrees(self, name: &'static str, expected: &str) -> Result<(), RpcError> {
         match self {
-            Self::Http(headers) => check_header(headers, name, expected),
-            Self::Socket(_) | Self::Itself => Ok(()),
+            Self::Http(all, _) => headers::check(all, name, expected),
+            Self::Channel(..) | Self::Itself => Ok(()),
+        }
+    }
+
+    /// Whether the headers say the same of a tool's arguments as the message, where they must.
+    pub(super) fn says_arguments(
+        self,
+        spec: &ToolSpec,
+        arguments: Option<&RawValue>,
+        annotations: &Annotations,
+        era: Era,
+    ) -> Result<(), RpcError> {
+        match self {
+            Self::Http(all, _) if era.is_modern() => headers::check_arguments(all, spec, arguments, annotations),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what is said to the client comes back the same way, to this very process.
+    pub(super) fn is_a_channel(self) -> bool {
+        matches!(self, Self::Channel(..))
+    }
+
+    fn begun(self) -> Option<Begun> {
+        match self {
+            Self::Http(_, begun) | Self::Channel(_, begun) => begun,
+            Self::Itself => None,
         }
     }
 }
 
 impl Call<'_> {
     /// Whose limits it counts against.
-    fn subject(&self) -> Subject {
+    pub(super) fn subject(&self) -> Subject {
         Subject::of(self.principal.id())
     }
 }
@@ -81,22 +109,14 @@ impl Call<'_> {
 pub(super) enum Answer {
     /// A JSON-RPC result.
     Body(Vec<u8>),
+    /// The same, and the id of the session that it begins.
+    Session(Vec<u8>, String),
     /// The caller is over a limit of the edge's.
     Limited(Exceeded),
     /// The token lacks these scopes.
     Challenge(String),
     /// The service behind the edge refused the token.
     TokenRefused(String),
-}
-
-#[derive(Deserialize)]
-struct ToolCall<'a> {
-    name: String,
-    #[serde(borrow)]
-    arguments: Option<&'a RawValue>,
-    /// What the client answers to a question of an earlier result (MCP 2026-07-28, "Multi round-trip requests").
-    #[serde(borrow, rename = "inputResponses")]
-    responses: Option<HashMap<String, &'a RawValue>>,
 }
 
 /// Calls of tools are counted by the core, whatever door they come through. What the edge answers or refuses by itself no
@@ -115,8 +135,20 @@ pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>
 }
 
 /// The methods that are spoken of by name where each name costs something; any other could be anything.
-const METHODS: [&str; 6] =
-    ["initialize", "ping", "server/discover", "tools/list", "tools/call", "notifications/initialized"];
+const METHODS: [&str; 12] = [
+    "initialize",
+    "ping",
+    "server/discover",
+    "tools/list",
+    "tools/call",
+    "resources/list",
+    "resources/templates/list",
+    "resources/read",
+    "prompts/list",
+    "prompts/get",
+    "completion/complete",
+    "logging/setLevel",
+];
 
 fn known_method(method: &str) -> &'static str {
     METHODS.into_iter().find(|known| *known == method).unwrap_or("_OTHER")
@@ -124,12 +156,12 @@ fn known_method(method: &str) -> &'static str {
 
 async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
     let spoken = match call.carried {
-        Carried::Http(headers) => {
-            one(headers, "mcp-protocol-version").and_then(|header| Era::of(&request.method, request.params, header))
-        }
-        Carried::Socket(negotiated) => Era::of_frame(&request.method, request.params, negotiated),
+        Carried::Http(all, _) => headers::one(all, "mcp-protocol-version")
+            .and_then(|header| Era::of(&request.method, request.params, header)),
+        Carried::Channel(_, begun) => Era::of_frame(&request.method, request.params, begun.map(|begun| begun.revision)),
         Carried::Itself => Era::of(&request.method, request.params, None),
     };
+    let spoken = spoken.map(|spoken| known(edge, call, spoken));
     let (method, started) = (known_method(&request.method), tokio::time::Instant::now());
     // A call of a tool that there is has a span and a measure of its own.
     let is_of_tool = tool_named(request).is_some_and(|tool| edge.annotations.find(&tool).is_some());
@@ -198,69 +230,171 @@ fn hang(span: &tracing::Span, trace: Option<&Trace>, call: &Call<'_>) {
     }
 }
 
+/// With what a legacy client said when it began.
+fn known(edge: &Edge, call: &Call<'_>, mut spoken: Spoken) -> Spoken {
+    if !spoken.era.is_modern() {
+        spoken.can = call.carried.begun().map(|begun| begun.can).unwrap_or_default();
+        spoken.log_level = edge.annotations.logs().then(|| edge.log_levels.of(call));
+    }
+    spoken
+}
+
 async fn spoken_to(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: Spoken) -> Result<Answer, RpcError> {
-    let era = spoken.era;
+    let (era, offered) = (spoken.era, edge.server.offers);
     if era.is_modern() {
         call.carried.agrees("mcp-method", &request.method)?;
     }
     let body = |result: &Value| Ok(Answer::Body(message::result(request.id, result)));
+    let made = |made: offers::Made| match made {
+        Ok(result) => Ok(Answer::Body(message::result(request.id, &result))),
+        Err(answer) => Ok(answer),
+    };
+    let list = |name: &str, items: Vec<Value>| {
+        no_cursor(request.params)?;
+        body(&edge.server.list(name, items, era))
+    };
     match request.method.as_str() {
-        "initialize" if !era.is_modern() => body(&edge.server.initialize(request.params)),
+        "initialize" if !era.is_modern() => Ok(initialize(edge, request, call)),
         "ping" if !era.is_modern() => body(&json!({})),
         "server/discover" if era.is_modern() => body(&edge.server.discover()),
-        "tools/list" => body(&edge.server.tools(&callable::tools(edge, call).await, era)),
-        "tools/call" => {
-            let params: ToolCall<'_> =
-                request.params.and_then(|params| serde_json::from_str(params.get()).ok()).ok_or_else(|| {
-                    RpcError::new(
-                        code::INVALID_PARAMS,
-                        "`params` must hold the tool's `name`, and `arguments` as an object",
-                    )
-                })?;
+        "tools/list" => list("tools", callable::tools(edge, call).await.into_iter().cloned().collect()),
+        "tools/call" => call_tool(edge, request, call, spoken).await,
+        "resources/list" if offered.resources => list("resources", offers::resources(edge, call, false).collect()),
+        "resources/templates/list" if offered.resources => {
+            list("resourceTemplates", offers::resources(edge, call, true).collect())
+        }
+        "resources/read" if offered.resources => {
+            let uri = parameter(request.params, "uri")?;
             if era.is_modern() {
-                call.carried.agrees("mcp-name", &params.name)?;
+                call.carried.agrees("mcp-name", &uri)?;
             }
-            let spec = edge.annotations.find(&params.name).ok_or_else(|| unknown_tool(edge, &params.name))?;
-            let started = tokio::time::Instant::now();
-            let span = span(request, spec, call, era);
-            hang(&span, Some(&spoken.trace), call);
-            let outcome = tool_call(edge, spec, &params, call, spoken.opens_urls).instrument(span.clone()).await;
-            let (kind, answer) = match outcome {
-                Outcome::Result(content, structured) => (None, Ok((content, Some(structured), false))),
-                Outcome::ToolError(content) => (Some("tool_error"), Ok((content, None, true))),
-                Outcome::Question(question) => {
-                    (None, Err(Answer::Body(message::result(request.id, &edge.server.input_required(question)))))
-                }
-                Outcome::Limited(exceeded) => (Some("rate_limited"), Err(Answer::Limited(exceeded))),
-                Outcome::Challenge(scope) => (Some("insufficient_scope"), Err(Answer::Challenge(scope))),
-                Outcome::TokenRefused(why) => (Some("invalid_token"), Err(Answer::TokenRefused(why))),
+            let found = offers::resource(edge, &uri).ok_or_else(|| offers::no_resource(&uri, era.is_modern()))?;
+            let rpc = rpc(&found.0.method, &found.0.exchange, spoken);
+            made(offers::read(edge, call, &uri, found, &rpc, &Brought::read(request.params)?).await?)
+        }
+        "prompts/list" if offered.prompts => list("prompts", offers::prompts(edge, call)),
+        "prompts/get" if offered.prompts => {
+            let name = parameter(request.params, "name")?;
+            if era.is_modern() {
+                call.carried.agrees("mcp-name", &name)?;
+            }
+            let spec = edge.annotations.prompts().iter().find(|spec| spec.annotations.name == name);
+            let spec = spec.ok_or_else(|| RpcError::new(code::INVALID_PARAMS, "there is no such prompt"))?;
+            let rpc = rpc(&spec.method, &spec.exchange, spoken);
+            let arguments = arguments(request.params)?;
+            made(offers::prompt(edge, call, spec, &arguments, &rpc, &Brought::read(request.params)?).await?)
+        }
+        "completion/complete" if offered.completions => {
+            let Some(method) = edge.annotations.completes() else {
+                return Err(RpcError::method_not_found(&request.method, era));
             };
-            if let Some(kind) = kind {
-                if let Some(left_out) = edge.limits.log_principal() {
-                    span.in_scope(|| {
-                        tracing::info!(
-                            tool = params.name,
-                            who = call.principal.id(),
-                            outcome = kind,
-                            left_out,
-                            "a tool call was not done"
-                        )
-                    });
-                }
-                span.record("error.type", kind);
-                span.record("otel.status_code", "ERROR");
-                span.record("otel.status_description", "the tool call was not done");
-            }
-            telemetry::record_mcp("tools/call", Some(&spec.annotations.name), kind, started.elapsed());
-            match answer {
-                Ok((content, structured, is_error)) => {
-                    body(&edge.server.tool_result(content, structured, is_error, era))
-                }
-                Err(answer) => Ok(answer),
-            }
+            made(offers::complete(edge, call, request.params, &rpc(method, &Exchange::default(), spoken)).await?)
+        }
+        "logging/setLevel" if offered.logging && !era.is_modern() => {
+            let level = parameter(request.params, "level")?;
+            let level = client::log_level(&level)
+                .ok_or_else(|| RpcError::new(code::INVALID_PARAMS, "`level` must be one of RFC 5424, such as info"))?;
+            edge.log_levels.set(call, level);
+            body(&json!({}))
         }
         method => Err(RpcError::method_not_found(method, era)),
     }
+}
+
+/// The answer to `initialize`. A session begins where the service behind may have something to ask or to tell, and only
+/// then: a client without one can be served by any replica.
+fn initialize(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Answer {
+    let answer = message::result(request.id, &edge.server.initialize(request.params));
+    let begun = Begun { revision: negotiated(request.params), can: Can::of_initialize(request.params) };
+    match call.carried {
+        Carried::Http(..) if edge.has_sessions() => {
+            Answer::Session(answer, session::begin(&edge.sealed, call.principal.id(), begun))
+        }
+        _ => Answer::Body(answer),
+    }
+}
+
+fn rpc<'a>(method: &'a prost_reflect::MethodDescriptor, exchange: &'a Exchange, spoken: Spoken) -> Rpc<'a> {
+    let Spoken { era, can, progress, log_level, .. } = spoken;
+    Rpc { method, exchange, era, can, wants: Wants { progress, log: log_level } }
+}
+
+/// A parameter that must be there and be a string.
+fn parameter(params: Option<&RawValue>, name: &'static str) -> Result<String, RpcError> {
+    let params = params.and_then(|params| serde_json::from_str::<Map<String, Value>>(params.get()).ok());
+    let value = params.as_ref().and_then(|params| params.get(name)).and_then(Value::as_str);
+    value
+        .map(str::to_owned)
+        .ok_or_else(|| RpcError::new(code::INVALID_PARAMS, format!("`params` must hold `{name}`, a string")))
+}
+
+/// A prompt's arguments.
+fn arguments(params: Option<&RawValue>) -> Result<Map<String, Value>, RpcError> {
+    #[derive(Deserialize)]
+    struct Params {
+        arguments: Option<Map<String, Value>>,
+    }
+    let params = params.and_then(|params| serde_json::from_str::<Params>(params.get()).ok());
+    let wrong = || RpcError::new(code::INVALID_PARAMS, "`arguments` must be an object");
+    Ok(params.ok_or_else(wrong)?.arguments.unwrap_or_default())
+}
+
+/// Every list is given as a whole, so no cursor was ever handed out.
+fn no_cursor(params: Option<&RawValue>) -> Result<(), RpcError> {
+    #[derive(Default, Deserialize)]
+    struct Params {
+        cursor: Option<Value>,
+    }
+    let params: Params = params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
+    match params.cursor {
+        None => Ok(()),
+        Some(_) => {
+            Err(RpcError::new(code::INVALID_PARAMS, "`cursor` is none of this server's: its lists have one page"))
+        }
+    }
+}
+
+async fn call_tool(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: Spoken) -> Result<Answer, RpcError> {
+    let era = spoken.era;
+    let params: ToolCall<'_> =
+        request.params.and_then(|params| serde_json::from_str(params.get()).ok()).ok_or_else(|| {
+            RpcError::new(code::INVALID_PARAMS, "`params` must hold the tool's `name`, and `arguments` as an object")
+        })?;
+    if era.is_modern() {
+        call.carried.agrees("mcp-name", &params.name)?;
+    }
+    let spec = edge.annotations.find(&params.name).ok_or_else(|| unknown_tool(edge, &params.name))?;
+    let brought = Brought::read(request.params)?;
+    let started = tokio::time::Instant::now();
+    let span = span(request, spec, call, era);
+    hang(&span, Some(&spoken.trace), call);
+    let rpc = rpc(&spec.method, &spec.exchange, spoken);
+    let called = tool::call_tool(edge, spec, params.arguments, &rpc, &brought, call).instrument(span.clone()).await;
+    let body = |result: &Value| Answer::Body(message::result(request.id, result));
+    let (kind, answer) = match called {
+        Ok(Outcome::Result(content, structured)) => {
+            (None, Ok(body(&edge.server.tool_result(content, structured, false, era))))
+        }
+        Ok(Outcome::ToolError(content)) => {
+            (Some("tool_error".to_owned()), Ok(body(&edge.server.tool_result(content, None, true, era))))
+        }
+        Ok(Outcome::Question(question)) => (None, Ok(body(&edge.server.input_required(question)))),
+        Ok(Outcome::Limited(exceeded)) => (Some("rate_limited".to_owned()), Ok(Answer::Limited(exceeded))),
+        Ok(Outcome::Challenge(scope)) => (Some("insufficient_scope".to_owned()), Ok(Answer::Challenge(scope))),
+        Ok(Outcome::TokenRefused(why)) => (Some("invalid_token".to_owned()), Ok(Answer::TokenRefused(why))),
+        Err(wrong) => (Some(wrong.code.to_string()), Err(wrong)),
+    };
+    if let Some(kind) = &kind {
+        if let Some(left_out) = edge.limits.log_principal() {
+            let (tool, who) = (&params.name, call.principal.id());
+            span.in_scope(|| tracing::info!(tool, who, outcome = kind, left_out, "a tool call was not done"));
+        }
+        span.record("error.type", kind);
+        span.record("otel.status_code", "ERROR");
+        span.record("otel.status_description", "the tool call was not done");
+    }
+    telemetry::record_mcp("tools/call", Some(&spec.annotations.name), kind.as_deref(), started.elapsed());
+    answer
 }
 
 /// A tool call's span, by the OpenTelemetry conventions for MCP.
@@ -285,134 +419,6 @@ fn span(request: &Request<'_>, spec: &ToolSpec, call: &Call<'_>, era: Era) -> tr
     )
 }
 
-/// How a tool call came out.
-enum Outcome {
-    Result(Vec<Value>, Value),
-    ToolError(Vec<Value>),
-    Question(Value),
-    Limited(Exceeded),
-    Challenge(String),
-    TokenRefused(String),
-}
-
-async fn tool_call(edge: &Edge, spec: &ToolSpec, params: &ToolCall<'_>, call: &Call<'_>, opens_urls: bool) -> Outcome {
-    let scope = &spec.annotations.scope;
-    if !edge.annotations.scopes().grants(call.principal.scopes(), scope) {
-        let counted = edge.limits.other(call.subject()).await;
-        return counted.map_or_else(Outcome::Limited, |()| Outcome::Challenge(scope.clone()));
-    }
-    let message = match transcode::to_message(&spec.method.input(), params.arguments, &edge.annotations) {
-        Ok(message) => message,
-        Err(wrong) => {
-            if let Err(exceeded) = edge.limits.other(call.subject()).await {
-                return Outcome::Limited(exceeded);
-            }
-            let text_of = "arguments that do not fit the tool's schema";
-            edge.refused(::http::StatusCode::OK, wrong.reason(), call.address, Some(call.principal.id()), text_of);
-            let structured = json!({"error": {"code": "INVALID_ARGUMENT", "reason": wrong.reason(), "message": wrong.to_string(), "retryable": false}});
-            return Outcome::ToolError(vec![text(format!("Refused: {wrong}")), text(structured.to_string())]);
-        }
-    };
-    let before = Before::of(params.responses.as_ref());
-    if before == Before::GaveUp {
-        if let Err(exceeded) = edge.limits.other(call.subject()).await {
-            return Outcome::Limited(exceeded);
-        }
-        return Outcome::ToolError(vec![text("Not done: its approval was not wanted any more. Nothing was changed.")]);
-    }
-    if telemetry::logs_requests() {
-        let (tool, request) =
-            (&spec.annotations.name, transcode::shape(&spec.method.input(), &message, &edge.annotations));
-        telemetry::log_request(tool, &request);
-    }
-    let path = format!("/{}/{}", spec.method.parent_service().full_name(), spec.method.name());
-    let Some(request) = outgoing(edge, call, message) else {
-        return Outcome::TokenRefused("the access token cannot be sent on".to_owned());
-    };
-    let answer = match PathAndQuery::try_from(path) {
-        // The service keeps to the deadline itself; this one is for when it does not answer at all.
-        Ok(path) => {
-            tokio::time::timeout(
-                edge.call_timeout() + std::time::Duration::from_secs(1),
-                edge.link.unary(path, request),
-            )
-            .await
-        }
-        Err(_) => Ok(Err(tonic::Status::internal("the tool's RPC has no name that can be called"))),
-    };
-    let status = match answer {
-        Ok(Ok(answer)) => {
-            match transcode::to_json(&spec.method.output(), answer.get_ref().clone(), &edge.annotations) {
-                Ok((summary, structured)) => {
-                    if telemetry::logs_requests() {
-                        let answer = transcode::shape(&spec.method.output(), answer.get_ref(), &edge.annotations);
-                        telemetry::log_answer(&spec.annotations.name, &answer);
-                    }
-                    let json = structured.to_string();
-                    let content = summary.into_iter().chain([json]).map(text).collect();
-                    return Outcome::Result(content, structured);
-                }
-                Err(undecodable) => {
-                    tracing::error!(error = %undecodable, "an answer does not fit its descriptor");
-                    tonic::Status::internal("the service's answer could not be read")
-                }
-            }
-        }
-        Ok(Err(status)) => status,
-        Err(_) => tonic::Status::deadline_exceeded("the call took too long"),
-    };
-    let mut refusal = Refusal::of(&status);
-    if telemetry::logs_requests() {
-        telemetry::log_answer(&spec.annotations.name, &json!({"refused": refusal.reason}));
-    }
-    match (refusal.code, refusal.reason.as_str()) {
-        (tonic::Code::Unauthenticated, _) => Outcome::TokenRefused(refusal.message),
-        (tonic::Code::PermissionDenied, "SCOPE_MISSING") => {
-            Outcome::Challenge(refusal.facts.remove("scope").unwrap_or_else(|| scope.clone()))
-        }
-        _ => {
-            if refusal.reason.is_empty() {
-                // Not a word of the service's own: a broken link, whose details are ours.
-                tracing::warn!(code = ?refusal.code, message = refusal.message, "the service behind the edge did not answer");
-                refusal.reason = "BACKEND_UNAVAILABLE".to_owned();
-                refusal.message = if spec.annotations.read_only {
-                    "the service behind this server does not answer at the moment; try again in a few seconds"
-                        .to_owned()
-                } else {
-                    "the service behind this server did not answer, so whether the change was made is not known; look before trying again".to_owned()
-                };
-                refusal.retry_after = Some(std::time::Duration::from_secs(5));
-            }
-            if let Some(question) = waiting::point_to_page(edge, &mut refusal)
-                && opens_urls
-                && before == Before::NotAsked
-            {
-                return Outcome::Question(question);
-            }
-            let (sentence, structured) = error::tool_error(&refusal);
-            Outcome::ToolError(vec![text(sentence), text(structured.to_string())])
-        }
-    }
-}
-
-/// The RPC's request: the message, the person's own token, the address and the certificate that they call by, the deadline
-/// and the trace.
-pub(super) fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
-    let mut request = tonic::Request::new(message);
-    request.set_timeout(edge.call_timeout());
-    let mut authorization = MetadataValue::try_from(format!("Bearer {}", call.bearer.expose())).ok()?;
-    authorization.set_sensitive(true);
-    let metadata = request.metadata_mut();
-    metadata.insert("authorization", authorization);
-    if let Some(address) = call.address {
-        metadata.insert(CLIENT_ADDRESS, MetadataValue::try_from(address.to_string()).ok()?);
-    }
-    if let Some(certificate) = call.certificate {
-        metadata.insert(CLIENT_CERTIFICATE, MetadataValue::try_from(certificate.to_string()).ok()?);
-    }
-    Some(request)
-}
-
 fn unknown_tool(edge: &Edge, name: &str) -> RpcError {
     let shown: String = name.chars().take(64).filter(|c| !c.is_control()).collect();
     let known = edge.annotations.tools().iter().map(|tool| tool.annotations.name.as_str());
@@ -421,29 +427,4 @@ fn unknown_tool(edge: &Edge, name: &str) -> RpcError {
         .filter(|known| strsim::osa_distance(known, &shown) <= 6);
     let hint = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
     RpcError::new(code::INVALID_PARAMS, format!("there is no tool `{shown}`{hint}"))
-}
-
-/// A header that must be there once and say the same as the body.
-fn check_header(headers: &HeaderMap, name: &'static str, expected: &str) -> Result<(), RpcError> {
-    let value = one(headers, name)?.ok_or_else(|| {
-        era::mismatch(
-            "a header is missing: modern requests carry MCP-Protocol-Version, Mcp-Method and, for a tool, Mcp-Name",
-        )
-    })?;
-    if transcode::decode_header(value).as_deref() == Some(expected) {
-        Ok(())
-    } else {
-        Err(era::mismatch("Mcp-Method or Mcp-Name and the body differ"))
-    }
-}
-
-fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, RpcError> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) => {
-            value.to_str().map(Some).map_err(|_| era::mismatch("a header holds characters that are not ASCII"))
-        }
-        (Some(_), Some(_)) => Err(era::mismatch("a header is given twice")),
-    }
 }

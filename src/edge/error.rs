@@ -39,10 +39,10 @@ pub(super) fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
 }
 
 /// More requests than the edge works on at once.
-pub(super) fn busy() -> Response {
+pub(super) fn busy(id: &RawValue) -> Response {
     let mut response = rpc(
         StatusCode::TOO_MANY_REQUESTS,
-        None,
+        Some(id),
         code_of(StatusCode::TOO_MANY_REQUESTS),
         "too many requests at once; try again in a second",
     );
@@ -77,9 +77,9 @@ pub(super) fn of_envelope<'a>(wrong: &EnvelopeError<'a>) -> (i32, Option<&'a Raw
 }
 
 /// Something that tokens depend on does not answer.
-pub(super) fn unavailable(message: &str, wait: Option<std::time::Duration>) -> Response {
+pub(super) fn unavailable(message: &str, wait: Option<std::time::Duration>, id: Option<&RawValue>) -> Response {
     let mut response =
-        rpc(StatusCode::SERVICE_UNAVAILABLE, None, code_of(StatusCode::SERVICE_UNAVAILABLE), message.to_owned());
+        rpc(StatusCode::SERVICE_UNAVAILABLE, id, code_of(StatusCode::SERVICE_UNAVAILABLE), message.to_owned());
     if let Some(wait) = wait {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     }
@@ -107,6 +107,49 @@ pub(super) async fn method_not_allowed() -> Response {
 pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     rpc(StatusCode::INTERNAL_SERVER_ERROR, None, code::INTERNAL_ERROR, "the service met a fault of its own")
         .into_response()
+}
+
+/// Gives words to what the service behind did not say itself: a broken link, whose details are ours.
+pub(super) fn unnamed(refusal: &mut Refusal, read_only: bool) {
+    if !refusal.reason.is_empty() {
+        return;
+    }
+    // A service without reasons may still refuse in words of its own; these codes are never made by a link.
+    if matches!(
+        refusal.code,
+        tonic::Code::InvalidArgument
+            | tonic::Code::NotFound
+            | tonic::Code::AlreadyExists
+            | tonic::Code::PermissionDenied
+            | tonic::Code::FailedPrecondition
+            | tonic::Code::OutOfRange
+            | tonic::Code::Aborted
+    ) {
+        status::name(refusal.code).clone_into(&mut refusal.reason);
+        return;
+    }
+    tracing::warn!(code = ?refusal.code, message = refusal.message, "the service behind the edge did not answer");
+    refusal.reason = "BACKEND_UNAVAILABLE".to_owned();
+    refusal.message = if read_only {
+        "the service behind this server does not answer at the moment; try again in a few seconds".to_owned()
+    } else {
+        "the service behind this server did not answer, so whether the change was made is not known; look before trying again".to_owned()
+    };
+    refusal.retry_after = Some(std::time::Duration::from_secs(5));
+}
+
+/// What a refusal behind the edge is where there is no tool that a model could call otherwise.
+pub(super) fn of_refusal(mut refusal: Refusal) -> RpcError {
+    unnamed(&mut refusal, true);
+    let wrong_arguments =
+        matches!(refusal.code, tonic::Code::InvalidArgument | tonic::Code::NotFound | tonic::Code::OutOfRange);
+    let code = if wrong_arguments { code::INVALID_PARAMS } else { code::INTERNAL_ERROR };
+    let (_, data) = tool_error(&refusal);
+    let error = RpcError::new(code, refusal.message);
+    match data.get("error") {
+        Some(data) => error.with_data(data.clone()),
+        None => error,
+    }
 }
 
 /// What a refusal behind the edge tells a model: a sentence, and the same for programs.

@@ -4,28 +4,31 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN};
-use ::http::{HeaderMap, Request, StatusCode, Uri};
+use ::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use axum::body::Body;
 use axum::extract::State;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::value::RawValue;
 
+use super::aside::{self, Aside};
 use super::bearer::{self, Presented};
 use super::challenge::{self, Challenge};
 use super::client_address::{ClientAddress, client_address, is_proxy};
 use super::dispatch::{self, Answer, Call, Carried};
 use super::reply::Reply;
-use super::{Edge, approvals, batch, error};
+use super::session::{self, Begun};
+use super::{Edge, approvals, batch, error, stream};
 use crate::error::Code;
 use crate::identity::thumbprint::Thumbprint;
 use crate::limit::{Exceeded, Subject};
 use crate::listen::Connection;
 use crate::mcp::code;
 use crate::mcp::envelope::{self, EnvelopeError, Message, Received};
-use crate::mcp::era::{Era, LEGACY};
+use crate::mcp::era::{Era, LEGACY, MODERN};
 use crate::mcp::message::RpcError;
 use crate::telemetry;
 
@@ -125,12 +128,16 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
     let (parts, body) = request.into_parts();
     let address = parts.extensions.get::<ClientAddress>().and_then(|known| known.0);
     if let Err(exceeded) = edge.limits.listens(address) {
-        return after(body, limited(&edge, address, &exceeded, None)).await;
+        let id = read_away(body).await;
+        return limited(&edge, address, &exceeded, id.as_deref());
     }
     let certificate = certificate(parts.extensions.get::<Connection>());
     let (bearer, principal) = match bearer::present(&edge, &parts.headers, address, certificate.as_ref()).await {
         Presented::Token(bearer, principal) => (bearer, principal),
-        refused => return after(body, not_presented(&edge, address, refused)).await,
+        refused => {
+            let id = read_away(body).await;
+            return not_presented(&edge, address, refused, id.as_deref());
+        }
     };
     let who = principal.id();
     if let Some(refusal) = refuse_encoding(&parts.headers) {
@@ -144,14 +151,18 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
             return refusal;
         }
     };
-    let call =
-        Call { bearer: &bearer, principal: &principal, address, certificate, carried: Carried::Http(&parts.headers) };
-    let request = match envelope::read(&body) {
-        Ok(Received::One(Message::Request(request))) => request,
+    let begun = match session_of(&edge, principal.id(), &parts.headers) {
+        Ok(begun) => begun,
+        Err(refusal) => return *refusal,
+    };
+    let (aside, carried) = (Aside::none(), Carried::Http(&parts.headers, begun));
+    let call = Call { bearer: &bearer, principal: &principal, address, certificate, carried, aside: &aside };
+    let id = match envelope::read(&body) {
+        Ok(Received::One(Message::Request(request))) => request.id.to_owned(),
         Ok(Received::Many(messages)) if has_batches(&parts.headers) => {
             return match batch::answer(&edge, messages, &call).await {
                 Some(Reply::Message(body)) => error::json_response(StatusCode::OK, body),
-                Some(Reply::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why)),
+                Some(Reply::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why), None),
                 None => StatusCode::ACCEPTED.into_response(),
             };
         }
@@ -169,37 +180,113 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
                 Ok(Received::Many(_)) => refused(&EnvelopeError::Batch),
                 // None of the notifications that exist asks anything of a server that keeps no state.
                 Ok(Received::One(Message::Notification { .. })) => StatusCode::ACCEPTED.into_response(),
+                Ok(Received::One(Message::Response(response))) if !is_modern(&parts.headers) => {
+                    answered(&edge, principal.id(), &response).await
+                }
                 Ok(Received::One(_)) => error::rpc(
                     StatusCode::BAD_REQUEST,
                     None,
                     code::INVALID_REQUEST,
-                    "this server asks nothing, so it takes no responses",
+                    "this revision of MCP has no responses of clients",
                 ),
             };
         }
     };
     // Only a whole request takes a place: a slow body holds nothing but its own connection.
-    let Some(_place) = edge.in_flight.enter().await else {
+    let Some(place) = edge.in_flight.enter().await else {
         edge.refused(StatusCode::TOO_MANY_REQUESTS, "BUSY", address, Some(who), "too many requests at once");
-        return error::busy();
+        return error::busy(&id);
     };
-    match dispatch::dispatch(&edge, &request, &call).await {
+    let (aside, ear) = if accepts_events(&parts.headers) { Aside::new(&id) } else { (Aside::none(), aside::deaf()) };
+    let (is_modern, who) = (is_modern(&parts.headers), who.to_owned());
+    let work = {
+        let edge = Arc::clone(&edge);
+        async move {
+            let _place = place;
+            let carried = Carried::Http(&parts.headers, begun);
+            let call = Call { bearer: &bearer, principal: &principal, address, certificate, carried, aside: &aside };
+            match envelope::parse(&body) {
+                Ok(Message::Request(request)) => dispatch::dispatch(&edge, &request, &call).await,
+                // INVARIANT: it was read as a request a moment ago.
+                _ => Err(RpcError::new(code::INTERNAL_ERROR, "the request cannot be read any more")),
+            }
+        }
+    };
+    // Closing the connection gives up a modern request (2026-07-28, Streamable HTTP), which the work's end with its response
+    // does by itself. It does not give up a legacy one (2025-11-25, "Streamable HTTP"), so that one works by itself.
+    let work: stream::Work = if is_modern { work.boxed() } else { stream::by_itself(work) };
+    let about = stream::About { edge, id, address, who };
+    stream::respond(about, work, ear).await
+}
+
+/// The answer to a request, where nothing was said before it.
+pub(super) fn respond(about: &stream::About, answer: Result<Answer, RpcError>) -> Response {
+    let stream::About { edge, id, address, who } = about;
+    let (address, who) = (*address, Some(who.as_str()));
+    match answer {
         Ok(Answer::Body(body)) => error::json_response(StatusCode::OK, body),
-        Ok(Answer::Limited(exceeded)) => limited(&edge, address, &exceeded, Some(request.id)),
+        Ok(Answer::Session(body, session)) => {
+            let mut response = error::json_response(StatusCode::OK, body);
+            if let Ok(session) = HeaderValue::try_from(session) {
+                response.headers_mut().insert(SESSION, session);
+            }
+            response
+        }
+        Ok(Answer::Limited(exceeded)) => limited(edge, address, &exceeded, Some(id)),
         Ok(Answer::Challenge(scope)) => {
-            edge.refused(StatusCode::FORBIDDEN, "SCOPE_MISSING", address, Some(who), &scope);
-            challenge::refuse(&edge, &Challenge::Scope(&scope))
+            edge.refused(StatusCode::FORBIDDEN, "SCOPE_MISSING", address, who, &scope);
+            challenge::refuse(edge, &Challenge::Scope(&scope), Some(id))
         }
         Ok(Answer::TokenRefused(why)) => {
-            edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_REFUSED", address, Some(who), &why);
-            challenge::refuse(&edge, &Challenge::Invalid(&why))
+            edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_REFUSED", address, who, &why);
+            challenge::refuse(edge, &Challenge::Invalid(&why), Some(id))
         }
         Err(wrong) => {
             let text = format!("JSON-RPC error {}", wrong.code);
-            edge.refused(StatusCode::OK, "PROTOCOL_ERROR", address, Some(who), &text);
-            refused(&wrong, request.id)
+            edge.refused(StatusCode::OK, "PROTOCOL_ERROR", address, who, &text);
+            refused(&wrong, id)
         }
     }
+}
+
+/// The header that names a session of a legacy client.
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// The session that a legacy request names. One that is unknown is answered so that the client begins another.
+fn session_of(edge: &Edge, who: &str, headers: &HeaderMap) -> Result<Option<Begun>, Box<Response>> {
+    let Some(id) = headers.get(SESSION).filter(|_| edge.has_sessions() && !is_modern(headers)) else {
+        return Ok(None);
+    };
+    let begun = id.to_str().ok().and_then(|id| session::read(&edge.sealed, who, id));
+    begun.map(Some).ok_or_else(|| {
+        let status = StatusCode::NOT_FOUND;
+        let text = "this session is unknown or over; begin another one by `initialize`";
+        Box::new(error::rpc(status, None, error::code_of(status), text))
+    })
+}
+
+/// Takes a legacy client's answer to a question of ours.
+async fn answered(edge: &Edge, who: &str, response: &envelope::Response<'_>) -> Response {
+    if edge.questions.take(&edge.sealed, who, response).await {
+        return StatusCode::ACCEPTED.into_response();
+    }
+    let text = "this is no answer to a question that this server has asked and still waits for";
+    error::rpc(StatusCode::BAD_REQUEST, None, code::INVALID_REQUEST, text)
+}
+
+fn is_modern(headers: &HeaderMap) -> bool {
+    headers.get("mcp-protocol-version").is_some_and(|revision| revision.as_bytes() == MODERN.as_bytes())
+}
+
+/// Whether a client takes a stream of events.
+fn accepts_events(headers: &HeaderMap) -> bool {
+    headers.get_all(ACCEPT).iter().any(|accept| {
+        accept.to_str().is_ok_and(|accept| {
+            accept.split(',').any(|kind| {
+                kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+            })
+        })
+    })
 }
 
 /// Whether a client of that header may send batches. One without it is taken for one of 2025-03-26.
@@ -226,11 +313,16 @@ pub(super) fn limited(edge: &Edge, address: Option<IpAddr>, exceeded: &Exceeded,
 }
 
 /// The refusal of a caller without a good token.
-pub(super) fn not_presented(edge: &Edge, address: Option<IpAddr>, presented: Presented) -> Response {
+pub(super) fn not_presented(
+    edge: &Edge,
+    address: Option<IpAddr>,
+    presented: Presented,
+    id: Option<&RawValue>,
+) -> Response {
     match presented {
         Presented::Refused(refused) if refused.code() == Code::Unavailable => {
             edge.refused(StatusCode::SERVICE_UNAVAILABLE, refused.reason(), address, None, refused.message());
-            error::unavailable(refused.message(), refused.wait())
+            error::unavailable(refused.message(), refused.wait(), id)
         }
         Presented::Refused(refused) => {
             edge.limits.bad_token(address);
@@ -238,7 +330,7 @@ pub(super) fn not_presented(edge: &Edge, address: Option<IpAddr>, presented: Pre
             if let Some(left_out) = edge.limits.log_stranger() {
                 tracing::info!(reason = refused.reason(), why = refused.message(), left_out, "a token was refused");
             }
-            challenge::refuse(edge, &Challenge::Invalid(refused.message()))
+            challenge::refuse(edge, &Challenge::Invalid(refused.message()), id)
         }
         Presented::Malformed => {
             edge.refused(
@@ -248,21 +340,30 @@ pub(super) fn not_presented(edge: &Edge, address: Option<IpAddr>, presented: Pre
                 None,
                 "a header that cannot be read",
             );
-            challenge::refuse(edge, &Challenge::Malformed)
+            challenge::refuse(edge, &Challenge::Malformed, id)
         }
         Presented::Nothing | Presented::Token(..) => {
             edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_MISSING", address, None, "no token");
-            challenge::refuse(edge, &Challenge::Missing)
+            challenge::refuse(edge, &Challenge::Missing, id)
         }
     }
 }
 
-/// Answers once a small body has been read away: some HTTP/2 clients lose an answer that comes before they have sent
-/// all of theirs. A large or slow one is not waited for.
+/// Answers once a small body has been read away.
 async fn after(body: Body, response: Response) -> Response {
-    let drained = tokio::time::timeout(DRAIN_TIMEOUT, Limited::new(body, DRAIN_MAX).collect()).await;
-    drop(drained);
+    drop(read_away(body).await);
     response
+}
+
+/// Reads a small body away: some HTTP/2 clients lose an answer that comes before they have sent all of theirs. A large or
+/// slow one is not waited for. The id of the request in it, by which a client knows what the refusal is about.
+async fn read_away(body: Body) -> Option<Box<RawValue>> {
+    let read = tokio::time::timeout(DRAIN_TIMEOUT, Limited::new(body, DRAIN_MAX).collect()).await;
+    let bytes = read.ok()?.ok()?.to_bytes();
+    match envelope::parse(&bytes) {
+        Ok(Message::Request(request)) => Some(request.id.to_owned()),
+        _ => None,
+    }
 }
 
 fn refused(wrong: &RpcError, id: &RawValue) -> Response {

@@ -31,24 +31,36 @@ pub(super) async fn reply(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -
         let busy = RpcError::new(error::code_of(status), "too many requests at once; try again in a second");
         return Reply::Message(busy.with_data(data).to_body(Some(request.id)));
     };
-    match dispatch::dispatch(edge, request, call).await {
-        Ok(Answer::Body(body)) => Reply::Message(body),
-        Ok(Answer::Limited(exceeded)) => Reply::Message(limited(edge, call.address, &exceeded, Some(request.id))),
+    let answer = dispatch::dispatch(edge, request, call).await;
+    of(edge, call.address, call.principal.id(), request.id, answer)
+}
+
+/// What a request came to, as a reply.
+pub(super) fn of(
+    edge: &Edge,
+    address: Option<IpAddr>,
+    who: &str,
+    id: &RawValue,
+    answer: Result<Answer, RpcError>,
+) -> Reply {
+    match answer {
+        Ok(Answer::Body(body) | Answer::Session(body, _)) => Reply::Message(body),
+        Ok(Answer::Limited(exceeded)) => Reply::Message(limited(edge, address, &exceeded, Some(id))),
         Ok(Answer::Challenge(scope)) => {
             let status = StatusCode::FORBIDDEN;
-            edge.refused(status, "SCOPE_MISSING", call.address, who, &scope);
+            edge.refused(status, "SCOPE_MISSING", address, Some(who), &scope);
             let text = format!("the access token lacks the scope that this needs: {scope}");
             let data = json!({"reason": "SCOPE_MISSING", "scope": scope});
-            Reply::Message(RpcError::new(error::code_of(status), text).with_data(data).to_body(Some(request.id)))
+            Reply::Message(RpcError::new(error::code_of(status), text).with_data(data).to_body(Some(id)))
         }
         Ok(Answer::TokenRefused(why)) => {
-            edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_REFUSED", call.address, who, &why);
+            edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_REFUSED", address, Some(who), &why);
             Reply::TokenRefused(why)
         }
         Err(wrong) => {
             let text = format!("JSON-RPC error {}", wrong.code);
-            edge.refused(StatusCode::OK, "PROTOCOL_ERROR", call.address, who, &text);
-            Reply::Message(wrong.to_body(Some(request.id)))
+            edge.refused(StatusCode::OK, "PROTOCOL_ERROR", address, Some(who), &text);
+            Reply::Message(wrong.to_body(Some(id)))
         }
     }
 }

@@ -14,7 +14,6 @@
 //! | 4001 | the token is missing, refused or at its end |
 //! | 4002 | the first message is no token |
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,30 +24,21 @@ use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use super::bearer::{self, Presented};
 use super::client_address::ClientAddress;
-use super::dispatch::{Call, Carried};
-use super::reply::{self, Reply, reply};
+use super::conversation::{Caller, Conversation, Origin};
+use super::reply::{self, Reply};
 use super::{Edge, error, http};
 use crate::error::Code;
-use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
 use crate::identity::thumbprint::Thumbprint;
-use crate::limit::Subject;
 use crate::listen::Connection;
-use crate::mcp::code;
-use crate::mcp::envelope::{self, EnvelopeError, Message, Received};
-use crate::mcp::era::Era;
-use crate::mcp::message::{RpcError, negotiated};
+use crate::mcp::envelope::{self, Message};
 use crate::telemetry::OpenStream;
 
 /// How long the first message may take, if it must hold the token.
@@ -57,8 +47,6 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(25);
 /// How long the other end may be silent.
 const SILENT: Duration = Duration::from_secs(75);
-/// How many calls of one socket run side by side; further ones wait in the socket.
-const CALLS_MOST: usize = 16;
 /// The subprotocol that some clients ask for.
 const SUBPROTOCOL: &str = "mcp";
 
@@ -72,30 +60,11 @@ const MALFORMED: u16 = 4002;
 /// Why a socket ends: the close frame's code and words.
 type Close = (u16, String);
 
-/// A caller whose token is good.
-struct Caller {
-    bearer: Bearer,
-    principal: Arc<Principal>,
-}
-
-/// A socket.
+/// A socket that has a caller.
 struct Session {
     edge: Arc<Edge>,
-    address: Option<IpAddr>,
-    certificate: Option<Thumbprint>,
-    caller: Arc<Caller>,
-    /// The revision that `initialize` came to.
-    negotiated: Option<&'static str>,
-    /// The requests that are worked on, by id as it was written, and how each is given up.
-    in_flight: HashMap<String, CancellationToken>,
-    running: FuturesUnordered<BoxFuture<'static, Finished>>,
-}
-
-/// A request that is not worked on any more.
-struct Finished {
-    ids: Vec<String>,
-    /// None if it was given up: nobody waits for an answer.
-    reply: Option<Reply>,
+    origin: Origin,
+    conversation: Conversation,
 }
 
 /// The message that holds a token, and nothing else.
@@ -131,14 +100,17 @@ pub(super) async fn upgrade(
     let caller = match presented {
         Presented::Token(bearer, principal) => Some(Arc::new(Caller { bearer, principal })),
         Presented::Nothing => None,
-        refused => return http::not_presented(&edge, address, refused),
+        refused => return http::not_presented(&edge, address, refused, None),
     };
     let closing = connection.map_or_else(CancellationToken::new, |connection| connection.closing().clone());
     let most = edge.config.body_max;
     upgrade.protocols([SUBPROTOCOL]).max_message_size(most).max_frame_size(most).on_upgrade(async move |mut socket| {
         let stream = OpenStream::count("socket");
         let (code, reason) = match first(&edge, &mut socket, address, certificate.as_ref(), caller, &closing).await {
-            Ok(caller) => Session::new(edge, address, certificate, caller).run(&mut socket, &closing).await,
+            Ok(caller) => {
+                let origin = Origin { name: "websocket", address, certificate };
+                Session::new(edge, origin, caller).run(&mut socket, &closing).await
+            }
             Err(close) => close,
         };
         // Who has gone needs no farewell.
@@ -230,9 +202,9 @@ fn short(text: &str) -> String {
 }
 
 impl Session {
-    fn new(edge: Arc<Edge>, address: Option<IpAddr>, certificate: Option<Thumbprint>, caller: Arc<Caller>) -> Self {
-        let (in_flight, running) = (HashMap::new(), FuturesUnordered::new());
-        Self { edge, address, certificate, caller, negotiated: None, in_flight, running }
+    fn new(edge: Arc<Edge>, origin: Origin, caller: Arc<Caller>) -> Self {
+        let conversation = Conversation::new(Arc::clone(&edge), origin, caller);
+        Self { edge, origin, conversation }
     }
 
     /// Serves the socket to its end; why it ends.
@@ -246,8 +218,8 @@ impl Session {
                     self.finish(socket).await;
                     return going_away();
                 }
-                Some(finished) = self.running.next(), if !self.running.is_empty() => self.finished(socket, finished).await,
-                frame = socket.recv(), if self.running.len() < CALLS_MOST => {
+                reply = self.conversation.next() => tell(socket, reply).await,
+                frame = socket.recv(), if self.conversation.has_room() => {
                     heard = Instant::now();
                     match frame {
                         Some(Ok(Frame::Text(text))) => self.message(socket, text).await,
@@ -271,7 +243,7 @@ impl Session {
 
     /// Whether the other end is still there, and its token still good.
     async fn look(&mut self, socket: &mut WebSocket, heard: Instant) -> Result<(), Close> {
-        if heard.elapsed() > SILENT && self.running.is_empty() {
+        if heard.elapsed() > SILENT && self.conversation.is_idle() {
             return Err((GOING_AWAY, "nothing was heard for a while".to_owned()));
         }
         self.believe().await?;
@@ -281,157 +253,55 @@ impl Session {
     /// Looks at the token again: a socket does not outlive it.
     #[expect(clippy::needless_pass_by_ref_mut, reason = "what runs is not Sync, so a shared reference cannot be sent")]
     async fn believe(&mut self) -> Result<(), Close> {
-        let verified = self.edge.verifier.verify(&self.caller.bearer, self.address, self.certificate.as_ref()).await;
-        verified.map(drop).map_err(|error| not_verified(&self.edge, self.address, error.into()))
+        let Origin { address, certificate, .. } = self.origin;
+        let caller = Arc::clone(self.conversation.caller());
+        let verified = self.edge.verifier.verify(&caller.bearer, address, certificate.as_ref()).await;
+        verified.map(drop).map_err(|error| not_verified(&self.edge, address, error.into()))
     }
 
     async fn message(&mut self, socket: &mut WebSocket, text: Utf8Bytes) -> Result<(), Close> {
         if let Ok(TokenMessage { token }) = serde_json::from_str(&text) {
             return self.renew(&token).await;
         }
-        if let Err(exceeded) = self.edge.limits.request(self.address) {
+        if let Err(exceeded) = self.edge.limits.request(self.origin.address) {
             let id = readable_id(&text);
-            let body = reply::limited(&self.edge, self.address, &exceeded, id.as_deref());
+            let body = reply::limited(&self.edge, self.origin.address, &exceeded, id.as_deref());
             return send(socket, body).await;
         }
         self.believe().await?;
-        let received = match envelope::read(text.as_bytes()) {
-            Ok(received) => received,
-            Err(wrong) => return self.malformed(socket, &wrong).await,
-        };
-        match received {
-            Received::One(Message::Request(request)) => {
-                let id = request.id.get().to_owned();
-                if request.method == "initialize" {
-                    self.negotiated = Some(negotiated(request.params));
-                }
-                self.begin(socket, vec![id], text.clone()).await
-            }
-            Received::One(Message::Notification { method, params }) => {
-                if method == "notifications/cancelled" {
-                    self.cancel(params);
-                }
-                Ok(())
-            }
-            Received::One(Message::Response) => {
-                let text = "this server asks nothing, so it takes no responses";
-                send(socket, RpcError::new(code::INVALID_REQUEST, text).to_body(None)).await
-            }
-            Received::Many(_) if !self.has_batches() => self.malformed(socket, &EnvelopeError::Batch).await,
-            Received::Many(messages) => {
-                let ids = messages.iter().filter_map(|message| match message {
-                    Ok(Message::Request(request)) => Some(request.id.get().to_owned()),
-                    _ => None,
-                });
-                let ids: Vec<String> = ids.collect();
-                for message in &messages {
-                    if let Ok(Message::Notification { method, params }) = message
-                        && method == "notifications/cancelled"
-                    {
-                        self.cancel(*params);
-                    }
-                }
-                self.begin(socket, ids, text.clone()).await
-            }
-        }
-    }
-
-    fn has_batches(&self) -> bool {
-        // Before `initialize` a client is taken for one of the revision that has them.
-        self.negotiated.is_none_or(|revision| Era::Legacy(revision).has_batches())
-    }
-
-    /// Refuses what is no message; it counts as a request that the edge answers by itself.
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "what runs is not Sync, so a shared reference cannot be sent")]
-    async fn malformed(&mut self, socket: &mut WebSocket, wrong: &EnvelopeError<'_>) -> Result<(), Close> {
-        let subject = Subject::of(self.caller.principal.id());
-        if let Err(exceeded) = self.edge.limits.other(subject).await {
-            return send(socket, reply::limited(&self.edge, self.address, &exceeded, None)).await;
-        }
-        let who = Some(self.caller.principal.id());
-        self.edge.refused(StatusCode::BAD_REQUEST, "MESSAGE_MALFORMED", self.address, who, "no message of MCP");
-        send(socket, reply::malformed(wrong)).await
+        self.conversation.take(text.into()).await;
+        Ok(())
     }
 
     /// Takes a new token of the same caller.
     async fn renew(&mut self, token: &str) -> Result<(), Close> {
-        let caller = verified(&self.edge, token, self.address, self.certificate.as_ref()).await?;
-        if caller.principal.id() != self.caller.principal.id() {
+        let Origin { address, certificate, .. } = self.origin;
+        let caller = verified(&self.edge, token, address, certificate.as_ref()).await?;
+        if caller.principal.id() != self.conversation.caller().principal.id() {
             let text = "the new token is another caller's; open another connection for it";
-            self.edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_OF_ANOTHER", self.address, None, text);
+            self.edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_OF_ANOTHER", address, None, text);
             return Err((UNAUTHORISED, text.to_owned()));
         }
-        self.caller = caller;
+        self.conversation.renew(caller);
         Ok(())
-    }
-
-    /// Begins to work on a request, or a batch of them.
-    async fn begin(&mut self, socket: &mut WebSocket, ids: Vec<String>, text: Utf8Bytes) -> Result<(), Close> {
-        let mut seen = std::collections::HashSet::new();
-        let twice = ids.iter().find(|id| self.in_flight.contains_key(*id) || !seen.insert(*id));
-        if let Some(id) = twice {
-            let wrong = RpcError::new(code::INVALID_REQUEST, "a request with this `id` is still worked on");
-            let id = RawValue::from_string(id.clone()).ok();
-            return send(socket, wrong.to_body(id.as_deref())).await;
-        }
-        let given_up = CancellationToken::new();
-        for id in &ids {
-            self.in_flight.insert(id.clone(), given_up.clone());
-        }
-        let (edge, caller) = (Arc::clone(&self.edge), Arc::clone(&self.caller));
-        let (address, certificate, negotiated) = (self.address, self.certificate, self.negotiated);
-        let span = tracing::info_span!(target: "request", "request", request.id = uuid::Uuid::new_v4().to_string());
-        let work = async move {
-            let Caller { bearer, principal } = &*caller;
-            let call = Call { bearer, principal, address, certificate, carried: Carried::Socket(negotiated) };
-            let work = std::panic::AssertUnwindSafe(answer(&edge, text.as_bytes(), &call));
-            let reply = given_up.run_until_cancelled(futures_util::FutureExt::catch_unwind(work)).await;
-            let reply = reply.map(|reply| {
-                reply.unwrap_or_else(|_| {
-                    let fault = RpcError::new(code::INTERNAL_ERROR, "the service met a fault of its own");
-                    let id = ids.first().and_then(|id| RawValue::from_string(id.clone()).ok());
-                    Some(Reply::Message(fault.to_body(id.as_deref())))
-                })
-            });
-            Finished { ids, reply: reply.flatten() }
-        };
-        self.running.push(Box::pin(work.instrument(span)));
-        Ok(())
-    }
-
-    /// Gives up a call that the client wants no answer to any more (MCP, "Cancellation"). What it began to change is
-    /// finished all the same.
-    fn cancel(&self, params: Option<&RawValue>) {
-        #[derive(Deserialize)]
-        struct Cancelled<'a> {
-            #[serde(borrow, rename = "requestId")]
-            request_id: &'a RawValue,
-        }
-        let named = params.and_then(|params| serde_json::from_str::<Cancelled<'_>>(params.get()).ok());
-        // One that is unknown, or over, is no mistake: the two have crossed.
-        if let Some(given_up) = named.and_then(|named| self.in_flight.get(named.request_id.get())) {
-            given_up.cancel();
-        }
-    }
-
-    async fn finished(&mut self, socket: &mut WebSocket, finished: Finished) -> Result<(), Close> {
-        for id in &finished.ids {
-            self.in_flight.remove(id);
-        }
-        match finished.reply {
-            Some(Reply::Message(body)) => send(socket, body).await,
-            Some(Reply::TokenRefused(why)) => Err((UNAUTHORISED, short(&why))),
-            None => Ok(()),
-        }
     }
 
     /// Answers what runs, and begins nothing more.
     async fn finish(&mut self, socket: &mut WebSocket) {
-        while let Some(finished) = self.running.next().await {
-            if self.finished(socket, finished).await.is_err_and(|(code, _)| code == 1000) {
+        while !self.conversation.is_idle() {
+            let reply = self.conversation.next().await;
+            if tell(socket, reply).await.is_err_and(|(code, _)| code == 1000) {
                 return;
             }
         }
+    }
+}
+
+async fn tell(socket: &mut WebSocket, reply: Option<Reply>) -> Result<(), Close> {
+    match reply {
+        Some(Reply::Message(body)) => send(socket, body).await,
+        Some(Reply::TokenRefused(why)) => Err((UNAUTHORISED, short(&why))),
+        None => Ok(()),
     }
 }
 
@@ -449,15 +319,6 @@ async fn send(socket: &mut WebSocket, body: Vec<u8>) -> Result<(), Close> {
 fn readable_id(text: &str) -> Option<Box<RawValue>> {
     match envelope::parse(text.as_bytes()) {
         Ok(Message::Request(request)) => Some(request.id.to_owned()),
-        _ => None,
-    }
-}
-
-/// Answers a request or a batch. None where nothing wants an answer.
-pub(super) async fn answer(edge: &Edge, text: &[u8], call: &Call<'_>) -> Option<Reply> {
-    match envelope::read(text) {
-        Ok(Received::One(Message::Request(request))) => Some(reply(edge, &request, call).await),
-        Ok(Received::Many(messages)) => super::batch::answer(edge, messages, call).await,
         _ => None,
     }
 }

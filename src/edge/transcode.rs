@@ -4,6 +4,7 @@
 //! no null, no number for a string, and every limit. ProtoJSON itself is far looser, so it is not used on the way in.
 
 mod shape;
+mod value;
 
 use std::collections::BTreeMap;
 
@@ -11,14 +12,15 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use prost::Message;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, SerializeOptions, Value};
 use serde_json::value::RawValue;
 
-use crate::annotations::Annotations;
+use crate::annotations::{Annotations, Exchange, is_aside};
 use crate::mcp::envelope::fields;
-use crate::pb::mcp::v1::FieldAnnotations;
+use crate::pb::mcp::v1::{Content, FieldAnnotations};
 
 pub(super) use shape::shape;
+pub(super) use value::{number, object as object_of, to_serde, to_struct};
 
 /// Arguments that do not fit the tool. The texts tell a model what to change.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,8 @@ pub(super) enum ArgumentError {
     Value { name: String, values: String },
     #[error("the argument `{name}` has {length} items, and may have {most}")]
     Items { name: String, length: usize, most: u32 },
+    #[error("the arguments `{name}` and `{other}` exclude each other; leave one out")]
+    OneOf { name: String, other: String },
 }
 
 impl ArgumentError {
@@ -49,7 +53,9 @@ impl ArgumentError {
             Self::Unknown { .. } => "ARGUMENT_UNKNOWN",
             Self::Refused { .. } => "ARGUMENT_REFUSED",
             Self::Missing(_) => "ARGUMENT_MISSING",
-            Self::Type { .. } | Self::Length { .. } | Self::Value { .. } | Self::Items { .. } => "ARGUMENT_INVALID",
+            Self::Type { .. } | Self::Length { .. } | Self::Value { .. } | Self::Items { .. } | Self::OneOf { .. } => {
+                "ARGUMENT_INVALID"
+            }
         }
     }
 }
@@ -67,20 +73,80 @@ pub(super) fn to_message(
     message.map(|message| message.encode_to_vec().into())
 }
 
-/// Decodes a message: the sentence for people, where the message has one, and its JSON.
+/// What a service's message says.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// The sentence for people, where the message has one.
+    pub(super) summary: Option<String>,
+    /// Blocks of content.
+    pub(super) content: Vec<Content>,
+    /// Everything else, unless there is nothing else that it could say.
+    pub(super) structured: Option<serde_json::Value>,
+}
+
+/// Why an answer cannot be read.
+type Unreadable = Box<dyn std::error::Error + Send + Sync>;
+
+/// Decodes a message.
 pub(super) fn to_json(
     descriptor: &MessageDescriptor,
+    exchange: &Exchange,
     message: Bytes,
     annotations: &Annotations,
-) -> Result<(Option<String>, serde_json::Value), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Said, Unreadable> {
     let message = DynamicMessage::decode(descriptor.clone(), message)?;
+    let mut content = Vec::new();
+    for field in &exchange.content {
+        content.extend(messages(&message, field)?);
+    }
     let summary = descriptor
         .fields()
         .find(|field| annotations.field(field).is_some_and(|about| about.summary))
-        .and_then(|field| message.get_field(&field).as_str().map(str::to_owned));
+        .and_then(|field| message.get_field(&field).as_str().map(str::to_owned))
+        .filter(|summary| !summary.is_empty());
+    if !exchange.has_results {
+        return Ok(Said { summary, content, structured: None });
+    }
     let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
-    let json = message.serialize_with_options(serde_json::value::Serializer, &options)?;
-    Ok((summary.filter(|summary| !summary.is_empty()), json))
+    let mut json = message.serialize_with_options(serde_json::value::Serializer, &options)?;
+    if let Some(json) = json.as_object_mut() {
+        for field in descriptor.fields().filter(is_aside) {
+            json.remove(field.name());
+        }
+    }
+    Ok(Said { summary, content, structured: Some(json) })
+}
+
+/// What stands in a field that holds messages of a type of ours, one or several.
+fn messages<T: Message + Default>(within: &DynamicMessage, field: &FieldDescriptor) -> Result<Vec<T>, Unreadable> {
+    if !within.has_field(field) {
+        return Ok(Vec::new());
+    }
+    let value = within.get_field(field);
+    let one = |value: &Value| Ok(value.as_message().ok_or("a message is missing")?.transcode_to()?);
+    match value.as_list() {
+        Some(items) => items.iter().map(one).collect(),
+        None => Ok(vec![one(&value)?]),
+    }
+}
+
+/// What stands in a field of a message that is still encoded; nothing if the field is not set.
+pub(super) fn field<T: Message + Default>(
+    descriptor: &MessageDescriptor,
+    field: &FieldDescriptor,
+    message: &Bytes,
+) -> Result<Option<T>, Unreadable> {
+    let message = DynamicMessage::decode(descriptor.clone(), message.clone())?;
+    Ok(messages(&message, field)?.into_iter().next_back())
+}
+
+/// Adds a message as a field to one that is encoded already (Protocol Buffers, "Encoding": fields may come in any order).
+pub(super) fn with_field(message: &Bytes, field: &FieldDescriptor, value: &impl Message) -> Bytes {
+    let mut whole = message.to_vec();
+    prost::encoding::encode_key(field.number(), prost::encoding::WireType::LengthDelimited, &mut whole);
+    // INVARIANT: a vector has room for whatever is written to it.
+    value.encode_length_delimited(&mut whole).unwrap_or_default();
+    whole.into()
 }
 
 /// Reads a header value: as it is, or as `=?base64?…?=` (2026-07-28, Streamable HTTP, "Headers").
@@ -127,7 +193,14 @@ fn object(
     }
     let none = FieldAnnotations::default();
     let mut message = DynamicMessage::new(descriptor.clone());
-    for field in descriptor.fields() {
+    for oneof in descriptor.oneofs() {
+        let mut members = oneof.fields().filter(|field| given.contains_key(field.name()));
+        if let (Some(one), Some(other)) = (members.next(), members.next()) {
+            let named = |field: &FieldDescriptor| format!("{path}{}", field.name());
+            return Err(ArgumentError::OneOf { name: named(&one), other: named(&other) });
+        }
+    }
+    for field in arguments(descriptor) {
         let name = format!("{path}{}", field.name());
         let about = annotations.field(&field).unwrap_or(&none);
         match given.remove(field.name()) {
@@ -144,6 +217,11 @@ fn object(
     }
 }
 
+/// The fields that are arguments.
+fn arguments(descriptor: &MessageDescriptor) -> impl Iterator<Item = FieldDescriptor> {
+    descriptor.fields().filter(|field| !is_aside(field))
+}
+
 /// A name as it can be repeated.
 fn shown(name: &str) -> String {
     name.chars().take(64).filter(|c| !c.is_control()).collect()
@@ -151,9 +229,9 @@ fn shown(name: &str) -> String {
 
 /// The first name that the message does not have, with the nearest that it has.
 fn unknown(descriptor: &MessageDescriptor, given: &BTreeMap<String, &RawValue>, path: &str) -> Option<ArgumentError> {
-    let name = given.keys().find(|name| descriptor.get_field_by_name(name).is_none())?;
+    let known: Vec<String> = arguments(descriptor).map(|field| field.name().to_owned()).collect();
+    let name = given.keys().find(|name| !known.contains(name))?;
     let name = shown(name);
-    let known: Vec<String> = descriptor.fields().map(|field| field.name().to_owned()).collect();
     let distance = |known: &String| strsim::osa_distance(known, &name.to_lowercase());
     let nearest = known
         .iter()
@@ -169,6 +247,9 @@ fn value(
     annotations: &Annotations,
     name: &str,
 ) -> Result<Value, ArgumentError> {
+    if let (true, Kind::Message(entry)) = (field.is_map(), field.kind()) {
+        return map(&entry.map_entry_value_field(), about, json, annotations, name);
+    }
     if !field.is_list() {
         return one(field, about, json, annotations, name);
     }
@@ -181,6 +262,44 @@ fn value(
         .enumerate()
         .map(|(index, item)| one(field, about, item, annotations, &format!("{name}[{index}]")));
     items.collect::<Result<_, _>>().map(Value::List)
+}
+
+fn map(
+    values: &FieldDescriptor,
+    about: &FieldAnnotations,
+    json: &RawValue,
+    annotations: &Annotations,
+    name: &str,
+) -> Result<Value, ArgumentError> {
+    let given = json.get().starts_with('{').then(|| fields(json)).flatten();
+    let given = given.ok_or_else(|| wrong_type(name, "an object in which no name is given twice"))?;
+    let most = about.max_items;
+    if most > 0 && given.len() > most as usize {
+        return Err(ArgumentError::Items { name: name.to_owned(), length: given.len(), most });
+    }
+    let entries = given.into_iter().map(|(key, value)| {
+        let name = format!("{name}.{}", shown(&key));
+        Ok((MapKey::String(key), one(values, about, value, annotations, &name)?))
+    });
+    entries.collect::<Result<_, _>>().map(Value::Map)
+}
+
+/// A message with a JSON form of its own (ProtoJSON), as it is written in that form.
+fn well_known(message: &MessageDescriptor, json: &RawValue, name: &str) -> Option<Result<Value, ArgumentError>> {
+    let kind = message.full_name().strip_prefix("google.protobuf.")?;
+    if kind == "Empty" {
+        return None;
+    }
+    let mut reader = serde_json::Deserializer::from_str(json.get());
+    // Its numbers in quotes and quotes around numbers are ProtoJSON's own leave, and no schema's.
+    let quoted = json.get().starts_with('"');
+    let is_text = !matches!(
+        kind,
+        "Struct" | "ListValue" | "BoolValue" | "FloatValue" | "DoubleValue" | "Int32Value" | "UInt32Value"
+    );
+    let fits = kind == "Value" || quoted == is_text && json.get() != "null";
+    let read = DynamicMessage::deserialize(message.clone(), &mut reader).ok().filter(|_| fits);
+    Some(read.map(Value::Message).ok_or_else(|| wrong_type(name, &format!("what google.protobuf.{kind} is in JSON"))))
 }
 
 fn one(
@@ -219,7 +338,8 @@ fn one(
                 .map(|value| Value::EnumNumber(value.number()))
                 .ok_or_else(|| ArgumentError::Value { name: name.to_owned(), values: names() })
         }
-        Kind::Message(message) => read_object(&message, json, annotations, &format!("{name}.")).map(Value::Message),
+        Kind::Message(message) => well_known(&message, json, name)
+            .unwrap_or_else(|| read_object(&message, json, annotations, &format!("{name}.")).map(Value::Message)),
         Kind::String => string(about, json, name).map(Value::String),
     }
 }

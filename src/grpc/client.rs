@@ -20,7 +20,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::AsciiMetadataKey;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
@@ -43,6 +43,9 @@ pub struct Config {
     pub identity: tls::Identity,
     /// The CA (PEM) that the service's certificate must come from.
     pub ca: PathBuf,
+    /// The file of the service's descriptor set, with imports and comments, where it is another service than the product's
+    /// own core (`protoc --descriptor_set_out --include_imports --include_source_info`).
+    pub descriptors: Option<PathBuf>,
 }
 
 /// A link to a service. Clones share its connection.
@@ -122,10 +125,28 @@ impl Link {
     }
 
     /// Calls a method with an encoded message, as a span of its own where there is a trace that it belongs to.
-    pub async fn unary(&self, path: PathAndQuery, mut request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
+    pub async fn unary(&self, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
+        self.traced(path, request, |path, request| self.send(path, request)).await
+    }
+
+    /// The same for a method that answers with a stream. The span ends where the stream begins.
+    pub async fn server_streaming(
+        &self,
+        path: PathAndQuery,
+        request: Request<Bytes>,
+    ) -> Result<Response<Streaming<Bytes>>, Status> {
+        self.traced(path, request, |path, request| self.send_for_stream(path, request)).await
+    }
+
+    async fn traced<A, F: Future<Output = Result<A, Status>>>(
+        &self,
+        path: PathAndQuery,
+        mut request: Request<Bytes>,
+        send: impl FnOnce(PathAndQuery, Request<Bytes>) -> F,
+    ) -> Result<A, Status> {
         // What the process asks for itself, such as how the service is, belongs to nobody's trace.
         if tracing::Span::current().is_none() {
-            return self.send(path, request).await;
+            return send(path, request).await;
         }
         let method = path.path().trim_start_matches('/').to_owned();
         let span = tracing::info_span!(
@@ -146,7 +167,7 @@ impl Link {
                 }
             });
         });
-        let answer = self.send(path, request).instrument(span.clone()).await;
+        let answer = send(path, request).instrument(span.clone()).await;
         let code = status::name(answer.as_ref().err().map_or(tonic::Code::Ok, Status::code));
         span.record("rpc.response.status_code", code);
         if answer.is_err() {
@@ -158,18 +179,33 @@ impl Link {
 
     async fn send(&self, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
         match self {
-            Self::Remote(remote) => unary(remote.channel(), path, request).await,
-            Self::Local(routes) => {
-                let routes = routes.clone();
-                let service = tower::service_fn(move |mut request: http::Request<Body>| {
-                    request.extensions_mut().insert(Connection::in_process());
-                    let routes = routes.clone();
-                    async move { Ok::<_, Infallible>(routes.oneshot(request).await.unwrap_or_else(|never| match never {})) }
-                });
-                unary(service, path, request).await
-            }
+            Self::Remote(remote) => ready(remote.channel()).await?.unary(request, path, BytesCodec).await,
+            Self::Local(routes) => ready(local(routes)).await?.unary(request, path, BytesCodec).await,
         }
     }
+
+    async fn send_for_stream(
+        &self,
+        path: PathAndQuery,
+        request: Request<Bytes>,
+    ) -> Result<Response<Streaming<Bytes>>, Status> {
+        match self {
+            Self::Remote(remote) => ready(remote.channel()).await?.server_streaming(request, path, BytesCodec).await,
+            Self::Local(routes) => ready(local(routes)).await?.server_streaming(request, path, BytesCodec).await,
+        }
+    }
+}
+
+/// Services in the same process, as something that takes requests.
+fn local(
+    routes: &Routes,
+) -> impl Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send> + use<> {
+    let routes = routes.clone();
+    tower::service_fn(move |mut request: http::Request<Body>| {
+        request.extensions_mut().insert(Connection::in_process());
+        let routes = routes.clone();
+        async move { Ok::<_, Infallible>(routes.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+    })
 }
 
 impl Config {
@@ -221,7 +257,8 @@ fn connect(endpoint: &Endpoint, address: &Arc<str>, name: &ServerName<'static>, 
     }))
 }
 
-async fn unary<S>(service: S, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status>
+/// A client of a service that takes requests now.
+async fn ready<S>(service: S) -> Result<tonic::client::Grpc<S>, Status>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -231,7 +268,7 @@ where
         let error: Box<dyn std::error::Error + Send + Sync> = error.into();
         Status::unavailable(format!("the service behind the edge cannot be reached: {error}"))
     })?;
-    grpc.unary(request, path, BytesCodec).await
+    Ok(grpc)
 }
 
 /// Messages as they are on the wire.

@@ -31,8 +31,17 @@ pub enum Message<'a> {
         /// The parameters, as they were written.
         params: Option<&'a RawValue>,
     },
-    /// Answers a request of ours; there are none.
-    Response,
+    /// Answers a request of ours.
+    Response(Response<'a>),
+}
+
+/// What a client answers to a request of ours.
+#[derive(Debug)]
+pub struct Response<'a> {
+    /// The request's id, as it was written.
+    pub id: &'a RawValue,
+    /// The result, or the error.
+    pub came: Result<&'a RawValue, &'a RawValue>,
 }
 
 /// A request.
@@ -108,8 +117,13 @@ fn message(raw: &RawValue) -> Result<Message<'_>, EnvelopeError<'_>> {
         return Err(invalid("`jsonrpc` must be \"2.0\"", readable));
     }
     let Some(method) = fields.get("method") else {
-        let is_response = id.is_some() && (fields.contains_key("result") || fields.contains_key("error"));
-        return if is_response { Ok(Message::Response) } else { Err(invalid("`method` is missing", readable)) };
+        return match (readable, fields.get("result"), fields.get("error")) {
+            (Some(id), Some(result), None) => Ok(Message::Response(Response { id, came: Ok(result) })),
+            (Some(id), None, Some(error)) => Ok(Message::Response(Response { id, came: Err(error) })),
+            (_, Some(_), Some(_)) => Err(invalid("a response has either a `result` or an `error`", None)),
+            (None, None, None) | (Some(_), None, None) => Err(invalid("`method` is missing", readable)),
+            (None, ..) => Err(invalid("a response must carry the `id` of a request", None)),
+        };
     };
     let method: String =
         serde_json::from_str(method.get()).map_err(|_| invalid("`method` must be a string", readable))?;

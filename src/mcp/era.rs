@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::client::{self, Can};
 use super::{code, message::RpcError};
+use crate::pb::mcp::v1::LogLevel;
 
 /// The modern revision that is served.
 pub const MODERN: &str = "2026-07-28";
@@ -34,23 +36,16 @@ struct Meta<'a> {
     traceparent: Option<&'a RawValue>,
     #[serde(borrow)]
     tracestate: Option<&'a RawValue>,
+    #[serde(borrow, rename = "progressToken")]
+    progress_token: Option<&'a RawValue>,
+    #[serde(rename = "io.modelcontextprotocol/logLevel")]
+    log_level: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct Params<'a> {
     #[serde(borrow, rename = "_meta")]
     meta: Option<Meta<'a>>,
-}
-
-/// What of a client's capabilities matters here.
-#[derive(Deserialize)]
-struct Capabilities {
-    elicitation: Option<Elicitation>,
-}
-
-#[derive(Deserialize)]
-struct Elicitation {
-    url: Option<serde_json::Value>,
 }
 
 /// The W3C trace context in `_meta` (SEP-414), as it was written.
@@ -63,14 +58,18 @@ pub struct Trace {
 }
 
 /// A request's era, and the trace that it is part of.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Spoken {
     /// The era.
     pub era: Era,
     /// The trace.
     pub trace: Trace,
-    /// Whether the client has said that it can have its user open a URL (elicitation in URL mode).
-    pub opens_urls: bool,
+    /// What the client of a modern request can be asked for. A legacy one has said so when it began.
+    pub can: Can,
+    /// By which name the client wants to hear how far the request is: a string or an integer, as it was written.
+    pub progress: Option<Box<RawValue>>,
+    /// From which level on the client of a modern request wants lines for its log.
+    pub log_level: Option<LogLevel>,
 }
 
 impl Era {
@@ -84,9 +83,10 @@ impl Era {
         let meta = params.meta.unwrap_or_default();
         let text = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
         let trace = Trace { parent: text(meta.traceparent), state: text(meta.tracestate) };
+        let progress = meta.progress_token.filter(|token| is_token(token)).map(ToOwned::to_owned);
         let Some(version) = meta.protocol_version else {
             let era = Self::without_meta(method, header)?;
-            return Ok(Spoken { era, trace, opens_urls: false });
+            return Ok(Spoken { era, trace, can: Can::default(), progress, log_level: None });
         };
         let version = text(Some(version)).ok_or_else(|| {
             RpcError::new(code::INVALID_PARAMS, "`_meta` protocolVersion must be a string").with_http(400)
@@ -109,12 +109,17 @@ impl Era {
             )
             .with_http(400));
         }
-        let capabilities = meta
-            .client_capabilities
-            .and_then(|capabilities| serde_json::from_str::<Capabilities>(capabilities.get()).ok());
-        let elicitation = capabilities.and_then(|capabilities| capabilities.elicitation);
-        let opens_urls = elicitation.is_some_and(|elicitation| elicitation.url.is_some_and(|url| url.is_object()));
-        Ok(Spoken { era: Self::Modern, trace, opens_urls })
+        let log_level = match meta.log_level {
+            None => None,
+            Some(level) => Some(level.as_str().and_then(client::log_level).ok_or_else(|| {
+                RpcError::new(
+                    code::INVALID_PARAMS,
+                    "`_meta` logLevel must be one of the levels of RFC 5424, such as info",
+                )
+            })?),
+        };
+        let can = Can::declared(meta.client_capabilities);
+        Ok(Spoken { era: Self::Modern, trace, can, progress, log_level })
     }
 
     /// Decides the era of a request that came without headers, in a WebSocket's frame: by its `_meta`, or else by what was
@@ -161,6 +166,11 @@ impl Era {
             Self::Legacy(revision) => revision,
         }
     }
+}
+
+/// A progress token: a string or an integer.
+fn is_token(token: &RawValue) -> bool {
+    token.get().starts_with('"') || token.get().parse::<i64>().is_ok()
 }
 
 /// Every revision that is served, the latest first.

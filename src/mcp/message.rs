@@ -28,11 +28,64 @@ pub struct Server {
     /// The service's name.
     pub name: &'static str,
     /// Its name for people.
-    pub title: &'static str,
+    pub title: String,
     /// Its version.
     pub version: &'static str,
     /// What its tools are for.
     pub instructions: String,
+    /// What it offers beside tools.
+    pub offers: Offers,
+}
+
+/// What a server offers beside tools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// Resources, or templates of them.
+    pub resources: bool,
+    /// Prompts.
+    pub prompts: bool,
+    /// Values for arguments that are being written.
+    pub completions: bool,
+    /// Lines for the client's log.
+    pub logging: bool,
+    /// News of single resources.
+    pub resource_news: bool,
+    /// News of the list of tools.
+    pub tools_news: bool,
+    /// News of the list of prompts.
+    pub prompts_news: bool,
+    /// News of the list of resources.
+    pub resources_news: bool,
+}
+
+impl Offers {
+    /// Whether there are any news.
+    pub fn news(self) -> bool {
+        self.resource_news || self.tools_news || self.prompts_news || self.resources_news
+    }
+
+    /// As `ServerCapabilities`.
+    fn capabilities(self) -> Value {
+        let flags = |flags: &[(&str, bool)]| {
+            let set = flags.iter().filter(|(_, set)| *set).map(|(name, _)| ((*name).to_owned(), Value::from(true)));
+            Value::Object(set.collect())
+        };
+        let mut capabilities = Map::new();
+        capabilities.insert("tools".to_owned(), flags(&[("listChanged", self.tools_news)]));
+        if self.resources {
+            let news = [("subscribe", self.resource_news), ("listChanged", self.resources_news)];
+            capabilities.insert("resources".to_owned(), flags(&news));
+        }
+        if self.prompts {
+            capabilities.insert("prompts".to_owned(), flags(&[("listChanged", self.prompts_news)]));
+        }
+        for (name, there) in [("completions", self.completions), ("logging", self.logging)] {
+            if there {
+                capabilities.insert(name.to_owned(), json!({}));
+            }
+        }
+        capabilities.into()
+    }
 }
 
 /// How long a client may keep what is the same for everybody: it changes only with a new release.
@@ -109,33 +162,50 @@ pub fn result(id: &RawValue, result: &impl Serialize) -> Vec<u8> {
 
 impl Server {
     fn info(&self) -> Value {
-        json!({"name": self.name, "title": self.title, "version": self.version})
+        let title = if self.title.is_empty() { self.name } else { &self.title };
+        json!({"name": self.name, "title": title, "version": self.version})
     }
 
     /// The answer to `initialize`.
     pub fn initialize(&self, params: Option<&RawValue>) -> Value {
         let version = negotiated(params);
-        json!({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": self.info(), "instructions": self.instructions})
+        json!({"protocolVersion": version, "capabilities": self.offers.capabilities(), "serverInfo": self.info(), "instructions": self.instructions})
     }
 
     /// The answer to `server/discover`.
     pub fn discover(&self) -> Value {
         self.complete(json!({
             "supportedVersions": supported().collect::<Vec<_>>(),
-            "capabilities": {"tools": {}},
+            "capabilities": self.offers.capabilities(),
             "instructions": self.instructions,
             "ttlMs": DISCOVERY_TTL_MS,
             "cacheScope": "public",
         }))
     }
 
-    /// The answer to `tools/list`: the caller's own.
-    pub fn tools(&self, tools: &[&Value], era: Era) -> Value {
+    /// The answer to `tools/list` and its like: the caller's own.
+    pub fn list(&self, name: &str, items: Vec<Value>, era: Era) -> Value {
+        let list = Map::from_iter([(name.to_owned(), items.into())]);
+        self.kept(list, LIST_TTL_MS, era)
+    }
+
+    /// The answer to `resources/read`: never kept, as nothing says how long it stays true.
+    pub fn contents(&self, contents: Vec<Value>, era: Era) -> Value {
+        self.kept(Map::from_iter([("contents".to_owned(), contents.into())]), 0, era)
+    }
+
+    /// A result that a modern client may keep for that long, for the same caller.
+    fn kept(&self, mut result: Map<String, Value>, ttl_ms: u64, era: Era) -> Value {
         if era.is_modern() {
-            self.complete(json!({"tools": tools, "ttlMs": LIST_TTL_MS, "cacheScope": "private"}))
-        } else {
-            json!({"tools": tools})
+            result.insert("ttlMs".to_owned(), ttl_ms.into());
+            result.insert("cacheScope".to_owned(), "private".into());
         }
+        self.in_era(result.into(), era)
+    }
+
+    /// A result in the era's form.
+    pub fn in_era(&self, result: Value, era: Era) -> Value {
+        if era.is_modern() { self.complete(result) } else { result }
     }
 
     /// A tool's result in the era's form.
@@ -146,7 +216,7 @@ impl Server {
             result.insert("structuredContent".to_owned(), structured);
         }
         result.insert("isError".to_owned(), is_error.into());
-        if era.is_modern() { self.complete(Value::Object(result)) } else { Value::Object(result) }
+        self.in_era(result.into(), era)
     }
 
     /// The answer of a tool that needs something of the client first: `inputRequests` and `requestState` (MCP
@@ -175,6 +245,22 @@ pub fn negotiated(params: Option<&RawValue>) -> &'static str {
     let requested =
         requested.as_ref().and_then(|params| params.get("protocolVersion")).and_then(Value::as_str).unwrap_or_default();
     LEGACY.into_iter().find(|known| *known == requested).unwrap_or(LEGACY[0])
+}
+
+/// A notification's whole message.
+pub fn notification(method: &str, params: &Value) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        jsonrpc: &'static str,
+        method: &'a str,
+        params: &'a Value,
+    }
+    serde_json::to_vec(&Body { jsonrpc: "2.0", method, params }).unwrap_or_default()
+}
+
+/// A request's whole message.
+pub fn request(id: &str, method: &str, params: &Value) -> Vec<u8> {
+    serde_json::to_vec(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})).unwrap_or_default()
 }
 
 /// A text block of a tool's result.

@@ -203,7 +203,8 @@ async fn a_client_that_opens_urls_is_asked_to_and_its_yes_is_no_approval() {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
         let headers =
             [("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", "whitelist_add")];
-        stack.post(Some(&alice), &headers, body).await.json()["result"].clone()
+        let answer = stack.post(Some(&alice), &headers, body).await.json();
+        answer.get("result").unwrap_or(&answer["error"]).clone()
     };
     let urls = json!({"elicitation": {"url": {}}});
     let asked = call(urls.clone(), json!({})).await;
@@ -215,14 +216,23 @@ async fn a_client_that_opens_urls_is_asked_to_and_its_yes_is_no_approval() {
     );
     let url = question["params"]["url"].as_str().expect("a link");
     assert!(url.starts_with("https://localhost/approvals/"));
-    // An agent that fills in "accept" by itself approves nothing.
-    for state in [asked["requestState"].clone(), json!("forged"), json!(null)] {
-        let again = json!({"inputResponses": {"approval": {"action": "accept", "content": {"approved": true}}}, "requestState": state});
-        let again = call(urls.clone(), again).await;
-        assert_eq!(error_of(&again)["reason"], "APPROVAL_NEEDED", "{again:#}");
-        assert_eq!(error_of(&again)["facts"]["approval_url"], url);
+    // An agent that fills in "accept" by itself approves nothing, and what it was not given it cannot bring back.
+    let state = asked["requestState"].as_str().expect("a state").to_owned();
+    let accepted = |state: Value| json!({"inputResponses": {"approval": {"action": "accept", "content": {"approved": true}}}, "requestState": state});
+    for state in [json!("forged"), json!(null), json!(7), json!(format!("{state}A"))] {
+        let refused = call(urls.clone(), accepted(state)).await;
+        assert_eq!(refused["code"], -32602, "{refused:#}");
     }
-    let declined = call(urls, json!({"inputResponses": {"approval": {"action": "decline"}}})).await;
+    let again = call(urls.clone(), accepted(json!(state))).await;
+    assert_eq!(error_of(&again)["reason"], "APPROVAL_NEEDED", "{again:#}");
+    assert_eq!(error_of(&again)["facts"]["approval_url"], url);
+    let twice = call(urls.clone(), accepted(json!(state))).await;
+    assert_eq!(twice["code"], -32602, "a state is good for once: {twice:#}");
+    let without = call(urls.clone(), json!({"inputResponses": {"approval": {"action": "accept"}}})).await;
+    assert_eq!(without["resultType"], "input_required", "an answer to nothing is none: {without:#}");
+    let state = &without["requestState"];
+    let declined = json!({"inputResponses": {"approval": {"action": "decline"}}, "requestState": state});
+    let declined = call(urls, declined).await;
     assert_eq!(
         (declined["isError"].as_bool(), declined["resultType"].as_str()),
         (Some(true), Some("complete")),

@@ -54,14 +54,16 @@ fn looseness_of_protojson_is_refused() {
 #[test]
 fn an_answer_keeps_every_field_and_its_sentence_comes_first() {
     let annotations = annotations();
-    let output = annotations.find("whitelist_list").expect("a tool").method.output();
+    let spec = annotations.find("whitelist_list").expect("a tool");
     let answer = ListRulesResponse {
         summary: "Two.".to_owned(),
         rules: vec![Rule { from_port: -1, ..Rule::default() }],
         ..Default::default()
     };
-    let (summary, json) = to_json(&output, answer.encode_to_vec().into(), &annotations).expect("it decodes");
-    assert_eq!(summary.as_deref(), Some("Two."));
+    let said = to_json(&spec.method.output(), &spec.exchange, answer.encode_to_vec().into(), &annotations);
+    let Said { summary, content, structured } = said.expect("it decodes");
+    let json = structured.expect("more than content");
+    assert_eq!((summary.as_deref(), content.len()), (Some("Two."), 0));
     assert_eq!(
         (&json["rules"][0]["from_port"], &json["rules"][0]["managed"], &json["total"]),
         (&json!(-1), &json!(false), &json!(0))

@@ -1,0 +1,262 @@
+//! One client on a channel of its own, such as a WebSocket or a pipe: messages both ways, in any order. Calls run side by side, so
+//! answers come as they are ready; what is said on the way to an answer comes before it. `notifications/cancelled` gives up
+//! a call of the same channel. What carries the messages, and how it ends, is the channel's own business.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ::http::StatusCode;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::Edge;
+use super::aside::{self, Aside, Ear, Said};
+use super::dispatch::{Call, Carried};
+use super::reply::{self, Reply, reply};
+use super::session::Begun;
+use crate::identity::Principal;
+use crate::identity::bearer::Bearer;
+use crate::identity::thumbprint::Thumbprint;
+use crate::limit::Subject;
+use crate::mcp::client::Can;
+use crate::mcp::code;
+use crate::mcp::envelope::{self, EnvelopeError, Message, Received};
+use crate::mcp::era::Era;
+use crate::mcp::message::{RpcError, negotiated};
+
+/// How many calls run side by side; further messages wait in the channel.
+const CALLS_MOST: usize = 16;
+
+/// A caller whose token is good.
+pub(super) struct Caller {
+    pub(super) bearer: Bearer,
+    pub(super) principal: Arc<Principal>,
+}
+
+/// Where a channel comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    /// The protocol's name, as the conventions for telemetry have it.
+    pub(super) name: &'static str,
+    pub(super) address: Option<IpAddr>,
+    pub(super) certificate: Option<Thumbprint>,
+}
+
+/// A conversation.
+pub(super) struct Conversation {
+    edge: Arc<Edge>,
+    origin: Origin,
+    caller: Arc<Caller>,
+    /// What `initialize` came to.
+    begun: Option<Begun>,
+    /// The requests that are worked on, by id as it was written, and how each is given up.
+    in_flight: HashMap<String, CancellationToken>,
+    running: FuturesUnordered<BoxFuture<'static, Finished>>,
+    aside: mpsc::Sender<Said>,
+    ear: Ear,
+    ready: VecDeque<Reply>,
+}
+
+/// A request, or a batch of them, that is not worked on any more.
+struct Finished {
+    ids: Vec<String>,
+    /// None if it was given up: nobody waits for an answer.
+    reply: Option<Reply>,
+}
+
+impl Conversation {
+    pub(super) fn new(edge: Arc<Edge>, origin: Origin, caller: Arc<Caller>) -> Self {
+        let (aside, ear) = aside::way();
+        let (in_flight, running, ready) = (HashMap::new(), FuturesUnordered::new(), VecDeque::new());
+        Self { edge, origin, caller, begun: None, in_flight, running, aside, ear, ready }
+    }
+
+    pub(super) fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
+    /// Goes on with another token of the same caller.
+    pub(super) fn renew(&mut self, caller: Arc<Caller>) {
+        self.caller = caller;
+    }
+
+    /// Whether another message can be taken.
+    pub(super) fn has_room(&self) -> bool {
+        self.running.len() < CALLS_MOST
+    }
+
+    /// Whether nothing is worked on, and nothing waits to be sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.ready.is_empty()
+    }
+
+    /// Waits for the next message to send, or for the end of something that has none. Nothing comes while nothing is worked
+    /// on, and nothing is lost if it is not waited for.
+    pub(super) async fn next(&mut self) -> Option<Reply> {
+        loop {
+            if let Some(reply) = self.ready.pop_front() {
+                return Some(reply);
+            }
+            tokio::select! {
+                biased;
+                // INVARIANT: there is always one sender, this conversation's own.
+                Some(said) = self.ear.recv() => self.heard(said),
+                Some(finished) = self.running.next(), if !self.running.is_empty() => {
+                    // What was said before the answer goes out before it.
+                    while let Ok(said) = self.ear.try_recv() {
+                        self.heard(said);
+                    }
+                    for id in &finished.ids {
+                        self.in_flight.remove(id);
+                    }
+                    self.ready.extend(finished.reply);
+                    if self.ready.is_empty() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is said of a request that was given up interests nobody any more.
+    fn heard(&mut self, said: Said) {
+        if self.in_flight.get(&*said.about).is_some_and(|given_up| !given_up.is_cancelled()) {
+            self.ready.push_back(Reply::Message(said.message));
+        }
+    }
+
+    /// Takes a message.
+    pub(super) async fn take(&mut self, text: Bytes) {
+        let received = match envelope::read(&text) {
+            Ok(received) => received,
+            Err(wrong) => return self.malformed(&wrong).await,
+        };
+        match received {
+            Received::One(Message::Request(request)) => {
+                if request.method == "initialize" {
+                    let (revision, can) = (negotiated(request.params), Can::of_initialize(request.params));
+                    self.begun = Some(Begun { revision, can });
+                }
+                let id = request.id.get().to_owned();
+                self.begin(vec![id], text.clone());
+            }
+            Received::One(Message::Notification { method, params }) => {
+                if method == "notifications/cancelled" {
+                    self.cancel(params);
+                }
+            }
+            Received::One(Message::Response(response)) => {
+                let who = self.caller.principal.id();
+                if !self.edge.questions.take(&self.edge.sealed, who, &response).await {
+                    let text = "this is no answer to a question that this server has asked and still waits for";
+                    self.ready.push_back(Reply::Message(RpcError::new(code::INVALID_REQUEST, text).to_body(None)));
+                }
+            }
+            Received::Many(_) if !self.has_batches() => self.malformed(&EnvelopeError::Batch).await,
+            Received::Many(messages) => {
+                let mut ids = Vec::new();
+                for message in &messages {
+                    match message {
+                        Ok(Message::Request(request)) => ids.push(request.id.get().to_owned()),
+                        Ok(Message::Notification { method, params }) if method == "notifications/cancelled" => {
+                            self.cancel(*params);
+                        }
+                        _ => {}
+                    }
+                }
+                self.begin(ids, text.clone());
+            }
+        }
+    }
+
+    fn has_batches(&self) -> bool {
+        // Before `initialize` a client is taken for one of the revision that has them.
+        self.begun.is_none_or(|begun| Era::Legacy(begun.revision).has_batches())
+    }
+
+    /// Refuses what is no message; it counts as a request that the edge answers by itself.
+    async fn malformed(&mut self, wrong: &EnvelopeError<'_>) {
+        let (address, who) = (self.origin.address, self.caller.principal.id());
+        let refusal = match self.edge.limits.other(Subject::of(who)).await {
+            Err(exceeded) => reply::limited(&self.edge, address, &exceeded, None),
+            Ok(()) => {
+                let words = "no message of MCP";
+                self.edge.refused(StatusCode::BAD_REQUEST, "MESSAGE_MALFORMED", address, Some(who), words);
+                reply::malformed(wrong)
+            }
+        };
+        self.ready.push_back(Reply::Message(refusal));
+    }
+
+    /// Begins to work on a request, or a batch of them.
+    fn begin(&mut self, ids: Vec<String>, text: Bytes) {
+        let mut seen = HashSet::new();
+        let twice = ids.iter().find(|id| self.in_flight.contains_key(*id) || !seen.insert(*id));
+        if let Some(id) = twice {
+            let wrong = RpcError::new(code::INVALID_REQUEST, "a request with this `id` is still worked on");
+            let id = RawValue::from_string(id.clone()).ok();
+            self.ready.push_back(Reply::Message(wrong.to_body(id.as_deref())));
+            return;
+        }
+        let given_up = CancellationToken::new();
+        for id in &ids {
+            self.in_flight.insert(id.clone(), given_up.clone());
+        }
+        let (edge, caller, aside) = (Arc::clone(&self.edge), Arc::clone(&self.caller), self.aside.clone());
+        let (Origin { name, address, certificate }, begun) = (self.origin, self.begun);
+        let span = tracing::info_span!(target: "request", "request", request.id = uuid::Uuid::new_v4().to_string());
+        let work = async move {
+            let Caller { bearer, principal } = &*caller;
+            // What is said on the way is said of one request, so nothing is of a batch.
+            let aside = match ids.as_slice() {
+                [id] => Aside::to(aside, id),
+                _ => Aside::none(),
+            };
+            let carried = Carried::Channel(name, begun);
+            let call = Call { bearer, principal, address, certificate, carried, aside: &aside };
+            let work = std::panic::AssertUnwindSafe(answer(&edge, &text, &call));
+            let reply = given_up.run_until_cancelled(work.catch_unwind()).await;
+            let reply = reply.map(|reply| {
+                reply.unwrap_or_else(|_| {
+                    let fault = RpcError::new(code::INTERNAL_ERROR, "the service met a fault of its own");
+                    let id = ids.first().and_then(|id| RawValue::from_string(id.clone()).ok());
+                    Some(Reply::Message(fault.to_body(id.as_deref())))
+                })
+            });
+            Finished { ids, reply: reply.flatten() }
+        };
+        self.running.push(work.instrument(span).boxed());
+    }
+
+    /// Gives up a call that the client wants no answer to any more (MCP, "Cancellation"). What it began to change is
+    /// finished all the same.
+    fn cancel(&self, params: Option<&RawValue>) {
+        #[derive(Deserialize)]
+        struct Cancelled<'a> {
+            #[serde(borrow, rename = "requestId")]
+            request_id: &'a RawValue,
+        }
+        let named = params.and_then(|params| serde_json::from_str::<Cancelled<'_>>(params.get()).ok());
+        // One that is unknown, or over, is no mistake: the two have crossed.
+        if let Some(given_up) = named.and_then(|named| self.in_flight.get(named.request_id.get())) {
+            given_up.cancel();
+        }
+    }
+}
+
+/// Answers a request or a batch. None where nothing wants an answer.
+async fn answer(edge: &Edge, text: &[u8], call: &Call<'_>) -> Option<Reply> {
+    match envelope::read(text) {
+        Ok(Received::One(Message::Request(request))) => Some(reply(edge, &request, call).await),
+        Ok(Received::Many(messages)) => super::batch::answer(edge, messages, call).await,
+        _ => None,
+    }
+}
