@@ -188,18 +188,36 @@ def main() -> int:
                 finally:
                     for client in clients:
                         client.stop()
+                    left = still_running(directory)
                 entries = service.entries()
         except NotReady as error:
             print(f"run.py: {error}", file=sys.stderr)
             return 1
         if "INTEROP_REPORTS" in os.environ:
             Path(os.environ["INTEROP_REPORTS"]).write_text(json.dumps({row.name: report for row, report in reports.items()}, indent=2))
-    return table(wanted, reports, entries, time.monotonic() - begun)
+    return table(wanted, reports, entries, left, time.monotonic() - begun)
 
 
-def table(rows: list[Row], reports: dict, entries: list[dict], seconds: float) -> int:
-    passed = failed = 0
-    wrong: list[str] = []
+def still_running(directory: Path) -> list[str]:
+    """What clients have started and not ended, some seconds after they have. Their logs are in `directory`, and their environment
+    says so."""
+    deadline = time.monotonic() + 15
+    while True:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"INTEROP_LOG={directory}".encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            except OSError:  # It has just ended, or is somebody else's.
+                continue
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
+def table(rows: list[Row], reports: dict, entries: list[dict], left: list[str], seconds: float) -> int:
+    passed, failed = 0 if left else 1, len(left)
+    wrong = [f"still running: {command}" for command in left]
     width = max(len(row.title) for row in rows)
     print(f"{'client':{width}}  {'revision':10}  {'by':18}  " + "  ".join(f"{step:7}" for step in STEPS))
     for row in rows:
