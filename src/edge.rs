@@ -19,6 +19,7 @@ pub mod events;
 mod headers;
 mod http;
 mod log_levels;
+mod news;
 mod observe;
 mod offers;
 mod questions;
@@ -39,6 +40,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,6 +53,7 @@ use url::Url;
 use callable::Callable;
 use events::{Event, Events};
 use log_levels::LogLevels;
+use news::Subscriptions;
 use questions::Questions;
 use sealed::Sealed;
 
@@ -243,6 +246,11 @@ pub struct Edge {
     sealed: Sealed,
     questions: Questions,
     log_levels: LogLevels,
+    subscriptions: Subscriptions,
+    /// How many listen to what changes.
+    listening: AtomicUsize,
+    /// The number of the next channel.
+    channels: AtomicU64,
 }
 
 impl Config {
@@ -366,6 +374,9 @@ impl Edge {
             sealed: sealed.map_err(ConfigError::SealingKey)?,
             questions: Questions::default(),
             log_levels: LogLevels::new(),
+            subscriptions: Subscriptions::new(),
+            listening: AtomicUsize::new(0),
+            channels: AtomicU64::new(0),
         })
     }
 
@@ -390,9 +401,9 @@ impl Edge {
         self
     }
 
-    /// Whether legacy clients are given sessions: where the service behind asks something of them, or has lines for their log.
+    /// Whether legacy clients are given sessions: where the service behind asks something of them, or has something to tell.
     fn has_sessions(&self) -> bool {
-        self.annotations.asks() || self.annotations.logs()
+        self.annotations.asks() || self.annotations.logs() || self.server.offers.news()
     }
 
     fn call_timeout(&self) -> Duration {

@@ -29,6 +29,8 @@ use jiff::{SignedDuration, Timestamp};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use tokio_util::sync::CancellationToken;
+
 use super::aside::Aside;
 use super::dispatch::{self, Call};
 use super::{Edge, http, rpc};
@@ -321,6 +323,7 @@ impl Person {
             certificate: self.certificate,
             carried: dispatch::Carried::Itself,
             aside: &Aside::none(),
+            closing: &CancellationToken::new(),
         };
         let request = rpc::outgoing(edge, &call, message).ok_or_else(broken)?;
         let sent = tokio::time::timeout(edge.call_timeout(), edge.link.unary(path, request)).await;

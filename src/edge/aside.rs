@@ -87,6 +87,14 @@ impl Aside {
         self.to.as_ref().is_some_and(|to| !to.is_closed())
     }
 
+    /// Waits until nothing can be said any more.
+    pub(super) async fn closed(&self) {
+        match &self.to {
+            Some(to) => to.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Says what may be left out.
     fn mention(&self, message: Vec<u8>) {
         if let Some(to) = &self.to {

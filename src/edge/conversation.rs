@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ::http::StatusCode;
 use bytes::Bytes;
@@ -17,11 +18,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::Edge;
 use super::aside::{self, Aside, Ear, Said};
 use super::dispatch::{Call, Carried};
 use super::reply::{self, Reply, reply};
 use super::session::Begun;
+use super::{Edge, news};
 use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
 use crate::identity::thumbprint::Thumbprint;
@@ -63,7 +64,14 @@ pub(super) struct Conversation {
     aside: mpsc::Sender<Said>,
     ear: Ear,
     ready: VecDeque<Reply>,
+    closing: CancellationToken,
+    number: u64,
+    /// What tells a legacy client of changes, from its `initialize` on.
+    news: Option<BoxFuture<'static, Option<Reply>>>,
 }
+
+/// The id under which changes are told: no request has it.
+const NEWS: &str = "";
 
 /// A request, or a batch of them, that is not worked on any more.
 struct Finished {
@@ -73,10 +81,11 @@ struct Finished {
 }
 
 impl Conversation {
-    pub(super) fn new(edge: Arc<Edge>, origin: Origin, caller: Arc<Caller>) -> Self {
+    pub(super) fn new(edge: Arc<Edge>, origin: Origin, caller: Arc<Caller>, closing: CancellationToken) -> Self {
         let (aside, ear) = aside::way();
         let (in_flight, running, ready) = (HashMap::new(), FuturesUnordered::new(), VecDeque::new());
-        Self { edge, origin, caller, begun: None, in_flight, running, aside, ear, ready }
+        let number = edge.channels.fetch_add(1, Ordering::Relaxed);
+        Self { edge, origin, caller, begun: None, in_flight, running, aside, ear, ready, closing, number, news: None }
     }
 
     pub(super) fn caller(&self) -> &Arc<Caller> {
@@ -109,6 +118,10 @@ impl Conversation {
                 biased;
                 // INVARIANT: there is always one sender, this conversation's own.
                 Some(said) = self.ear.recv() => self.heard(said),
+                Some(reply) = async { Some(self.news.as_mut()?.await) }, if self.news.is_some() => {
+                    self.news = None;
+                    self.ready.extend(reply);
+                }
                 Some(finished) = self.running.next(), if !self.running.is_empty() => {
                     // What was said before the answer goes out before it.
                     while let Ok(said) = self.ear.try_recv() {
@@ -128,7 +141,8 @@ impl Conversation {
 
     /// What is said of a request that was given up interests nobody any more.
     fn heard(&mut self, said: Said) {
-        if self.in_flight.get(&*said.about).is_some_and(|given_up| !given_up.is_cancelled()) {
+        let waits = || self.in_flight.get(&*said.about).is_some_and(|given_up| !given_up.is_cancelled());
+        if &*said.about == NEWS || waits() {
             self.ready.push_back(Reply::Message(said.message));
         }
     }
@@ -144,6 +158,7 @@ impl Conversation {
                 if request.method == "initialize" {
                     let (revision, can) = (negotiated(request.params), Can::of_initialize(request.params));
                     self.begun = Some(Begun { revision, can });
+                    self.tell_news();
                 }
                 let id = request.id.get().to_owned();
                 self.begin(vec![id], text.clone());
@@ -175,6 +190,26 @@ impl Conversation {
                 self.begin(ids, text.clone());
             }
         }
+    }
+
+    /// Begins to tell of changes, where the service behind tells of any.
+    fn tell_news(&mut self) {
+        if !self.edge.server.offers.news() {
+            return;
+        }
+        let (edge, caller, aside) = (Arc::clone(&self.edge), Arc::clone(&self.caller), self.aside.clone());
+        let (Origin { name, address, certificate }, begun, number) = (self.origin, self.begun, self.number);
+        let closing = self.closing.clone();
+        let news = async move {
+            let Caller { bearer, principal } = &*caller;
+            let (aside, carried) = (Aside::to(aside, NEWS), Carried::Channel { name, number, begun });
+            let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
+            let key = news::key(&call)?;
+            // The channel looks at its token itself, and may have a newer one than this.
+            news::tell(&edge, &call, &key).await;
+            None
+        };
+        self.news = Some(news.boxed());
     }
 
     fn has_batches(&self) -> bool {
@@ -211,7 +246,8 @@ impl Conversation {
             self.in_flight.insert(id.clone(), given_up.clone());
         }
         let (edge, caller, aside) = (Arc::clone(&self.edge), Arc::clone(&self.caller), self.aside.clone());
-        let (Origin { name, address, certificate }, begun) = (self.origin, self.begun);
+        let (Origin { name, address, certificate }, begun, number) = (self.origin, self.begun, self.number);
+        let closing = self.closing.clone();
         let span = tracing::info_span!(target: "request", "request", request.id = uuid::Uuid::new_v4().to_string());
         let work = async move {
             let Caller { bearer, principal } = &*caller;
@@ -220,8 +256,8 @@ impl Conversation {
                 [id] => Aside::to(aside, id),
                 _ => Aside::none(),
             };
-            let carried = Carried::Channel(name, begun);
-            let call = Call { bearer, principal, address, certificate, carried, aside: &aside };
+            let carried = Carried::Channel { name, number, begun };
+            let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
             let work = std::panic::AssertUnwindSafe(answer(&edge, &text, &call));
             let reply = given_up.run_until_cancelled(work.catch_unwind()).await;
             let reply = reply.map(|reply| {

@@ -7,13 +7,14 @@ use ::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::aside::{Aside, Wants};
 use super::rpc::{Brought, Rpc};
 use super::session::{self, Begun};
 use super::tool::{self, Outcome, ToolCall};
-use super::{Edge, callable, headers, offers};
+use super::{Edge, callable, headers, news, offers};
 use crate::annotations::{Annotations, Exchange, ToolSpec};
 use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
@@ -34,6 +35,8 @@ pub(super) struct Call<'a> {
     pub(super) certificate: Option<Thumbprint>,
     pub(super) carried: Carried<'a>,
     pub(super) aside: &'a Aside,
+    /// Ends with the connection, or with the service.
+    pub(super) closing: &'a CancellationToken,
 }
 
 /// What carried a request, and says things of it besides the message.
@@ -42,7 +45,14 @@ pub(super) enum Carried<'a> {
     /// HTTP: headers that must agree with the message, and the session that they name, if they name one.
     Http(&'a HeaderMap, Option<Begun>),
     /// A channel that is the client's alone, such as a WebSocket, and what was agreed on it, if anything was.
-    Channel(&'static str, Option<Begun>),
+    Channel {
+        /// The protocol's name, as the conventions for telemetry have it.
+        name: &'static str,
+        /// Which channel it is.
+        number: u64,
+        /// What was agreed on it.
+        begun: Option<Begun>,
+    },
     /// Nothing: the edge asks on its own account.
     Itself,
 }
@@ -52,14 +62,14 @@ impl Carried<'_> {
     fn name(self) -> &'static str {
         match self {
             Self::Http(..) | Self::Itself => "http",
-            Self::Channel(name, _) => name,
+            Self::Channel { name, .. } => name,
         }
     }
 
     fn header(&self, name: &str) -> Option<&str> {
         match self {
             Self::Http(headers, _) => headers.get(name)?.to_str().ok(),
-            Self::Channel(..) | Self::Itself => None,
+            Self::Channel { .. } | Self::Itself => None,
         }
     }
 
@@ -67,7 +77,7 @@ impl Carried<'_> {
     fn agrees(self, name: &'static str, expected: &str) -> Result<(), RpcError> {
         match self {
             Self::Http(all, _) => headers::check(all, name, expected),
-            Self::Channel(..) | Self::Itself => Ok(()),
+            Self::Channel { .. } | Self::Itself => Ok(()),
         }
     }
 
@@ -87,12 +97,12 @@ impl Carried<'_> {
 
     /// Whether what is said to the client comes back the same way, to this very process.
     pub(super) fn is_a_channel(self) -> bool {
-        matches!(self, Self::Channel(..))
+        matches!(self, Self::Channel { .. })
     }
 
     fn begun(self) -> Option<Begun> {
         match self {
-            Self::Http(_, begun) | Self::Channel(_, begun) => begun,
+            Self::Http(_, begun) | Self::Channel { begun, .. } => begun,
             Self::Itself => None,
         }
     }
@@ -135,7 +145,7 @@ pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>
 }
 
 /// The methods that are spoken of by name where each name costs something; any other could be anything.
-const METHODS: [&str; 12] = [
+const METHODS: [&str; 15] = [
     "initialize",
     "ping",
     "server/discover",
@@ -148,6 +158,9 @@ const METHODS: [&str; 12] = [
     "prompts/get",
     "completion/complete",
     "logging/setLevel",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "subscriptions/listen",
 ];
 
 fn known_method(method: &str) -> &'static str {
@@ -158,7 +171,9 @@ async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
     let spoken = match call.carried {
         Carried::Http(all, _) => headers::one(all, "mcp-protocol-version")
             .and_then(|header| Era::of(&request.method, request.params, header)),
-        Carried::Channel(_, begun) => Era::of_frame(&request.method, request.params, begun.map(|begun| begun.revision)),
+        Carried::Channel { begun, .. } => {
+            Era::of_frame(&request.method, request.params, begun.map(|begun| begun.revision))
+        }
         Carried::Itself => Era::of(&request.method, request.params, None),
     };
     let spoken = spoken.map(|spoken| known(edge, call, spoken));
@@ -271,6 +286,13 @@ async fn spoken_to(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: 
             let found = offers::resource(edge, &uri).ok_or_else(|| offers::no_resource(&uri, era.is_modern()))?;
             let rpc = rpc(&found.0.method, &found.0.exchange, spoken);
             made(offers::read(edge, call, &uri, found, &rpc, &Brought::read(request.params)?).await?)
+        }
+        "resources/subscribe" | "resources/unsubscribe" if offered.resource_news && !era.is_modern() => {
+            let uri = parameter(request.params, "uri")?;
+            body(&news::subscribe(edge, call, &uri, request.method == "resources/subscribe")?)
+        }
+        "subscriptions/listen" if offered.news() && era.is_modern() => {
+            news::listen(edge, call, request.id, request.params).await
         }
         "prompts/list" if offered.prompts => list("prompts", offers::prompts(edge, call)),
         "prompts/get" if offered.prompts => {

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
 
 use super::aside::{self, Aside};
 use super::bearer::{self, Presented};
@@ -21,7 +22,7 @@ use super::client_address::{ClientAddress, client_address, is_proxy};
 use super::dispatch::{self, Answer, Call, Carried};
 use super::reply::Reply;
 use super::session::{self, Begun};
-use super::{Edge, approvals, batch, error, stream};
+use super::{Edge, approvals, batch, error, news, stream};
 use crate::error::Code;
 use crate::identity::thumbprint::Thumbprint;
 use crate::limit::{Exceeded, Subject};
@@ -155,8 +156,17 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         Ok(begun) => begun,
         Err(refusal) => return *refusal,
     };
+    let closing = closing(parts.extensions.get::<Connection>());
     let (aside, carried) = (Aside::none(), Carried::Http(&parts.headers, begun));
-    let call = Call { bearer: &bearer, principal: &principal, address, certificate, carried, aside: &aside };
+    let call = Call {
+        bearer: &bearer,
+        principal: &principal,
+        address,
+        certificate,
+        carried,
+        aside: &aside,
+        closing: &closing,
+    };
     let id = match envelope::read(&body) {
         Ok(Received::One(Message::Request(request))) => request.id.to_owned(),
         Ok(Received::Many(messages)) if has_batches(&parts.headers) => {
@@ -204,7 +214,8 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         async move {
             let _place = place;
             let carried = Carried::Http(&parts.headers, begun);
-            let call = Call { bearer: &bearer, principal: &principal, address, certificate, carried, aside: &aside };
+            let (bearer, principal) = (&bearer, &principal);
+            let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
             match envelope::parse(&body) {
                 Ok(Message::Request(request)) => dispatch::dispatch(&edge, &request, &call).await,
                 // INVARIANT: it was read as a request a moment ago.
@@ -293,6 +304,50 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 fn has_batches(headers: &HeaderMap) -> bool {
     headers.get("mcp-protocol-version").is_none_or(|revision| {
         LEGACY.into_iter().any(|known| known.as_bytes() == revision.as_bytes() && Era::Legacy(known).has_batches())
+    })
+}
+
+/// What ends with the connection.
+fn closing(connection: Option<&Connection>) -> CancellationToken {
+    connection.map_or_else(CancellationToken::new, |connection| connection.closing().clone())
+}
+
+/// `GET /mcp` without an upgrade: the stream on which a legacy client hears what changes.
+pub(super) async fn listen(edge: Arc<Edge>, request: Request<Body>) -> Response {
+    let (parts, _) = request.into_parts();
+    let address = parts.extensions.get::<ClientAddress>().and_then(|known| known.0);
+    if !edge.server.offers.news() || !accepts_events(&parts.headers) || is_modern(&parts.headers) {
+        return error::method_not_allowed().await;
+    }
+    if let Err(exceeded) = edge.limits.listens(address) {
+        return limited(&edge, address, &exceeded, None);
+    }
+    let certificate = certificate(parts.extensions.get::<Connection>());
+    let (bearer, principal) = match bearer::present(&edge, &parts.headers, address, certificate.as_ref()).await {
+        Presented::Token(bearer, principal) => (bearer, principal),
+        refused => return not_presented(&edge, address, refused, None),
+    };
+    let begun = match session_of(&edge, principal.id(), &parts.headers) {
+        Ok(Some(begun)) => begun,
+        Ok(None) => {
+            let (status, text) = (StatusCode::BAD_REQUEST, "send the Mcp-Session-Id that `initialize` gave");
+            return error::rpc(status, None, error::code_of(status), text);
+        }
+        Err(refusal) => return *refusal,
+    };
+    if let Err(exceeded) = edge.limits.other(Subject::of(principal.id())).await {
+        return limited(&edge, address, &exceeded, None);
+    }
+    let closing = closing(parts.extensions.get::<Connection>());
+    stream::open(move |aside| async move {
+        let carried = Carried::Http(&parts.headers, Some(begun));
+        let (bearer, principal) = (&bearer, &principal);
+        let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
+        let Some(key) = news::key(&call) else { return };
+        match news::begin(&edge) {
+            Ok(_listening) => drop(news::tell(&edge, &call, &key).await),
+            Err(busy) => drop(aside.say(busy.to_body(None)).await),
+        }
     })
 }
 

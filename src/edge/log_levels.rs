@@ -33,7 +33,7 @@ impl LogLevels {
 fn key(call: &Call<'_>) -> String {
     let session = match call.carried {
         Carried::Http(headers, _) => headers.get("mcp-session-id").map(::http::HeaderValue::as_bytes),
-        Carried::Channel(..) | Carried::Itself => None,
+        Carried::Channel { .. } | Carried::Itself => None,
     };
     sha256_hex(session.unwrap_or_else(|| call.principal.id().as_bytes()))
 }

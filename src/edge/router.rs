@@ -33,7 +33,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .iter()
         .fold(Router::new(), |router, path| router.route(path, get(challenge::metadata)))
         .with_state(Arc::clone(&edge));
-    // GET without an upgrade would open a stream and DELETE end a session; this server has neither, and says 405.
+    // GET is an upgrade, or opens a stream where there is anything to hear. DELETE would end a session: nothing is stored of
+    // one that could be ended, so it is answered 405.
     let mut mcp = Router::new().route("/mcp", post(http::mcp).get(socket::upgrade)).route("/ws", get(socket::upgrade));
     if !mcp_path.is_empty() && mcp_path != "/mcp" {
         mcp = mcp.route(&mcp_path, post(http::mcp).get(socket::upgrade));

@@ -107,8 +107,14 @@ impl Brought {
 /// The RPC's request: the message, the person's own token, the address and the certificate that they call by, the deadline
 /// and the trace.
 pub(super) fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
-    let mut request = tonic::Request::new(message);
+    let mut request = outgoing_without_end(call, message)?;
     request.set_timeout(edge.call_timeout());
+    Some(request)
+}
+
+/// The same for an RPC that lasts for as long as somebody listens.
+pub(super) fn outgoing_without_end(call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
+    let mut request = tonic::Request::new(message);
     let mut authorization = MetadataValue::try_from(format!("Bearer {}", call.bearer.expose())).ok()?;
     authorization.set_sensitive(true);
     let metadata = request.metadata_mut();

@@ -81,13 +81,13 @@ pub(super) async fn upgrade(
     request: Request<Body>,
 ) -> Response {
     let Ok(upgrade) = upgrade else {
-        // A GET without an upgrade would open a stream of events, which this server does not have.
+        // A GET without an upgrade opens a stream of events, where there is anything to hear.
         return if request.uri().path().ends_with("/ws") {
             let status = StatusCode::UPGRADE_REQUIRED;
             let text = "this is a WebSocket endpoint: connect over HTTP/1.1 with `Upgrade: websocket`";
             error::rpc(status, None, error::code_of(status), text)
         } else {
-            error::method_not_allowed().await
+            http::listen(edge, request).await
         };
     };
     let address = request.extensions().get::<ClientAddress>().and_then(|known| known.0);
@@ -109,7 +109,7 @@ pub(super) async fn upgrade(
         let (code, reason) = match first(&edge, &mut socket, address, certificate.as_ref(), caller, &closing).await {
             Ok(caller) => {
                 let origin = Origin { name: "websocket", address, certificate };
-                Session::new(edge, origin, caller).run(&mut socket, &closing).await
+                Session::new(edge, origin, caller, closing.clone()).run(&mut socket, &closing).await
             }
             Err(close) => close,
         };
@@ -202,8 +202,8 @@ fn short(text: &str) -> String {
 }
 
 impl Session {
-    fn new(edge: Arc<Edge>, origin: Origin, caller: Arc<Caller>) -> Self {
-        let conversation = Conversation::new(Arc::clone(&edge), origin, caller);
+    fn new(edge: Arc<Edge>, origin: Origin, caller: Arc<Caller>, closing: CancellationToken) -> Self {
+        let conversation = Conversation::new(Arc::clone(&edge), origin, caller, closing);
         Self { edge, origin, conversation }
     }
 

@@ -16,7 +16,7 @@ use futures_util::{FutureExt, Stream};
 use serde_json::value::RawValue;
 use tracing::Instrument;
 
-use super::aside::Ear;
+use super::aside::{self, Aside, Ear};
 use super::dispatch::Answer;
 use super::reply::{self, Reply};
 use super::{Edge, error, http};
@@ -68,7 +68,37 @@ pub(super) async fn respond(about: About, mut work: Work, mut ear: Ear) -> Respo
         Some(said) = ear.recv() => said,
     };
     let running = Running { about, work: Some(work), ear, ready: VecDeque::from([first.message]) };
-    let mut response = Sse::new(events(running)).keep_alive(KeepAlive::new().interval(ALIVE)).into_response();
+    sse(events(running))
+}
+
+/// Opens a stream that answers no request: it lasts for as long as the work that speaks on it.
+pub(super) fn open<W: Future<Output = ()> + Send + 'static>(work: impl FnOnce(Aside) -> W) -> Response {
+    let (to, ear) = aside::way();
+    let speaking = Some(work(Aside::to(to, "")).boxed());
+    sse(futures_util::stream::unfold((speaking, ear), |(mut speaking, mut ear)| async move {
+        loop {
+            let over = async {
+                match &mut speaking {
+                    Some(work) => work.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                said = ear.recv() => return Some((Ok(event(said?.message)), (speaking, ear))),
+                () = over => speaking = None,
+            }
+        }
+    }))
+}
+
+fn event(message: Vec<u8>) -> Event {
+    // INVARIANT: a message was made by a JSON serializer, so it is UTF-8 and one line.
+    Event::default().event("message").data(String::from_utf8(message).unwrap_or_default())
+}
+
+fn sse(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
+    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE)).into_response();
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // A proxy that gathered events would keep them from whoever waits (nginx, `proxy_buffering`).
@@ -87,9 +117,7 @@ struct Running {
 fn events(running: Running) -> impl Stream<Item = Result<Event, Infallible>> {
     futures_util::stream::unfold(running, |mut running| async move {
         let message = running.next().await?;
-        // INVARIANT: a message was made by a JSON serializer, so it is UTF-8 and one line.
-        let event = Event::default().event("message").data(String::from_utf8(message).unwrap_or_default());
-        Some((Ok(event), running))
+        Some((Ok(event(message)), running))
     })
 }
 

@@ -225,6 +225,15 @@ impl Server {
         self.result("input_required", questions)
     }
 
+    /// The answer to a request that lasted, at its end, with more of `_meta`.
+    pub fn ended(&self, meta: Value) -> Value {
+        let mut result = self.complete(json!({}));
+        if let (Some(all), Value::Object(more)) = (result.get_mut("_meta").and_then(Value::as_object_mut), meta) {
+            all.extend(more);
+        }
+        result
+    }
+
     fn complete(&self, result: Value) -> Value {
         self.result("complete", result)
     }
