@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parents[1] / "examples/demo"))
 import judge  # noqa: E402
+import probes  # noqa: E402
 from stack import CHECKOUT, TOOLS, NotReady, Stack, environment, free_port, listens  # noqa: E402
 
 PYTHON = TOOLS / "interop/bin/python"
@@ -156,6 +157,8 @@ def main() -> int:
                         verdict.required(revision, requirements(revision), results, code, said)
                     for scenario, revision in BESIDES.items():
                         verdict.besides(scenario, *run_one(service, directory, scenario, revision))
+                    for probe in probes.PROBES:
+                        verdict.probe(probe.__name__, probe(f"{service.front}/mcp"))
         except NotReady as error:
             print(f"run.py: {error}", file=sys.stderr)
             return 1
