@@ -135,9 +135,15 @@ class Client:
         self.child.wait()
 
 
+# Set once no further client may be started.
+ending = threading.Event()
+
+
 def drive(client: Client, places: threading.Semaphore, reports: dict) -> None:
     try:
         with places:
+            if ending.is_set():
+                return
             client.start()
             reports[client.row] = client.report()
         # While it waits for its token to end, it needs no place.
@@ -179,13 +185,14 @@ def main() -> int:
                 gateway = start_gateway(service)
                 reports, places = {}, threading.Semaphore(AT_ONCE)
                 clients = [Client(service, gateway, row, directory) for row in wanted]
-                threads = [threading.Thread(target=drive, args=(client, places, reports)) for client in clients]
+                threads = [threading.Thread(target=drive, args=(client, places, reports), daemon=True) for client in clients]
                 try:
                     for thread in threads:
                         thread.start()
                     for thread in threads:
                         thread.join()
                 finally:
+                    ending.set()
                     for client in clients:
                         client.stop()
                     left = still_running(directory)
