@@ -21,6 +21,7 @@ mod audit_show;
 mod aws_double;
 mod aws_faults;
 mod aws_resilience;
+mod backend;
 mod bound_tokens;
 mod bridge;
 mod challenges;

@@ -1,6 +1,7 @@
 //! The real stack on ports that the system chooses, with certificates and an issuer made for the run.
 
 pub(crate) mod aws_double;
+pub(crate) mod backend;
 pub(crate) mod balancer;
 pub(crate) mod browser;
 pub(crate) mod certificates;
