@@ -38,6 +38,7 @@ soak: tools-python build ## Calls at every door for SECONDS (120), and fails if 
 interop: tools-python tools-interop build ## Drives real MCP clients and a gateway, in every era that each speaks: login, list, call, errors, expiry.
 	cargo build --locked --manifest-path tests/interop/rust/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/interop
 	python3 tests/interop/run.py $(ROWS)
+	python3 tests/interop/features.py
 
 conformance: tools-python tools-interop build ## Runs the official MCP conformance suite, for 2025-11-25 and 2026-07-28, against the edge.
 	python3 tests/conformance/run.py $(SCENARIOS)

@@ -47,4 +47,5 @@ step 'clients of other makes, and the conformance suite' python3 examples/demo/t
 step 'conformance' python3 tests/conformance/run.py
 step 'a client in Rust' rust_client
 step 'interop' python3 tests/interop/run.py
+step 'interop: resources, prompts, questions, news' python3 tests/interop/features.py
 printf '\nAll checks passed in %d s.\n' "$SECONDS"

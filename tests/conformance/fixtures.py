@@ -383,7 +383,10 @@ def watch(request, context):
         if not context.add_callback(lambda: changes.put(None)):
             return
         while (change := changes.get()) is not None:
-            if wanted[change]:
+            if isinstance(change, str):
+                if change in request.uris:
+                    yield offers.Changed(uri=change)
+            elif wanted[change]:
                 yield offers.Changed(list=change)
     finally:
         watchers.discard(changes)
@@ -401,6 +404,10 @@ def trigger_tool_change(_request, _context):
 
 def trigger_prompt_change(_request, _context):
     return tell(offers.CHANGED_LIST_PROMPTS)
+
+
+def touch_watched(_request, _context):
+    return tell("test://watched-resource")
 
 
 # === The service ===

@@ -13,7 +13,7 @@ test_elicitation_sep1034_defaults test_elicitation_sep1330_enums test_input_requ
 test_input_required_result_sampling test_input_required_result_list_roots test_input_required_result_request_state
 test_input_required_result_multiple_inputs test_input_required_result_multi_round test_input_required_result_tampered_state
 test_input_required_result_capabilities test_missing_capability test_streaming_elicitation test_trigger_tool_change
-test_trigger_prompt_change
+test_trigger_prompt_change touch_watched_resource
 """.split()
 RESOURCES = ["test://static-text", "test://static-binary", "test://watched-resource"]
 PROMPTS = [

@@ -120,8 +120,8 @@ def expiry(row: Row, seen: dict | None, report: dict) -> list[str]:
             wrong.append(f"at the end of its token the socket is closed with {seen['closed']}")
         return wrong
     if row.login == "token":
-        # Some SDKs keep what a 401 says to themselves; then the HTTP client under them has seen it.
-        words = json.dumps([after, challenges]).lower()
+        # What the gateway's 401 says the SDK keeps to itself; the HTTP client under it has seen it.
+        words = json.dumps([after, challenges if row.through_gateway else None]).lower()
         if "result" in after or not any(word in words for word in ("invalid_token", "unauthorized", "has expired", "auth required", "auth_required", "the scope the server asked for")):
             wrong.append(f"after its end, the client says {after}")
     elif "result" not in after or after["result"]["isError"]:
