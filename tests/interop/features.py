@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Real SDKs with everything that a service may offer besides tools that answer: resources, prompts, completion, progress, lines of
-a log, questions to the user, the model and the host, and news of what has changed. In each era, over HTTP.
+a log, questions to the user, the model and the host, and news of what has changed. In each era, over HTTP and a WebSocket.
 
     WHITELISTMCP=path/to/whitelistmcp features.py [ROW…]
 
@@ -29,7 +29,8 @@ ROWS = [
     ("python-auto", "Python SDK 2.3.0, auto", "python_features.py", "auto", MODERN),
     ("typescript-legacy", "TypeScript SDK 2.4.0, legacy", "typescript_features.mjs", "legacy", LEGACY),
     ("typescript-auto", "TypeScript SDK 2.4.0, auto", "typescript_features.mjs", "auto", MODERN),
-    ("typescript-1", "TypeScript SDK 1.32.2", "typescript_old_features.mjs", "", LEGACY),
+    ("typescript-1", "TypeScript SDK 1.32.2", "typescript_old_features.mjs", "http", LEGACY),
+    ("typescript-1-socket", "TypeScript SDK 1.32.2, WebSocket", "typescript_old_features.mjs", "socket", LEGACY),
 ]
 PATIENCE = 120
 USER = {"username": "alice", "email": "alice@example.test"}
@@ -93,7 +94,7 @@ def main() -> int:
                     if "broken" in seen:
                         wrong = [f"  {seen['broken']}"]
                     passed, failed = passed + (0 if "broken" in seen else len(expected) - len(wrong)), failed + len(wrong)
-                    print(f"{title:30}  {revision}  {len(expected)} of {len(expected)}" if not wrong else f"{title:30}  FAILED", *wrong, sep="\n", flush=True)
+                    print(f"{title:32}  {revision}  {len(expected)} of {len(expected)}" if not wrong else f"{title:32}  FAILED", *wrong, sep="\n", flush=True)
         except NotReady as error:
             print(f"features.py: {error}", file=sys.stderr)
             return 1
