@@ -71,6 +71,14 @@ class Verdict:
             value = at(details, path)
             self.count([] if value == wanted else [f"{revision}: {scenario} passes on {value!r}, not on {wanted!r}"])
 
+    def earlier(self, revision: str, results: Path, said: str) -> None:
+        """An earlier revision: of all that the suite has for it, nothing fails or warns."""
+        found = scenarios(results)
+        print(f"{revision}: {len(found)} scenarios: {words(found)}")
+        self.count([] if found else [f"{revision}: no scenario ran: {said[-500:]}"])
+        for scenario, checks in found.items():
+            self.count([f"{revision}: {scenario}: {sentence(check)}" for check in checks if check["status"] in ("FAILURE", "WARNING")])
+
     def besides(self, scenario: str, results: Path, said: str) -> None:
         """A scenario that no revision requires."""
         found = scenarios(results).get(scenario)

@@ -29,6 +29,8 @@ PYTHON = TOOLS / "interop/bin/python"
 NODE = TOOLS / "interop-node/node_modules/.bin/node"
 SUITE = TOOLS / "interop-node/node_modules/@modelcontextprotocol/conformance/dist/index.js"
 REVISIONS = ("2025-11-25", "2026-07-28")
+# Revisions that it has scenarios for, and no list of requirements.
+EARLIER = ("2025-06-18", "2025-03-26")
 # What the suite has besides what a revision requires, and the revision that it belongs to.
 BESIDES = {
     "http-header-validation": "2026-07-28",
@@ -46,7 +48,7 @@ class Service(Stack):
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.front_port = free_port()
-        self.front = f"http://localhost:{self.front_port}"
+        self.front = f"http://127.0.0.1:{self.front_port}"
         self.make_certificates()
         self.start_provider()
         self.start_fixtures()
@@ -68,7 +70,7 @@ class Service(Stack):
     def edge_config(self) -> str:
         # The suite calls as one person, as fast as it can, from one address, and from a page of the address that it was given.
         rates = "reads_per_minute = 60000\nchanges_per_minute = 60000\nothers_per_minute = 60000\nin_flight = 256\n"
-        origin = f'allowed_origins = ["{self.front}"]\n'
+        origin = f'allowed_hosts = ["127.0.0.1"]\nallowed_origins = ["{self.front}"]\n'
         config = super().edge_config()
         config = config.replace("[edge.tls]", f"{origin}\n[edge.tls]", 1)
         config = config.replace("[edge.backend]\n", f'[edge.backend]\ndescriptors = "{self.descriptors}"\n', 1)
@@ -99,7 +101,6 @@ access_log off;
 {kept}
 server {{
 listen 127.0.0.1:{self.front_port};
-listen [::1]:{self.front_port};
 # Headers reach the edge as they were sent, good or bad.
 underscores_in_headers on;
 ignore_invalid_headers off;
@@ -155,6 +156,10 @@ def main() -> int:
                         results = directory / revision
                         code, said = suite(service, results, "--requirements", revision, "--expected-failures", str(HERE / "expected.yml"))
                         verdict.required(revision, requirements(revision), results, code, said)
+                    for revision in EARLIER:
+                        results = directory / revision
+                        _, said = suite(service, results, "--suite", "active", "--spec-version", revision)
+                        verdict.earlier(revision, results, said)
                     for scenario, revision in BESIDES.items():
                         verdict.besides(scenario, *run_one(service, directory, scenario, revision))
                     for probe in probes.PROBES:
