@@ -12,6 +12,7 @@ import queue
 import struct
 import sys
 import threading
+import time
 import zlib
 from concurrent import futures
 from pathlib import Path
@@ -42,6 +43,8 @@ exchange, offers = names_of("mcp/v1/exchange.proto"), names_of("mcp/v1/offers.pr
 SERVICE = pool.FindServiceByName("conformance.v1.Fixtures")
 # How long a step of a call takes that tells of its steps, in seconds. What is said has to be seen on its way.
 STEP = 0.05
+# How long it takes until changes are told to who watches, in seconds.
+LISTENS_AFTER = 0.2
 
 
 def png() -> bytes:
@@ -376,8 +379,9 @@ watchers: set[queue.SimpleQueue] = set()
 def watch(request, context):
     changes: queue.SimpleQueue = queue.SimpleQueue()
     wanted = {offers.CHANGED_LIST_TOOLS: request.tools, offers.CHANGED_LIST_PROMPTS: request.prompts, offers.CHANGED_LIST_RESOURCES: request.resources}
+    # A service may take a moment until it listens: who says before its headers are there that it does is found out.
+    time.sleep(LISTENS_AFTER)
     watchers.add(changes)
-    # Who asked has to know that from now on nothing is missed.
     context.send_initial_metadata(())
     try:
         if not context.add_callback(lambda: changes.put(None)):
