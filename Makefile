@@ -35,12 +35,14 @@ bench: ## Measures the edge and the core against the same hop with nothing in it
 soak: tools-python build ## Calls at every door for SECONDS (120), and fails if memory, descriptors, threads or latency grow.
 	python3 scripts/soak.py $(SECONDS)
 
-interop: tools-python tools-interop build ## Drives real MCP clients and a gateway, in every era that each speaks: login, list, call, errors, expiry.
+interop: tools-interop ## Drives real MCP clients and a gateway, in every era that each speaks: login, list, call, errors, expiry.
+	cargo build --locked --bins
 	cargo build --locked --manifest-path tests/interop/rust/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/interop
 	python3 tests/interop/run.py $(ROWS)
 	python3 tests/interop/features.py
 
-conformance: tools-python tools-interop build ## Runs the official MCP conformance suite, for 2025-11-25 and 2026-07-28, against the edge.
+conformance: tools-interop ## Runs the official MCP conformance suite, for 2025-03-26 to 2026-07-28, against the edge.
+	cargo build --locked --bins
 	python3 tests/conformance/run.py $(SCENARIOS)
 
 promises: tools-python build ## Runs the command behind every promise that is kept (docs/PROMISES.md).
@@ -52,8 +54,8 @@ tools: ## Installs what the tests need and the machine lacks from Debian (as roo
 tools-python: # The emulators, the provider and the clients, pinned, in .tools; never in the system.
 	@$(INSTALL)
 
-tools-interop: # MCP clients of other makes and the conformance suite, likewise.
-	@$(INSTALL) interop interop-node
+tools-interop: # MCP clients of other makes and the conformance suite, and what of the above they need.
+	@$(INSTALL) moto python node interop interop-node
 
 clean: ## Removes what was installed and built in the checkout.
 	rm -rf .tools .sandbox target
