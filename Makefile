@@ -55,7 +55,7 @@ tools-python: # The emulators, the provider and the clients, pinned, in .tools; 
 	@$(INSTALL)
 
 tools-interop: # MCP clients of other makes and the conformance suite, and what of the above they need.
-	@$(INSTALL) moto python node interop interop-node
+	@$(INSTALL) moto python node interop interop-old interop-node
 
 clean: ## Removes what was installed and built in the checkout.
 	rm -rf .tools .sandbox target

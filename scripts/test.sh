@@ -43,7 +43,7 @@ step 'lints' clippy
 step 'documentation' docs
 step 'tests' cargo test --locked --lib --bins --test it
 step 'the demo' python3 examples/demo/demo.py
-step 'clients of other makes, and the conformance suite' python3 examples/demo/tools/install.py interop interop-node
+step 'clients of other makes, and the conformance suite' python3 examples/demo/tools/install.py interop interop-old interop-node
 step 'conformance' python3 tests/conformance/run.py
 step 'a client in Rust' rust_client
 step 'interop' python3 tests/interop/run.py

@@ -49,6 +49,8 @@ ROWS = [
     Row("python-legacy", "Python SDK 2.3.0, legacy", "python_sdk.py", "legacy", LEGACY, "user"),
     Row("python-modern", "Python SDK 2.3.0, 2026-07-28", "python_sdk.py", MODERN, MODERN, "user"),
     Row("python-auto", "Python SDK 2.3.0, auto", "python_sdk.py", "auto", MODERN, "program"),
+    Row("python-1", "Python SDK 1.30.0", "python_old.py", "", LEGACY, "user"),
+    Row("python-1-token", "Python SDK 1.30.0", "python_old.py", "", LEGACY, "token"),
     Row("typescript-legacy", "TypeScript SDK 2.4.0, legacy", "typescript.mjs", "legacy", LEGACY, "user"),
     Row("typescript-auto", "TypeScript SDK 2.4.0, auto", "typescript.mjs", "auto", MODERN, "user"),
     Row("typescript-program", "TypeScript SDK 2.4.0, auto", "typescript.mjs", "auto", MODERN, "program"),

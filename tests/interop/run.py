@@ -35,6 +35,7 @@ from rows import GATEWAY, ROWS, Row  # noqa: E402
 from stack import TOOLS, NotReady, Stack, environment, free_port, listens  # noqa: E402
 
 PYTHON = TOOLS / "interop/bin/python"
+OLD_PYTHON = TOOLS / "interop-old/bin/python"
 NODE = TOOLS / "interop-node/node_modules/.bin/node"
 # How many seconds a token of the second session lives; the service allows for clocks that are 30 s apart.
 BRIEF = 15
@@ -86,7 +87,8 @@ class Client:
             "home": str(self.home),
             "port": free_port(),
         }
-        program = {"python": [PYTHON, HERE / "clients" / self.row.driver], "node": [NODE, HERE / "clients" / self.row.driver], "rust": [os.environ["INTEROP_RMCP"]]}
+        python = OLD_PYTHON if "old" in self.row.driver else PYTHON
+        program = {"python": [python, HERE / "clients" / self.row.driver], "node": [NODE, HERE / "clients" / self.row.driver], "rust": [os.environ["INTEROP_RMCP"]]}
         ca = str(self.service.certs / "ca.pem")
         settings = {
             "SSL_CERT_FILE": ca,

@@ -36,10 +36,11 @@ PINS = {
     "sslyze": ["requirements-sslyze.txt"],
     "node": ["package.json", "package-lock.json"],
     "interop": ["requirements-interop.txt"],
+    "interop-old": ["requirements-interop-old.txt"],
     "interop-node": ["interop/package.json", "interop/package-lock.json"],
 }
 # Only by name: clients of other makes and the conformance suite.
-OTHERS = ("interop", "interop-node")
+OTHERS = ("interop", "interop-old", "interop-node")
 
 
 class Missing(Exception):
