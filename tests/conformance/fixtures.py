@@ -180,8 +180,9 @@ def answered(words: str):
 
 
 def answer(request, name: str) -> dict | None:
-    """What the client has answered, if it has."""
-    answers = request.client.answers
+    """What the client has answered, if it has. Nothing here is worth more than what any client may say, so answers count that
+    nobody asked for: the suite sends such."""
+    answers = request.client.answers or request.client.volunteered
     return json_format.MessageToDict(answers[name]) if name in answers else None
 
 
