@@ -5,13 +5,18 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
+.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance tools-python tools-interop clean tools
+=======
 .PHONY: help build demo sandbox test check unit policies promises soak bench mcpb tools-python clean tools
+>>>>>>> main
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/whitelistmcp/target
 export CARGO_TERM_COLOR ?= always
 export WHITELISTMCP := $(CARGO_TARGET_DIR)/debug/whitelistmcp
 DEMO := examples/demo
 INSTALL := python3 $(DEMO)/tools/install.py
+export INTEROP_RMCP := $(CARGO_TARGET_DIR)/interop/debug/interop-rmcp
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,6 +43,16 @@ mcpb: ## Builds the bundle for Claude Desktop, for this machine's platform, in t
 soak: tools-python build ## Calls at every door for SECONDS (120), and fails if memory, descriptors, threads or latency grow.
 	python3 scripts/soak.py $(SECONDS)
 
+interop: tools-interop ## Drives real MCP clients and a gateway, in every era that each speaks: login, list, call, errors, expiry.
+	cargo build --locked --bins
+	cargo build --locked --manifest-path tests/interop/rust/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/interop
+	python3 tests/interop/run.py $(ROWS)
+	python3 tests/interop/features.py
+
+conformance: tools-interop ## Runs the official MCP conformance suite, for 2025-03-26 to 2026-07-28, against the edge.
+	cargo build --locked --bins
+	python3 tests/conformance/run.py $(SCENARIOS)
+
 promises: tools-python build ## Runs the command behind every promise that is kept (docs/PROMISES.md).
 	python3 scripts/promises.py
 
@@ -46,6 +61,9 @@ tools: ## Installs what the tests need and the machine lacks from Debian (as roo
 
 tools-python: # The emulators, the provider and the clients, pinned, in .tools; never in the system.
 	@$(INSTALL)
+
+tools-interop: # MCP clients of other makes and the conformance suite, and what of the above they need.
+	@$(INSTALL) moto python node interop interop-old interop-node
 
 clean: ## Removes what was installed and built in the checkout.
 	rm -rf .tools .sandbox target

@@ -26,9 +26,13 @@ needs() {
 clippy() { cargo clippy --locked --all-targets -- --deny warnings; }
 docs() { RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items; }
 protos() { .tools/node/node_modules/.bin/buf lint proto; }
-scripts() { python3 -m compileall -q examples/demo scripts && bash -n scripts/*.sh .ci/run; }
+scripts() { python3 -m compileall -q examples/demo scripts tests/interop tests/conformance && bash -n scripts/*.sh .ci/run && sh -n tests/interop/clients/xdg-open; }
+rust_client() {
+  local crate=(--manifest-path tests/interop/rust/Cargo.toml)
+  cargo fmt --check "${crate[@]}" && cargo build --locked "${crate[@]}" --target-dir "$CARGO_TARGET_DIR/interop"
+}
 
-step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr
+step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr nginx
 step 'formatting' cargo fmt --check
 step 'scripts parse' scripts
 step 'dependencies: one TLS stack, one provider' bash scripts/dependencies.sh
@@ -39,4 +43,9 @@ step 'lints' clippy
 step 'documentation' docs
 step 'tests' cargo test --locked --lib --bins --test it
 step 'the demo' python3 examples/demo/demo.py
+step 'clients of other makes, and the conformance suite' python3 examples/demo/tools/install.py interop interop-old interop-node
+step 'conformance' python3 tests/conformance/run.py
+step 'a client in Rust' rust_client
+step 'interop' python3 tests/interop/run.py
+step 'interop: resources, prompts, questions, news' python3 tests/interop/features.py
 printf '\nAll checks passed in %d s.\n' "$SECONDS"

@@ -5,7 +5,7 @@ set -euo pipefail
 # Which package has each command. Node comes with npm in some packages and without in Debian's, and the two do not mix.
 declare -A package=(
   [cc]=build-essential [git]=git [make]=make [node]=nodejs [npm]=npm [openssl]=openssl [python3]=python3
-  [promtool]=prometheus [redis-server]=redis-server [chromium]=chromium [chromedriver]=chromium-driver
+  [nginx]=nginx [promtool]=prometheus [redis-server]=redis-server [chromium]=chromium [chromedriver]=chromium-driver
 )
 missing=()
 for command in "${!package[@]}"; do

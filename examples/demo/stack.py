@@ -109,15 +109,17 @@ class Stack:
         return json.loads(self.once([PYTHON, HERE / "aws/bootstrap.py", endpoint]))
 
     def start_provider(self) -> None:
-        settings = {
+        provider = self.spawn("provider", [NODE, HERE / "oidc/provider.mjs"], self.provider_settings(), pipe=True)
+        self.issuer = self.first_line("provider", provider)["issuer"]
+
+    def provider_settings(self) -> dict[str, str]:
+        return {
             "PORT": "0",
             "RESOURCE": self.url,
             "OTHER_RESOURCE": self.other_audience,
             "MEMBERSHIPS": '{"alice": ["dba"]}',
             "TTL": "3600",
         }
-        provider = self.spawn("provider", [NODE, HERE / "oidc/provider.mjs"], settings, pipe=True)
-        self.issuer = self.first_line("provider", provider)["issuer"]
 
     def start_receiver(self) -> None:
         receiver = self.spawn("receiver", [sys.executable, HERE / "otel/receiver.py", self.telemetry], {}, pipe=True)

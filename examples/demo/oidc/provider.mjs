@@ -11,6 +11,8 @@
 //   ALG             how everything is signed: RS256 (the default), PS256, ES256, ES384, EdDSA, …; of several, by comma, the
 //                   first, and each for a client of its own, such as `ci-ES384`
 //   TTL             life of an access token in seconds (600)
+//   BRIEF           JSON, name to seconds: people and programs whose access tokens live only so long, and are never told to
+//   PROGRAMS        names of further programs like `ci`, by comma
 //   MEMBERSHIPS     JSON, name to list: the groups that people are in, such as {"alice": ["dba"]}
 //   PAGE            redirect URI of the client `approval-page`, by which people log in to decide on changes that wait
 //   REDIRECTS       redirect URIs of the client `demo`, by comma; any port will do
@@ -34,6 +36,7 @@ const opaqueResource = env.OPAQUE_RESOURCE;
 const algorithms = list(env.ALG ?? 'RS256');
 const algorithm = algorithms[0];
 const lifetime = Number(env.TTL ?? 600);
+const brief = JSON.parse(env.BRIEF ?? '{}');
 const groups = JSON.parse(env.MEMBERSHIPS ?? '{}');
 const host = env.HOST ?? '127.0.0.1';
 const redirects = list(env.REDIRECTS ?? 'http://127.0.0.1/callback,http://localhost/callback');
@@ -82,7 +85,9 @@ const configuration = {
   enabledJWA: { idTokenSigningAlgValues: algorithms },
   clientDefaults: { id_token_signed_response_alg: algorithm },
   ttl: {
-    AccessToken: lifetime, ClientCredentials: lifetime, IdToken: lifetime,
+    AccessToken: (_ctx, token) => brief[token.accountId] ?? lifetime,
+    ClientCredentials: (_ctx, token) => brief[token.clientId] ?? lifetime,
+    IdToken: lifetime,
     Grant: 86400, Interaction: 600, RefreshToken: 86400, Session: 86400,
   },
   scopes: ['openid', 'offline_access', 'email', 'profile', ...ownScopes.split(' ')],
@@ -111,6 +116,7 @@ const configuration = {
     })),
     program('ci', ['client_credentials']), // A program that acts for itself.
     ...algorithms.map((name) => program(`ci-${name}`, ['client_credentials'])),
+    ...list(env.PROGRAMS).map((name) => program(name, ['client_credentials'])),
     ...introspectors.map((name) => program(name, [])),
   ],
   clientBasedCORS: () => true, // MCP clients that run in a browser.
@@ -137,7 +143,6 @@ const configuration = {
           scope: ownScopes,
           audience: resource,
           accessTokenFormat: resource === opaqueResource ? 'opaque' : 'jwt', // RFC 9068: `typ` is at+jwt.
-          accessTokenTTL: lifetime,
           jwt: { sign: { alg: own } },
         };
       },
@@ -162,6 +167,12 @@ server.listen(Number(env.PORT ?? 0), '127.0.0.1', () => {
   provider.use((ctx, next) => {
     if (ctx.path === '/auth' && ctx.method === 'GET' && !ctx.query.scope) ctx.query = { ...ctx.query, scope: ownScopes };
     return next();
+  });
+  // `expires_in` is recommended, not required (RFC 6749, section 5.1). Without it a client learns of the end from a 401.
+  provider.use(async (ctx, next) => {
+    await next();
+    const whose = ctx.path === '/token' && (ctx.oidc?.entities.Account?.accountId ?? ctx.oidc?.client?.clientId);
+    if (whose in brief) delete ctx.body.expires_in;
   });
   provider.on('server_error', (_ctx, error) => console.error('oidc provider:', error));
   server.on('request', provider.callback());

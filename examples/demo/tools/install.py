@@ -4,7 +4,8 @@
     install.py [--into DIR] [NAME...]
 
 Nothing goes into the system or into the person's own Python or Node: each name below is an environment of its own
-under DIR, which is `--into`, else the variable TOOLS_DIR, else `.tools` in the checkout. Without names, all of them.
+under DIR, which is `--into`, else the variable TOOLS_DIR, else `.tools` in the checkout. Without names, all that the demo and
+the tests in Rust need.
 
 A stamp, written last, holds the hash of everything an environment was made from. While it matches, there is nothing to
 do; where it is absent or differs, the environment is made anew. A lock lets two runs at once share one installation.
@@ -34,7 +35,12 @@ PINS = {
     "python": ["requirements-python.txt"],
     "sslyze": ["requirements-sslyze.txt"],
     "node": ["package.json", "package-lock.json"],
+    "interop": ["requirements-interop.txt"],
+    "interop-old": ["requirements-interop-old.txt"],
+    "interop-node": ["interop/package.json", "interop/package-lock.json"],
 }
+# Only by name: clients of other makes and the conformance suite.
+OTHERS = ("interop", "interop-old", "interop-node")
 
 
 class Missing(Exception):
@@ -43,14 +49,14 @@ class Missing(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Install the pinned third-party tools of the demo and the tests.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {' '.join(PINS)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {' '.join(PINS)} (default: all but {' '.join(OTHERS)})")
     parser.add_argument("--into", type=Path, default=os.environ.get("TOOLS_DIR") or CHECKOUT / ".tools", metavar="DIR")
     asked = parser.parse_args()
     if unknown := [name for name in asked.names if name not in PINS]:
         parser.error(f"no environment named {', '.join(unknown)}; there are: {', '.join(PINS)}")
     root = asked.into.resolve()
     try:
-        for name in asked.names or PINS:
+        for name in asked.names or [name for name in PINS if name not in OTHERS]:
             ensure(name, root)
     except Missing as missing:
         print(f"install.py: {missing}", file=sys.stderr)
@@ -73,7 +79,7 @@ def ensure(name: str, root: Path) -> None:
             return
         begun = time.monotonic()
         shutil.rmtree(home, ignore_errors=True)
-        make_node(home) if name == "node" else make_python(name, home)
+        make_node(name, home) if of_node(name) else make_python(name, home)
         (home / "stamp").write_text(wanted)
         print(f"{name}: installed in {time.monotonic() - begun:.0f} s", flush=True)
 
@@ -82,11 +88,15 @@ def fingerprint(name: str, home: Path) -> str:
     """Names all that decides what an environment holds. Its own path belongs to that: scripts in it carry the path of
     their interpreter, so a moved checkout needs a new one."""
     digest = hashlib.sha256()
-    for part in (str(home), platform.machine(), "" if name == "node" else sys.base_prefix + sys.version):
+    for part in (str(home), platform.machine(), "" if of_node(name) else sys.base_prefix + sys.version):
         digest.update(part.encode() + b"\0")
     for pin in PINS[name]:
         digest.update((HERE / pin).read_bytes())
     return digest.hexdigest()
+
+
+def of_node(name: str) -> bool:
+    return PINS[name][0].endswith("package.json")
 
 
 def stamped(home: Path) -> str | None:
@@ -114,16 +124,16 @@ def make_python(name: str, home: Path) -> None:
         (home / "bin/rotel-agent").symlink_to(agent)
 
 
-def make_node(home: Path) -> None:
+def make_node(name: str, home: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise Missing("npm is missing (Debian: the package npm)")
     home.mkdir(parents=True)
-    for pin in PINS["node"]:
+    for pin in PINS[name]:
         shutil.copy(HERE / pin, home)
     # No package here needs its install script: the programs come as packages of their own, one per platform. Not every
     # registry holds those of every platform; `npm ci` would refuse a lock file without them, `npm install` keeps to it.
-    run("node", [npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"], cwd=home)
+    run(name, [npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"], cwd=home)
     node = home / "node_modules/.bin/node"
     if not node.exists():  # A platform that the pinned Node is not published for.
         node.symlink_to(system_node())
