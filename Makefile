@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance tools-python tools-interop clean tools
+.PHONY: help build demo sandbox test check unit policies promises soak bench mcpb tools-python clean tools interop conformance tools-interop
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/whitelistmcp/target
 export CARGO_TERM_COLOR ?= always
@@ -31,6 +31,10 @@ test: ## Runs every check, the fast ones first.
 
 bench: ## Measures the edge and the core against the same hop with nothing in it; prints ratios.
 	cargo bench --locked --bench hop
+
+mcpb: ## Builds the bundle for Claude Desktop, for this machine's platform, in target/mcpb.
+	cargo build --locked --release --bin whitelistmcp
+	python3 scripts/mcpb.py $(CARGO_TARGET_DIR)/release/whitelistmcp target/mcpb
 
 soak: tools-python build ## Calls at every door for SECONDS (120), and fails if memory, descriptors, threads or latency grow.
 	python3 scripts/soak.py $(SECONDS)

@@ -1,6 +1,8 @@
 //! The composition root: from a configuration to a running service. Everything is bound before anything is served, so
 //! a busy port or a bad certificate fails at start.
 
+mod local;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,11 +49,15 @@ use crate::shutdown::Shutdown;
 use crate::telemetry;
 use crate::tls::{self, ClientFiles, Current, Reloader, ServerFiles, ServerSet, TlsError};
 
+pub use local::{Local, local};
+
 /// A service that has bound its addresses.
 #[derive(Debug)]
 pub struct Bound {
     core: Option<(Listener, axum::Router)>,
     edge: Option<(Listener, axum::Router)>,
+    /// The edge's address for WebSocket alone, if it has one.
+    sockets: Option<(Listener, axum::Router)>,
     upkeep: Option<Upkeep>,
     reloads: Reloads,
 }
@@ -160,6 +166,9 @@ pub enum StartError {
     /// The link from edge to core.
     #[error("`[edge.backend]`")]
     Link(#[from] LinkError),
+    /// No secret could be made.
+    #[error("the system gives no randomness")]
+    Random,
     /// The embedded descriptors.
     #[error("the embedded descriptors")]
     Annotations(#[from] annotations::AnnotationError),
@@ -187,9 +196,11 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     let mut reloads = Reloads::new(config);
     let tls = reloads.server(section.files())?;
     let listener = bind(section.listen, Some(tls), section.per_address()).await?;
+    let reach = reach(config).await?;
     let (routes, upkeep) =
-        core_routes(config, shared(config)?, verifier, peers(config)?, reloads.part(), shutdown).await?;
-    Ok(Bound { core: Some((listener, routes.into_axum_router())), edge: None, upkeep: Some(upkeep), reloads })
+        core_routes(config, reach, shared(config)?, verifier, peers(config)?, reloads.part(), shutdown).await?;
+    let core = Some((listener, routes.into_axum_router()));
+    Ok(Bound { core, edge: None, sockets: None, upkeep: Some(upkeep), reloads })
 }
 
 /// The edge alone, in front of a core in another process.
@@ -200,7 +211,7 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     section.check()?;
     let mut reloads = Reloads::new(config);
     let tls = section.files().map(|files| reloads.server(files)).transpose()?;
-    let listener = bind(section.listen, tls, section.per_address()).await?;
+    let listeners = Listeners::bind(section, tls).await?;
     let (link, reloader) = Link::remote(backend, reloads.clock.clone())?;
     reloads.links.push(reloader);
     let shared = shared(config)?;
@@ -214,8 +225,9 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
         vec![Part::needed("core", move || known.problem()), Part::told("keys", move || keys.problem()), reloads.part()];
     let health = Health::new(parts, shutdown.ending());
     shutdown.tasks().spawn(behind.watch(shutdown.token()));
-    let router = edge_router(config, section, verifier, link, limits, health, shared)?;
-    Ok(Bound { core: None, edge: Some((listener, router)), upkeep: None, reloads })
+    let edge = Arc::new(edge_over(config, section, verifier, link, limits, health, shared)?);
+    let (edge, sockets) = listeners.route(&edge);
+    Ok(Bound { core: None, edge: Some(edge), sockets, upkeep: None, reloads })
 }
 
 /// Edge and core in one process: the same service, called in memory. With a `[core]` section the core serves other
@@ -227,18 +239,20 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
     section.check()?;
     let mut reloads = Reloads::new(config);
     let tls = section.files().map(|files| reloads.server(files)).transpose()?;
-    let edge = bind(section.listen, tls, section.per_address()).await?;
+    let listeners = Listeners::bind(section, tls).await?;
     let core = match &config.core {
         None => None,
         Some(core) => Some(bind(core.listen, Some(reloads.server(core.files())?), core.per_address()).await?),
     };
     let shared = shared(config)?;
+    let (reach, checks) = (reach(config).await?, Arc::clone(&verifier));
     let (routes, upkeep) =
-        core_routes(config, shared.clone(), Some(Arc::clone(&verifier)), peers, reloads.part(), shutdown).await?;
+        core_routes(config, reach, shared.clone(), Some(checks), peers, reloads.part(), shutdown).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
     let limits = Door::new(limits(config)?, shared.clone());
-    let router = edge_router(config, section, verifier, Link::local(routes), limits, upkeep.health.clone(), shared)?;
-    Ok(Bound { core, edge: Some((edge, router)), upkeep: Some(upkeep), reloads })
+    let edge = edge_over(config, section, verifier, Link::local(routes), limits, upkeep.health.clone(), shared)?;
+    let (edge, sockets) = listeners.route(&Arc::new(edge));
+    Ok(Bound { core, edge: Some(edge), sockets, upkeep: Some(upkeep), reloads })
 }
 
 impl Bound {
@@ -252,12 +266,21 @@ impl Bound {
         self.edge.as_ref().map(|(listener, _)| listener.address())
     }
 
+    /// The edge's address for WebSocket alone.
+    pub fn websocket_address(&self) -> Option<SocketAddr> {
+        self.sockets.as_ref().map(|(listener, _)| listener.address())
+    }
+
     /// Serves until the shutdown, and returns when everything has finished; false if some of it had to be cut off.
     pub async fn run(self, shutdown: &Shutdown) -> bool {
-        for (name, bound) in [("core", self.core), ("edge", self.edge)] {
+        for (door, what, bound) in [
+            ("core", "core", self.core),
+            ("edge", "edge", self.edge),
+            ("edge", "edge, for WebSockets alone,", self.sockets),
+        ] {
             if let Some((listener, router)) = bound {
-                tracing::info!(address = %listener.address(), "{name} is listening");
-                shutdown.tasks().spawn(listener.serve(name, router, shutdown.token(), shutdown.tasks()));
+                tracing::info!(address = %listener.address(), "{what} is listening");
+                shutdown.tasks().spawn(listener.serve(door, router, shutdown.token(), shutdown.tasks()));
             }
         }
         if let Some(upkeep) = self.upkeep {
@@ -402,7 +425,7 @@ impl Reloading {
 
 /// A reconciler without a service around it, for one round.
 pub async fn reconciler(config: &Config, shutdown: &Shutdown) -> Result<Arc<Reconciler>, StartError> {
-    Ok(core_parts(config, shared(config)?, shutdown).await?.reconciler)
+    Ok(core_parts(config, reach(config).await?, shared(config)?, shutdown).await?.reconciler)
 }
 
 /// The targets that the configuration names, checked.
@@ -450,15 +473,28 @@ pub fn limits(config: &Config) -> Result<limit::Config, StartError> {
     Ok(config.limits.clone())
 }
 
+/// What a core can reach, and by which way.
+struct Reach {
+    aws: Aws,
+    targets: Targets,
+}
+
+/// By the roles that the configuration names.
+async fn reach(config: &Config) -> Result<Reach, StartError> {
+    let (accounts, targets) = targets(config)?;
+    Ok(Reach { aws: Aws::new(&config.aws, accounts).await?, targets })
+}
+
 async fn core_routes(
     config: &Config,
+    reach: Reach,
     shared: Option<Shared>,
     verifier: Option<Arc<Verifier>>,
     peers: Peers,
     certificates: Part,
     shutdown: &Shutdown,
 ) -> Result<(tonic::service::Routes, Upkeep), StartError> {
-    let Parts { policies, broker, reconciler, audit } = core_parts(config, shared, shutdown).await?;
+    let Parts { policies, broker, reconciler, audit } = core_parts(config, reach, shared, shutdown).await?;
     let keys = verifier.clone();
     let closes = config.leases.close;
     let (kept, keeps) = (audit.clone(), audit.clone());
@@ -501,9 +537,13 @@ struct Parts {
     audit: Audit,
 }
 
-async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown) -> Result<Parts, StartError> {
+async fn core_parts(
+    config: &Config,
+    Reach { aws, targets }: Reach,
+    shared: Option<Shared>,
+    shutdown: &Shutdown,
+) -> Result<Parts, StartError> {
     let clock = Clock::system();
-    let (accounts, targets) = targets(config)?;
     let limits = limits(config)?;
     if let Some(shared) = &shared {
         shared.connect_soon();
@@ -511,7 +551,7 @@ async fn core_parts(config: &Config, shared: Option<Shared>, shutdown: &Shutdown
     let limits = Arc::new(Limits::new(limits, shared.clone()));
     let policies = Arc::new(Policies::load(&config.policy)?);
     let cache = cache(config, shared.clone(), &clock)?;
-    let aws = Aws::new(&config.aws, accounts).await?.with_cache(cache);
+    let aws = aws.with_cache(cache);
     // The journal is opened last: a start that fails leaves no file.
     let audit = match Journal::open(&config.audit, clock.clone()) {
         Ok(journal) => {
@@ -567,7 +607,29 @@ fn tell_of(journal: Option<&Journal>) {
     }
 }
 
-fn edge_router(
+/// The edge's addresses, bound and not yet served.
+struct Listeners {
+    edge: Listener,
+    sockets: Option<Listener>,
+}
+
+impl Listeners {
+    async fn bind(section: &edge::Config, tls: Option<Current<ServerSet>>) -> Result<Self, StartError> {
+        let sockets = match section.websocket_listen {
+            Some(address) => Some(bind(address, tls.clone(), section.per_address()).await?),
+            None => None,
+        };
+        Ok(Self { edge: bind(section.listen, tls, section.per_address()).await?, sockets })
+    }
+
+    /// Each with what is served there.
+    fn route(self, edge: &Arc<Edge>) -> ((Listener, axum::Router), Option<(Listener, axum::Router)>) {
+        let sockets = self.sockets.map(|listener| (listener, edge::router::sockets(edge)));
+        ((self.edge, edge::router::router(edge)), sockets)
+    }
+}
+
+fn edge_over(
     config: &Config,
     section: &edge::Config,
     verifier: Arc<Verifier>,
@@ -575,12 +637,11 @@ fn edge_router(
     limits: Door,
     health: Health,
     shared: Option<Shared>,
-) -> Result<axum::Router, StartError> {
+) -> Result<Edge, StartError> {
     let annotations = annotations(config)?;
     let approvals = section.login.as_ref().map(|login| approval_page(config, section, login)).transpose()?;
     let edge = Edge::new(section.clone(), verifier, link, annotations, limits, health, shared)?;
-    let edge = edge.with_approvals(approvals);
-    Ok(edge::router::router(Arc::new(edge)))
+    Ok(edge.with_approvals(approvals))
 }
 
 /// Where requests for approval would be kept, if the configuration names a place; nothing is asked of it.

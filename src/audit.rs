@@ -188,14 +188,18 @@ impl Audit {
     }
 
     /// Begins an operation that only reads.
-    pub fn begin_read(&self, permit: &LookPermit, session_policy: &str) -> Entry {
+    pub fn begin_read(&self, permit: &LookPermit, session_policy: Option<&str>) -> Entry {
         let trace = crate::telemetry::records::span_ids();
         self.write(Self::begin(permit, session_policy, trace.clone()));
         self.entry(permit, Instant::now(), None, trace)
     }
 
     /// Begins an operation that may change AWS; returns once the begin is on disk.
-    pub async fn begin_change(&self, permit: &LookPermit, session_policy: &str) -> Result<DurableEntry, AuditError> {
+    pub async fn begin_change(
+        &self,
+        permit: &LookPermit,
+        session_policy: Option<&str>,
+    ) -> Result<DurableEntry, AuditError> {
         let (begun, trace) = (Instant::now(), crate::telemetry::records::span_ids());
         let begin = Self::begin(permit, session_policy, trace.clone());
         self.kept()?.write_durably(begin).await.map_err(AuditError::Journal)?;
@@ -320,7 +324,7 @@ impl Audit {
         journal.write_durably(end).await.map_err(AuditError::Journal)
     }
 
-    fn begin(permit: &LookPermit, session_policy: &str, trace: Option<(String, String)>) -> record::Body {
+    fn begin(permit: &LookPermit, session_policy: Option<&str>, trace: Option<(String, String)>) -> record::Body {
         let operation = permit.operation();
         let (trace, span) = trace.unzip();
         record::Body::Begin(Begin {
@@ -331,7 +335,8 @@ impl Audit {
             target: record::Target::of(operation.scope()),
             arguments: operation::arguments(operation),
             policies: permit.policies().to_vec(),
-            session_policy_sha256: session_policy.to_owned(),
+            session_policy_sha256: session_policy.map(str::to_owned),
+            credentials: session_policy.is_none().then_some("own"),
             changes: operation.changes(),
             trace,
             span,

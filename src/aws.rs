@@ -1,6 +1,7 @@
 //! AWS: one STS session for each operation, of least power, and the few EC2 calls that the operation needs.
 //!
-//! The service's own credentials sign AssumeRole and nothing else. A [`Session`] is made from a permit, a session
+//! The service's own credentials sign AssumeRole and nothing else. Where one person runs all of it without a server
+//! ([`profile`]), an account without a role is reached by that person's own credentials, and nothing less. A [`Session`] is made from a permit, a session
 //! policy and an audit entry, serves one operation, and is gone with it; reading asks for the session, changing for a
 //! second permit and a durable entry besides.
 
@@ -11,6 +12,7 @@ pub mod doctor;
 mod ec2;
 mod error;
 mod observe;
+pub mod profile;
 mod seen;
 pub mod session_policy;
 mod time;
@@ -30,6 +32,7 @@ use url::Url;
 use crate::operation::target::{AccountId, Region, TargetError};
 
 use observe::Observe;
+use profile::{Identity, Profile};
 
 pub use assume::Session;
 pub use ec2::{Authorized, GroupFacts};
@@ -67,8 +70,8 @@ pub struct Config {
 pub struct AccountConfig {
     /// The account's 12 digits.
     pub id: String,
-    /// The role to assume in it.
-    pub role_arn: String,
+    /// The role to assume in it. A server needs one; locally the person's own credentials do without.
+    pub role_arn: Option<String>,
     /// What the role's trust policy demands as `sts:ExternalId`.
     pub external_id: Option<String>,
     /// The Regions that may be used in it.
@@ -86,11 +89,17 @@ fn rules_per_group() -> u16 {
 /// An account and the way into it.
 #[derive(Clone, Debug)]
 pub struct Account {
-    role_arn: String,
-    external_id: Option<String>,
+    role: Option<Role>,
     partition: String,
     regions: BTreeSet<Region>,
     rules_per_group: u16,
+}
+
+/// The role that lends power over an account.
+#[derive(Clone, Debug)]
+struct Role {
+    arn: String,
+    external_id: Option<String>,
 }
 
 /// The accounts that are configured.
@@ -104,6 +113,8 @@ pub struct Aws {
     sts: BTreeMap<Region, aws_sdk_sts::Client>,
     /// Clients without any credentials: each request brings its own session's.
     ec2: BTreeMap<Region, aws_sdk_ec2::Client>,
+    /// The person whose credentials count, where there is no server.
+    profile: Option<Profile>,
     time: time::AwsTime,
     circuits: circuit::Circuits,
     cache: Option<cache::Cache>,
@@ -125,6 +136,21 @@ pub enum ConfigError {
         role_arn: String,
         /// The account.
         account: AccountId,
+    },
+    /// No role, where there must be one.
+    #[error(
+        "account {0} needs a `role_arn`: only `whitelistmcp stdio` reaches an account by a person's own credentials"
+    )]
+    NoRole(AccountId),
+    /// An account without a role that the person is not in.
+    #[error(
+        "account {account} needs a `role_arn`: your AWS profile is in account {own}, and reaches no other without one"
+    )]
+    Elsewhere {
+        /// The account.
+        account: AccountId,
+        /// The profile's.
+        own: AccountId,
     },
     /// An account without Regions.
     #[error("account {0} needs at least one Region")]
@@ -155,8 +181,28 @@ pub enum ConfigError {
 // === impl Accounts ===
 
 impl Accounts {
-    /// Checks the configuration.
+    /// Checks the configuration of a server: every account has a role.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Self::read(config, None)
+    }
+
+    /// The accounts that a person reaches from where they sit: those that are configured, or else their own in that Region.
+    /// One without a role is reached by their own credentials.
+    pub fn of_person(config: &Config, identity: &Identity, region: &Region) -> Result<Self, ConfigError> {
+        let mut accounts = Self::read(config, Some(identity))?;
+        if accounts.0.is_empty() {
+            let own = Account {
+                role: None,
+                partition: identity.partition.clone(),
+                regions: BTreeSet::from([region.clone()]),
+                rules_per_group: rules_per_group(),
+            };
+            accounts.0.insert(identity.account.clone(), own);
+        }
+        Ok(accounts)
+    }
+
+    fn read(config: &Config, person: Option<&Identity>) -> Result<Self, ConfigError> {
         let mut accounts = BTreeMap::new();
         for account in &config.accounts {
             let id = AccountId::parse(&account.id)?;
@@ -165,12 +211,13 @@ impl Accounts {
             if regions.is_empty() {
                 return Err(ConfigError::NoRegions(id));
             }
-            let role = || ConfigError::Role { role_arn: account.role_arn.clone(), account: id.clone() };
-            let partition = match account.role_arn.splitn(6, ':').collect::<Vec<_>>().as_slice() {
-                ["arn", partition, "iam", "", of, role] if *of == id.as_str() && role.starts_with("role/") => {
-                    (*partition).to_owned()
+            let partition = match (&account.role_arn, person) {
+                (Some(role_arn), _) => partition_of(role_arn, &id)?,
+                (None, Some(person)) if person.account == id => person.partition.clone(),
+                (None, Some(person)) => {
+                    return Err(ConfigError::Elsewhere { account: id, own: person.account.clone() });
                 }
-                _ => return Err(role()),
+                (None, None) => return Err(ConfigError::NoRole(id)),
             };
             let sound = |text: &str| {
                 (2..=1224).contains(&text.len())
@@ -179,9 +226,9 @@ impl Accounts {
             if account.external_id.as_deref().is_some_and(|external_id| !sound(external_id)) {
                 return Err(ConfigError::ExternalId(id));
             }
+            let external_id = account.external_id.clone();
             let entry = Account {
-                role_arn: account.role_arn.clone(),
-                external_id: account.external_id.clone(),
+                role: account.role_arn.clone().map(|arn| Role { arn, external_id }),
                 partition,
                 regions,
                 rules_per_group: account.rules_per_group,
@@ -204,7 +251,22 @@ impl Accounts {
     }
 }
 
+/// The partition that a role's ARN names, if it is one of a role in that account.
+fn partition_of(role_arn: &str, account: &AccountId) -> Result<String, ConfigError> {
+    match role_arn.splitn(6, ':').collect::<Vec<_>>().as_slice() {
+        ["arn", partition, "iam", "", of, role] if *of == account.as_str() && role.starts_with("role/") => {
+            Ok((*partition).to_owned())
+        }
+        _ => Err(ConfigError::Role { role_arn: role_arn.to_owned(), account: account.clone() }),
+    }
+}
+
 impl Account {
+    /// Whether there is a role to borrow. Where there is none, calls are made with a person's own credentials.
+    pub fn has_role(&self) -> bool {
+        self.role.is_some()
+    }
+
     /// The ARN partition: `aws`, `aws-cn` or `aws-us-gov`.
     pub fn partition(&self) -> &str {
         &self.partition
@@ -221,28 +283,21 @@ impl Account {
 impl Aws {
     /// Prepares access with the SDK's own chain of credentials. Nothing is asked of AWS yet.
     pub async fn new(config: &Config, accounts: Accounts) -> Result<Self, ConfigError> {
-        let mut loader =
-            aws_config::defaults(BehaviorVersion::latest()).http_client(http_client(config)?).timeout_config(
-                aws_config::timeout::TimeoutConfig::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-                    .operation_timeout(OPERATION_TIMEOUT)
-                    .build(),
-            );
-        if let Some(path) = &config.credentials_file {
-            let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, path).build();
-            let credentials = ProfileFileCredentialsProvider::builder().profile_files(files.clone()).build();
-            loader = loader.profile_files(files).credentials_provider(credentials);
-        }
-        if let Some(region) = accounts.0.values().flat_map(|account| &account.regions).next() {
-            loader = loader.region(aws_config::Region::new(region.as_str().to_owned()));
-        }
-        let base = loader.load().await;
-        refuse_foreign_endpoint(&base)?;
-        let base = match &config.endpoint {
-            Some(endpoint) => base.into_builder().endpoint_url(checked_endpoint(endpoint)?).build(),
-            None => base,
-        };
+        let region = accounts.0.values().flat_map(|account| &account.regions).next();
+        let base = loader(config, http_client(config)?, region).load().await;
+        Self::over(with_endpoint(config, base)?, accounts, None)
+    }
+
+    /// Prepares access for one person, with the credentials of their profile.
+    pub async fn of_person(config: &Config, accounts: Accounts, profile: Profile) -> Result<Self, ConfigError> {
+        let region = accounts.0.values().flat_map(|account| &account.regions).next();
+        let base = loader(config, http_client(config)?, region);
+        // Each request brings its own.
+        let base = base.no_credentials().load().await;
+        Self::over(with_endpoint(config, base)?, accounts, Some(profile))
+    }
+
+    fn over(base: SdkConfig, accounts: Accounts, profile: Option<Profile>) -> Result<Self, ConfigError> {
         let regions: BTreeSet<&Region> = accounts.0.values().flat_map(|account| &account.regions).collect();
         let mut bare = base.clone().into_builder();
         bare.set_credentials_provider(None);
@@ -264,7 +319,7 @@ impl Aws {
             let config = config.identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache()).build();
             ec2.insert(region.clone(), aws_sdk_ec2::Client::from_conf(config));
         }
-        Ok(Self { accounts, sts, ec2, time, circuits: circuit::Circuits::default(), cache: None })
+        Ok(Self { accounts, sts, ec2, profile, time, circuits: circuit::Circuits::default(), cache: None })
     }
 
     /// The same, remembering what was read.
@@ -282,6 +337,37 @@ impl Aws {
     pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
+}
+
+/// How the SDK finds what it needs, with our bounds.
+fn loader(
+    config: &Config,
+    http: aws_smithy_runtime_api::client::http::SharedHttpClient,
+    region: Option<&Region>,
+) -> aws_config::ConfigLoader {
+    let timeouts = aws_config::timeout::TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(OPERATION_TIMEOUT);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts.build());
+    if let Some(path) = &config.credentials_file {
+        let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, path).build();
+        let credentials = ProfileFileCredentialsProvider::builder().profile_files(files.clone()).build();
+        loader = loader.profile_files(files).credentials_provider(credentials);
+    }
+    match region {
+        Some(region) => loader.region(aws_config::Region::new(region.as_str().to_owned())),
+        None => loader,
+    }
+}
+
+/// The same, leading to where the configuration says that AWS is.
+fn with_endpoint(config: &Config, base: SdkConfig) -> Result<SdkConfig, ConfigError> {
+    refuse_foreign_endpoint(&base)?;
+    Ok(match &config.endpoint {
+        Some(endpoint) => base.into_builder().endpoint_url(checked_endpoint(endpoint)?).build(),
+        None => base,
+    })
 }
 
 /// Checks `[aws] endpoint`.

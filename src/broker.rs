@@ -314,7 +314,9 @@ impl Broker {
         let policy = self.actions.session_policy(&Power::of(operation, caller.principal()), account);
         telemetry::record_decision(tool, "permit");
         telemetry::decided("permit", permit.policies());
-        telemetry::borrows(policy.sha256());
+        if let Some(sha256) = policy.sha256() {
+            telemetry::borrows(sha256);
+        }
         Ok((permit, policy))
     }
 

@@ -2,6 +2,7 @@
 //! only holds them and reads them. Unknown keys are refused by name.
 
 mod environment;
+mod personal;
 
 use std::path::{Path, PathBuf};
 
@@ -111,6 +112,11 @@ impl Config {
         Self::parse(path, &text, environment)
     }
 
+    /// Reads the environment alone.
+    pub fn of_environment(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        Self::parse(Path::new("the environment"), "", environment)
+    }
+
     /// Reads text as if it came from `path`.
     pub fn parse(
         path: &Path,
@@ -150,6 +156,48 @@ mod tests {
             let error = parse(text, &[]).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn web_origins_are_listed_and_never_everybody() {
+        let edge = "[edge]\npublic_url = \"https://x/mcp\"\nallowed_origins = [\"https://old.example\"]\n";
+        let origins = |text: &str, environment: &[(&str, &str)]| {
+            parse(text, environment).map(|config| config.edge.map(|edge| edge.allowed_origins).unwrap_or_default())
+        };
+        let listed = origins(edge, &[("CORS_ORIGINS", "https://a.example, http://localhost:3000/ ,")]);
+        assert_eq!(listed.expect("sound"), ["https://a.example", "http://localhost:3000"]);
+        assert_eq!(origins(edge, &[("CORS_ORIGINS", "")]).expect("sound"), ["https://old.example"]);
+        assert!(origins("", &[("CORS_ORIGINS", "https://a.example")]).expect("no edge, no matter").is_empty());
+        for (value, part) in [
+            ("*", "`*` would let any web page call"),
+            ("https://a.example,*", "`*` would let any web page call"),
+            ("https://*.example", "would let any web page call"),
+            ("null", "`null` is not an origin"),
+            ("a.example", "is not an origin"),
+            ("https://a.example/path", "is not an origin"),
+        ] {
+            let error = origins(edge, &[("CORS_ORIGINS", value)]).expect_err(value);
+            assert!(error.contains("CORS_ORIGINS") && error.contains(part), "{value}: {error}");
+        }
+        let twice =
+            [("CORS_ORIGINS", "https://a.example"), ("WHITELISTMCP_EDGE__ALLOWED_ORIGINS", "[\"https://b.example\"]")];
+        assert!(origins(edge, &twice).expect_err("twice").contains("set one of them"));
+    }
+
+    #[test]
+    fn the_environment_alone_is_a_configuration() {
+        let variables = [
+            ("WHITELISTMCP_EDGE__PUBLIC_URL", "https://x/mcp"),
+            (
+                "WHITELISTMCP_AWS__ACCOUNTS",
+                "[{ id = \"123456789012\", role_arn = \"r\", regions = [\"eu-central-1\"] }]",
+            ),
+            ("WHITELISTMCP_TARGETS__ACCOUNT", "123456789012"),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::of_environment(variables).expect("sound");
+        assert_eq!((config.edge.is_some(), config.aws.accounts.len()), (true, 1));
+        assert_eq!(config.targets.account.as_deref(), Some("123456789012"));
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod rpc;
 mod sealed;
 mod session;
 mod socket;
+pub mod stdio;
 mod stream;
 mod tool;
 mod transcode;
@@ -91,6 +92,8 @@ pub struct Config {
     /// The address to listen on.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
+    /// A second address for WebSocket alone, where they must have a port of their own.
+    pub websocket_listen: Option<SocketAddr>,
     /// The URL of the MCP endpoint as clients see it. It is this resource's identifier (RFC 9728).
     pub public_url: Url,
     /// The certificate and key to serve HTTPS with.
@@ -196,7 +199,9 @@ pub enum ConfigError {
     #[error("`[edge] client_ca` needs `client_certificates = \"optional\"` or `\"required\"`")]
     NoClientCertificates,
     /// Plain HTTP that anyone could reach.
-    #[error("`[edge] plaintext` is refused: {0} is reachable from outside and no `trusted_proxies` are declared")]
+    #[error(
+        "plain HTTP (`[edge] plaintext`) is refused: {0} is reachable from outside and no `[edge] trusted_proxies` are declared; name the networks of the proxy that does TLS, or give a certificate in `[edge.tls]`"
+    )]
     OpenPlaintext(SocketAddr),
     /// Nearly everybody a proxy.
     #[error(
@@ -259,8 +264,10 @@ impl Config {
         match (&self.tls, self.plaintext) {
             (None, false) => return Err(ConfigError::NoTls),
             (Some(_), true) => return Err(ConfigError::TlsAndPlaintext),
-            (None, true) if !self.listen.ip().is_loopback() && self.trusted_proxies.is_empty() => {
-                return Err(ConfigError::OpenPlaintext(self.listen));
+            (None, true) if self.trusted_proxies.is_empty() => {
+                if let Some(open) = self.reachable() {
+                    return Err(ConfigError::OpenPlaintext(open));
+                }
             }
             _ => {}
         }
@@ -299,6 +306,13 @@ impl Config {
 }
 
 impl Config {
+    /// That of an edge which listens nowhere, and is spoken to by the program that has started it.
+    pub fn in_process() -> Self {
+        let nowhere = serde_json::json!({"public_url": "http://localhost/mcp", "plaintext": true});
+        #[expect(clippy::expect_used, reason = "a literal, and a test reads it")]
+        serde_json::from_value(nowhere).expect("a sound configuration")
+    }
+
     fn check_tls(&self) -> Result<(), ConfigError> {
         let clients =
             [("client_certificates", self.client_certificates.is_some()), ("client_crl", !self.client_crl.is_empty())];
@@ -318,6 +332,21 @@ impl Config {
             (Some(_), None) => Err(ConfigError::NoClientCertificates),
             _ => Ok(()),
         }
+    }
+
+    /// The addresses that it listens on.
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.listen).chain(self.websocket_listen)
+    }
+
+    /// One of its addresses that other machines reach, if one does.
+    fn reachable(&self) -> Option<SocketAddr> {
+        self.addresses().find(|address| !address.ip().is_loopback())
+    }
+
+    /// Whether it serves plain HTTP where other machines reach it: then declared proxies alone are served.
+    fn is_in_the_clear(&self) -> bool {
+        self.plaintext && self.reachable().is_some()
     }
 
     /// The files that it does TLS by; none where it serves plain HTTP.
@@ -401,6 +430,13 @@ impl Edge {
         self
     }
 
+    /// The same, saying more of what this server is.
+    #[must_use]
+    pub fn with_instructions(mut self, more: &str) -> Self {
+        self.server.instructions = format!("{}\n\n{more}", self.server.instructions);
+        self
+    }
+
     /// Whether legacy clients are given sessions: where the service behind asks something of them, or has something to tell.
     fn has_sessions(&self) -> bool {
         self.annotations.asks() || self.annotations.logs() || self.server.offers.news()
@@ -422,6 +458,21 @@ mod tests {
         let config = toml::from_str::<Config>(&text).map_err(|error| error.to_string());
         let checked = config.and_then(|config| config.check().map_err(|error| error.to_string()));
         checked.err().unwrap_or_default()
+    }
+
+    #[test]
+    fn an_edge_that_listens_nowhere_has_a_name_all_the_same() {
+        assert_eq!(Config::in_process().public_url.path(), "/mcp");
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_and_declared_proxies() {
+        for keys in ["plaintext = true", "plaintext = true\nwebsocket_listen = \"127.0.0.1:8081\""] {
+            assert_eq!(check(keys), "", "{keys}");
+        }
+        let open = "plaintext = true\nwebsocket_listen = \"0.0.0.0:8081\"";
+        assert!(check(open).contains("0.0.0.0:8081 is reachable from outside"), "{}", check(open));
+        assert_eq!(check(&format!("{open}\ntrusted_proxies = [\"10.0.0.0/8\"]")), "");
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod authn;
 mod catalogue;
 pub mod client;
 pub mod doctor;
+pub mod later;
 mod present;
 pub mod probe;
 pub mod server;

@@ -1,10 +1,12 @@
-//! Who calls: people by a verified access token, services by a verified client certificate, the service itself.
+//! Who calls: people by a verified access token, or by the process that they run themselves; services by a verified client
+//! certificate; the service itself.
 //!
 //! A [`Principal`] can only be made here and below, from something that was verified; the rest of the program may only
 //! ask it questions.
 
 pub mod api_key;
 pub mod bearer;
+pub mod local;
 pub mod oidc;
 pub mod peer;
 pub mod scope;
@@ -58,7 +60,7 @@ pub struct Said {
 /// What a principal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A person, or an agent with a person's token.
+    /// A person, or an agent with a person's token or on their machine.
     Person,
     /// A program with a client certificate of its own.
     Service,
@@ -111,6 +113,24 @@ impl Principal {
         }
     }
 
+    /// The person who runs this process for themselves.
+    fn local(name: &str, subject: &str, scopes: Scopes) -> Self {
+        Self {
+            kind: Kind::Person,
+            id: stable_id(name, local::ISSUER, subject),
+            issuer: local::ISSUER.to_owned(),
+            subject: subject.to_owned(),
+            name: name.to_owned(),
+            groups: BTreeSet::new(),
+            client: None,
+            owner: None,
+            scopes,
+            expires: None,
+            bound: None,
+            said: Said::default(),
+        }
+    }
+
     /// The service itself, in one of its own roles, such as `self-test`.
     pub fn own(role: &'static str) -> Self {
         Self {
@@ -134,12 +154,12 @@ impl Principal {
         self.kind
     }
 
-    /// Who vouches for it: the OpenID Connect issuer, `x509`, or `api-key`.
+    /// Who vouches for it: the OpenID Connect issuer, `x509`, `api-key`, or `aws-profile`.
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
 
-    /// Its identifier with that issuer (`sub`), its certificate's name, or its key's id.
+    /// Its identifier with that issuer (`sub`, or AWS's ARN), its certificate's name, or its key's id.
     pub fn subject(&self) -> &str {
         &self.subject
     }

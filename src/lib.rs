@@ -46,6 +46,7 @@ pub mod health;
 pub mod http_client;
 pub mod identity;
 pub mod limit;
+mod lines;
 pub mod listen;
 pub mod mcp;
 pub mod network;

@@ -160,6 +160,41 @@ def service(stack: Stack) -> None:
     hold(closed["outcome"] == "removed", closed["summary"])
 
 
+def desktop(stack: Stack) -> None:
+    """Claude Desktop does it through the bridge, by the entry that the bridge prints for it"""
+    token = stack.directory / "bob.token"
+    token.touch(0o600)
+    token.write_text(stack.token(user="bob"))
+    printed = stack.once([stack.binary, "bridge", stack.url, "--ca", stack.certs / "ca.pem", "--token-file", token, "--print-config"])
+    config = stack.write("claude_desktop_config.json", printed)
+    entry = json.loads(printed)["mcpServers"]["whitelistmcp"]
+    row("runs", f"whitelistmcp {' '.join(entry['args'])}")
+    command = [str(PYTHON), str(HERE / "client/mcp_desktop.py"), str(config), "whitelistmcp"]
+    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stack.running.append(client)
+
+    def ask(question: dict) -> dict:
+        client.stdin.write(json.dumps(question) + "\n")
+        client.stdin.flush()
+        answer = client.stdout.readline()
+        if not answer:
+            raise Broken(f"the client gave up: {client.stderr.read().strip()}")
+        return json.loads(answer)
+
+    def done(name: str, **arguments: object) -> dict:
+        answer = ask({"tool": name, "arguments": arguments})
+        if answer.get("isError", True):
+            raise Broken(f"{name}: {answer}")
+        return answer["structuredContent"]
+
+    tools = ask({"list": True})
+    hold(len(tools["tools"]) == 8, f"the same eight tools, in revision {tools['protocolVersion']}")
+    opened = done("whitelist_add", security_group="staging-db", address="198.51.100.42", port="postgres", reason="looking into OPS-1240", duration="1h")
+    hold(opened["outcome"] == "opened", f"Bob: {opened['summary']}")
+    closed = done("whitelist_remove", security_group="staging-db", rule_id=opened["rule"]["rule_id"])
+    hold(closed["outcome"] == "removed", f"Bob: {closed['summary']}")
+
+
 def share(stack: Stack) -> None:
     """Two hold the same rule: it stands until the last of them leaves"""
     rule = {"security_group": "staging-db", "address": ADDRESS, "port": "https"}
@@ -300,7 +335,7 @@ def trace(stack: Stack) -> None:
     hold("whitelistmcp.call.duration" in received["metrics"], f"metrics came too: {', '.join(received['metrics'])}")
 
 
-STEPS = [log_in, list_tools, targets, add, check, list_rules, leases, remove, service, share, expire, strangers, session_policy, audit, trace]
+STEPS = [log_in, list_tools, targets, add, check, list_rules, leases, remove, service, desktop, share, expire, strangers, session_policy, audit, trace]
 
 
 # === How the steps are done ===

@@ -186,7 +186,9 @@ impl Journal {
     /// Begins a new chain in the configured directory, locks it, and starts the writer. None without a directory.
     pub fn open(config: &Config, clock: Clock) -> Result<Option<Self>, JournalError> {
         let Some(directory) = config.directory.clone() else { return Ok(None) };
-        std::fs::create_dir_all(&directory).map_err(failed(&directory, "created"))?;
+        let mut made = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(made.recursive(true), 0o700);
+        made.create(&directory).map_err(failed(&directory, "created"))?;
         let id = identity(&directory)?;
         let key = match &config.signing_key {
             Some(path) => SigningKey::from_file(path),

@@ -9,7 +9,7 @@ use super::head::Head;
 use super::{Found, Outcome, Touch};
 use crate::approval::{Person, Request};
 use crate::error::{Chain, Error};
-use crate::identity::{Caller, Kind};
+use crate::identity::{Caller, Kind, local};
 use crate::operation::target::{GroupId, Place};
 use crate::operation::{self, CallId, Scope};
 use crate::policy::Word;
@@ -124,7 +124,11 @@ pub(super) struct Begin {
     pub(super) target: Target,
     pub(super) arguments: Value,
     pub(super) policies: Vec<String>,
-    pub(super) session_policy_sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) session_policy_sha256: Option<String>,
+    /// `own` where nothing was borrowed: a person's own credentials, which no session policy narrows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) credentials: Option<&'static str>,
     pub(super) changes: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) trace: Option<String>,
@@ -396,6 +400,7 @@ impl Who {
             actors: principal.said().actors.clone(),
             authentication: Authentication {
                 by: match principal.kind() {
+                    Kind::Person if principal.issuer() == local::ISSUER => "aws_profile",
                     Kind::Person => "access_token",
                     Kind::Service => "certificate",
                     Kind::ApiKey => "api_key",

@@ -24,6 +24,9 @@ const SECONDS: i32 = 900;
 /// How long AWS must have been silent for a caller's deadline to say something of AWS, and not of the caller.
 const SILENT: Duration = Duration::from_secs(5);
 
+/// What the person's own credentials are waited for as.
+const CREDENTIALS: &str = "the AWS profile's credentials";
+
 pub(super) const ACTION: &str = "sts:AssumeRole";
 const WHO: &str = "sts:GetCallerIdentity";
 
@@ -45,7 +48,8 @@ impl std::fmt::Debug for Session<'_> {
 }
 
 impl Aws {
-    /// Assumes the role of the operation's account, with the power that `policy` leaves of it.
+    /// Assumes the role of the operation's account, with the power that `policy` leaves of it; an account without a role is
+    /// reached by the person's own credentials.
     ///
     /// Session name and source identity say who, the tags say which call, and CloudTrail shows all three.
     /// Source: STS API reference, `AssumeRole`.
@@ -67,9 +71,12 @@ impl Aws {
             tag("issuer", principal.issuer()),
             tag("peer", permit.caller().peer().as_str()),
         ];
-        let request = self
-            .request(place.account(), place.region(), principal, policy)?
-            .set_tags(Some(tags.into_iter().filter_map(Result::ok).collect()));
+        let own = match &self.profile {
+            // Boxed, as few calls have it and all would be as large.
+            Some(profile) => Some(within(deadline, CREDENTIALS, Box::pin(profile.credentials())).await??),
+            None => None,
+        };
+        let account = self.accounts.find(place.account()).ok_or(AwsError::NoRole)?;
         let of = |service| self.circuits.of(service, place.account(), place.region());
         let (breaker, ec2_breaker) = (of("STS"), of("EC2"));
         // What the service does for itself goes on trying, at its own pace.
@@ -79,12 +86,35 @@ impl Aws {
             if let Some(wait) = ec2_breaker.wait(now) {
                 return Err(AwsError::Open { wait });
             }
-            for breaker in [&breaker, &ec2_breaker] {
+            let asked = if account.has_role() { &[&breaker, &ec2_breaker][..] } else { &[&ec2_breaker] };
+            for breaker in asked {
                 breaker.enter(now).map_err(|wait| AwsError::Open { wait })?;
             }
         }
+        let session = |credentials| Session {
+            ec2,
+            credentials,
+            operation,
+            entry,
+            deadline,
+            breaker: ec2_breaker,
+            cache: self.cache.as_ref(),
+        };
+        // Without a role nothing is borrowed, and nothing narrows what the credentials can do.
+        if let (false, Some(own)) = (account.has_role(), &own) {
+            return Ok(session(own.clone()));
+        }
+        let request = self
+            .request(place.account(), place.region(), principal, policy)?
+            .set_tags(Some(tags.into_iter().filter_map(Result::ok).collect()));
         let asked = Instant::now();
-        let answer = within(deadline, ACTION, request.send()).await;
+        let answer = match own {
+            None => within(deadline, ACTION, request.send()).await,
+            Some(own) => {
+                let signed = aws_sdk_sts::Config::builder().credentials_provider(own);
+                within(deadline, ACTION, Box::pin(request.customize().config_override(signed).send())).await
+            }
+        };
         if answer.is_err() && asked.elapsed() >= SILENT {
             breaker.failed(Instant::now());
         }
@@ -97,8 +127,7 @@ impl Aws {
         breaker.answered();
         let request_id = answer.request_id().map(str::to_owned);
         entry.note(AwsCall { action: ACTION, request_id, error: None });
-        let credentials = borrowed(answer.credentials())?;
-        Ok(Session { ec2, credentials, operation, entry, deadline, breaker: ec2_breaker, cache: self.cache.as_ref() })
+        Ok(session(borrowed(answer.credentials())?))
     }
 
     /// Asks STS who the service is once it has assumed the role of an account, with a session that may do nothing
@@ -137,14 +166,14 @@ impl Aws {
         who: &Principal,
         policy: &SessionPolicy,
     ) -> Result<AssumeRoleFluentBuilder, AwsError> {
-        let account = self.accounts.find(account).ok_or(AwsError::NoRole)?;
+        let role = self.accounts.find(account).and_then(|account| account.role.as_ref()).ok_or(AwsError::NoRole)?;
         let sts = self.sts.get(region).ok_or(AwsError::NoRole)?;
         Ok(sts
             .assume_role()
-            .role_arn(&account.role_arn)
+            .role_arn(&role.arn)
             .role_session_name(who.id())
             .source_identity(who.id())
-            .set_external_id(account.external_id.clone())
+            .set_external_id(role.external_id.clone())
             .duration_seconds(SECONDS)
             .policy(policy.as_str()))
     }

@@ -11,6 +11,7 @@ use aws_sdk_sts::operation::RequestId;
 
 use super::circuit::Breaker;
 use super::ec2::{AUTHORIZE, MODIFY, REVOKE, TAG, UNTAG};
+use super::profile::ProfileError;
 use crate::audit::AwsCall;
 use crate::error::{Code, Error};
 use crate::telemetry;
@@ -77,6 +78,9 @@ pub enum AwsError {
     /// No role is configured for the account.
     #[error("no role is configured for the account")]
     NoRole,
+    /// The person's own credentials.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// The operation is about no single group.
     #[error("the operation names no security group")]
     NoGroup,
@@ -138,6 +142,7 @@ impl AwsError {
             | Self::TooLate { .. }
             | Self::Deadline { .. }
             | Self::NoRole
+            | Self::Profile(_)
             | Self::NoGroup => false,
         }
     }
@@ -148,7 +153,12 @@ impl AwsError {
             Self::NoAnswer { .. } | Self::NotSent { .. } => breaker.failed(Instant::now()),
             Self::Refused { code, .. } if FAULTS.contains(&code.as_str()) => breaker.failed(Instant::now()),
             Self::Refused { .. } | Self::Incomplete { .. } => breaker.answered(),
-            Self::Open { .. } | Self::TooLate { .. } | Self::Deadline { .. } | Self::NoRole | Self::NoGroup => {}
+            Self::Open { .. }
+            | Self::TooLate { .. }
+            | Self::Deadline { .. }
+            | Self::NoRole
+            | Self::Profile(_)
+            | Self::NoGroup => {}
         }
     }
 
@@ -191,6 +201,11 @@ fn is_change(action: &str) -> bool {
 
 impl From<AwsError> for Error {
     fn from(error: AwsError) -> Self {
+        // It has words of its own.
+        let error = match error {
+            AwsError::Profile(error) => return error.into(),
+            error => error,
+        };
         const SOON: Duration = Duration::from_secs(5);
         let new = |code, reason, text: String| Self::new(code, reason, text);
         let mapped = match &error {
@@ -220,7 +235,7 @@ impl From<AwsError> for Error {
                 "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthFailure" => new(
                     Code::FailedPrecondition,
                     "AWS_DENIED",
-                    format!("AWS refused {action} on {group}; an operator must look at what the service's role may do there"),
+                    format!("AWS refused {action} on {group}; an operator must look at what the service's role, or locally your AWS profile, may do there"),
                 ),
                 code => new(Code::FailedPrecondition, "AWS_REFUSED", format!("AWS refused {action} on {group}: {code}")),
             },
@@ -248,7 +263,7 @@ impl From<AwsError> for Error {
             AwsError::Deadline { .. } => {
                 new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed while waiting for AWS; nothing was changed".to_owned())
             }
-            AwsError::NoGroup => new(Code::Internal, "INTERNAL", "the service met a fault of its own".to_owned()),
+            AwsError::Profile(_) | AwsError::NoGroup => new(Code::Internal, "INTERNAL", "the service met a fault of its own".to_owned()),
             AwsError::NoRole => new(Code::FailedPrecondition, "ACCOUNT_NOT_CONFIGURED", "no role is configured for that account".to_owned()),
         };
         mapped.caused_by(error)

@@ -48,11 +48,11 @@ pub struct Power {
     pub tags: Vec<String>,
 }
 
-/// A session policy and its digest.
+/// A session policy and its digest; or that there is none, as nothing is borrowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionPolicy {
     text: String,
-    sha256: String,
+    sha256: Option<String>,
 }
 
 /// Annotations that are missing from the descriptors.
@@ -92,6 +92,9 @@ impl Actions {
     /// On tags it pins both sides: only rules that carry our own tag (or the one rule that is named), and only the tag
     /// keys that this call is about. A session that opens for one holder cannot write another's lease.
     pub fn session_policy(&self, power: &Power, account: &Account) -> SessionPolicy {
+        if !account.has_role() {
+            return SessionPolicy { text: String::new(), sha256: None };
+        }
         let none = AwsAnnotations::default();
         let actions = self.0.get(&power.tool).unwrap_or(&none);
         let place = &power.place;
@@ -214,16 +217,16 @@ impl SessionPolicy {
 
     fn new(document: &Value) -> Self {
         let text = document.to_string();
-        Self { sha256: sha256_hex(&text), text }
+        Self { sha256: Some(sha256_hex(&text)), text }
     }
 
-    /// The policy's JSON.
+    /// The policy's JSON; empty where there is none.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The SHA-256 of the policy's JSON, in hexadecimal.
-    pub fn sha256(&self) -> &str {
-        &self.sha256
+    /// The SHA-256 of the policy's JSON, in hexadecimal; none where calls are made with a person's own credentials.
+    pub fn sha256(&self) -> Option<&str> {
+        self.sha256.as_deref()
     }
 }

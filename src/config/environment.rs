@@ -1,6 +1,8 @@
-//! Environment variables over the file: `WHITELISTMCP_EDGE__LISTEN` is `edge.listen`.
+//! Environment variables over the file: `WHITELISTMCP_EDGE__LISTEN` is `edge.listen`. One variable keeps the name that
+//! deployments of other MCP servers know it by: `CORS_ORIGINS`.
 
 use toml::{Table, Value};
+use url::Url;
 
 use super::{Config, ConfigError};
 
@@ -10,14 +12,28 @@ pub const PREFIX: &str = "WHITELISTMCP_";
 /// The variable that names the configuration file; read by the command line, not here.
 const FILE: &str = "WHITELISTMCP_CONFIG";
 
+/// Its name by our own rule.
+const LISTED: &str = "WHITELISTMCP_EDGE__ALLOWED_ORIGINS";
+
+/// The web origins that may call, parted by commas: `edge.allowed_origins`.
+const ORIGINS: &str = "CORS_ORIGINS";
+
 /// Lays the variables over the table, each checked alone so that a wrong one is refused by its name.
 pub(super) fn overlay(
     table: &mut Table,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<(), ConfigError> {
-    let mut variables: Vec<(String, String)> =
-        environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX) && name != FILE).collect();
+    let mut origins = None;
+    let mut variables = Vec::new();
+    for (name, text) in environment {
+        if name == ORIGINS {
+            origins = Some(text);
+        } else if name.starts_with(PREFIX) && name != FILE {
+            variables.push((name, text));
+        }
+    }
     variables.sort();
+    let said = variables.iter().any(|(name, _)| name == LISTED);
     for (name, text) in variables {
         let problem = |problem: String| ConfigError::Environment { name: name.clone(), problem };
         let path: Vec<String> = name.trim_start_matches(PREFIX).split("__").map(str::to_lowercase).collect();
@@ -55,7 +71,34 @@ pub(super) fn overlay(
             return Err(problem(why));
         }
     }
+    if let Some(edge) = table.get_mut("edge").and_then(Value::as_table_mut)
+        && let Some(listed) = origins.as_deref().map(listed).transpose()?.filter(|listed| !listed.is_empty())
+    {
+        if said {
+            let problem = format!("{LISTED} says the same; set one of them");
+            return Err(ConfigError::Environment { name: ORIGINS.to_owned(), problem });
+        }
+        edge.insert("allowed_origins".to_owned(), Value::Array(listed));
+    }
     Ok(())
+}
+
+/// The origins that `CORS_ORIGINS` lists. A core, which no page calls, takes no notice of it.
+fn listed(text: &str) -> Result<Vec<Value>, ConfigError> {
+    let problem = |problem: String| ConfigError::Environment { name: ORIGINS.to_owned(), problem };
+    let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+    let listed = origins.map(|origin| {
+        if origin.contains('*') {
+            let why = "would let any web page call with a person's token; list the origins that may, parted by commas, like https://app.example.com";
+            return Err(problem(format!("`{origin}` {why}")));
+        }
+        let parsed = Url::parse(origin).ok().map(|url| url.origin()).filter(url::Origin::is_tuple);
+        match parsed.map(|parsed| parsed.ascii_serialization()) {
+            Some(parsed) if parsed == origin.trim_end_matches('/') => Ok(Value::String(parsed)),
+            _ => Err(problem(format!("`{origin}` is not an origin like https://app.example.com"))),
+        }
+    });
+    listed.collect()
 }
 
 fn set(table: &mut Table, path: &[String], value: Value) {

@@ -17,8 +17,8 @@ use crate::pb::mcp::v1::{LogLevel, Notice};
 
 /// How many messages may wait for a client that reads slowly. What finds no room is left out: the answer matters more.
 const WAITING_MOST: usize = 64;
-/// How much time lies at least between two words on how far a request is.
-const PROGRESS_PAUSE: Duration = Duration::from_millis(20);
+/// How often a second it is said at most how far a request is.
+const PROGRESS_MOST: u32 = 50;
 
 /// A message that is said beside an answer.
 #[derive(Debug)]
@@ -62,7 +62,9 @@ pub(super) struct Wants {
 pub(super) struct Teller<'a> {
     aside: &'a Aside,
     wants: &'a Wants,
-    last: Option<(f64, Instant)>,
+    last: Option<f64>,
+    /// Since when words on that are counted, and how many there were.
+    counted: (Instant, u32),
 }
 
 impl Aside {
@@ -114,7 +116,7 @@ impl Aside {
 
 impl<'a> Teller<'a> {
     pub(super) fn new(aside: &'a Aside, wants: &'a Wants) -> Self {
-        Self { aside, wants, last: None }
+        Self { aside, wants, last: None, counted: (Instant::now(), 0) }
     }
 
     /// Passes on what a service says on the way, if the client wants to hear it.
@@ -123,13 +125,15 @@ impl<'a> Teller<'a> {
             Some(Kind::Progress(progress)) => {
                 let Some(token) = &self.wants.progress else { return };
                 // MCP, "Progress": the value grows each time, and the receiver is not flooded.
-                let now = Instant::now();
-                let fits = progress.progress.is_finite()
-                    && self.last.is_none_or(|(last, at)| progress.progress > last && now - at >= PROGRESS_PAUSE);
-                if !fits {
+                if self.counted.0.elapsed() >= Duration::from_secs(1) {
+                    self.counted = (Instant::now(), 0);
+                }
+                let grows = self.last.is_none_or(|last| progress.progress > last);
+                if !progress.progress.is_finite() || !grows || self.counted.1 >= PROGRESS_MOST {
                     return;
                 }
-                self.last = Some((progress.progress, now));
+                self.counted.1 += 1;
+                self.last = Some(progress.progress);
                 let mut params = json!({"progressToken": token, "progress": number(progress.progress)});
                 if let Some(params) = params.as_object_mut() {
                     if let Some(total) = progress.total {

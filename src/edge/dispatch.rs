@@ -66,6 +66,11 @@ impl Carried<'_> {
         }
     }
 
+    /// The transport below it.
+    fn transport(self) -> &'static str {
+        if self.name() == "stdio" { "pipe" } else { "tcp" }
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         match self {
             Self::Http(headers, _) => headers.get(name)?.to_str().ok(),
@@ -194,7 +199,7 @@ async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
         mcp.method.name = method,
         mcp.protocol.version = spoken.as_ref().ok().map(|spoken| spoken.era.revision()),
         jsonrpc.request.id = shown_id(request),
-        network.transport = "tcp",
+        network.transport = call.carried.transport(),
         network.protocol.name = call.carried.name(),
         client.address = call.address.map(tracing::field::display),
         enduser.id = call.principal.id(),
@@ -289,7 +294,7 @@ async fn spoken_to(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: 
         }
         "resources/subscribe" | "resources/unsubscribe" if offered.resource_news && !era.is_modern() => {
             let uri = parameter(request.params, "uri")?;
-            body(&news::subscribe(edge, call, &uri, request.method == "resources/subscribe")?)
+            body(&news::subscribe(edge, call, &uri, request.method == "resources/subscribe").await?)
         }
         "subscriptions/listen" if offered.news() && era.is_modern() => {
             news::listen(edge, call, request.id, request.params).await
@@ -434,7 +439,7 @@ fn span(request: &Request<'_>, spec: &ToolSpec, call: &Call<'_>, era: Era) -> tr
         gen_ai.tool.name = tool,
         gen_ai.operation.name = "execute_tool",
         jsonrpc.request.id = shown_id(request),
-        network.transport = "tcp",
+        network.transport = call.carried.transport(),
         network.protocol.name = call.carried.name(),
         client.address = call.address.map(tracing::field::display),
         enduser.id = call.principal.id(),

@@ -61,8 +61,9 @@ fn refuse_stranger(edge: &Edge, request: &Request<Body>) -> Option<&'static str>
     let connection = request.extensions().get::<Connection>();
     let remote = connection.and_then(Connection::remote);
     // Plain HTTP is for loopback and for declared proxies; whoever else gets here would send a token in the clear.
-    let in_the_clear = edge.config.plaintext && !edge.config.listen.ip().is_loopback();
-    if in_the_clear && !remote.is_some_and(|remote| is_proxy(remote.ip(), &edge.config.trusted_proxies)) {
+    if edge.config.is_in_the_clear()
+        && !remote.is_some_and(|remote| is_proxy(remote.ip(), &edge.config.trusted_proxies))
+    {
         return Some("plain HTTP is served to declared proxies only; call over HTTPS");
     }
     let allowed = &edge.config.allowed_clients;

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use prost::Message as _;
 use quick_cache::sync::Cache;
 use serde::Deserialize;
@@ -29,13 +30,24 @@ const URIS_MOST: usize = 64;
 const CLIENTS_MOST: usize = 1024;
 /// How often the token of who listens is looked at again.
 const LOOK: Duration = Duration::from_secs(25);
+/// How long the service may take to begin.
+const OPEN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long is waited before a stream that broke is opened again, at first and at most.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MOST: Duration = Duration::from_secs(30);
 
 /// What legacy clients watch, by who they are.
 #[derive(Debug)]
-pub(super) struct Subscriptions(Cache<String, Arc<watch::Sender<BTreeSet<String>>>>);
+pub(super) struct Subscriptions(Cache<String, Arc<Subscription>>);
+
+/// What one client watches.
+#[derive(Debug, Default)]
+struct Subscription {
+    /// What it has named.
+    named: watch::Sender<BTreeSet<String>>,
+    /// What of it is followed by now.
+    followed: watch::Sender<BTreeSet<String>>,
+}
 
 /// Why somebody hears no more.
 pub(super) enum Over {
@@ -61,22 +73,28 @@ impl Subscriptions {
         Self(Cache::new(CLIENTS_MOST))
     }
 
-    fn of(&self, key: &str) -> Arc<watch::Sender<BTreeSet<String>>> {
-        let made =
-            self.0.get_or_insert_with(key, || Ok::<_, std::convert::Infallible>(Arc::new(watch::Sender::default())));
+    fn of(&self, key: &str) -> Arc<Subscription> {
+        let made = self.0.get_or_insert_with(key, || Ok::<_, std::convert::Infallible>(Arc::default()));
         made.unwrap_or_else(|never| match never {})
     }
 
-    /// Adds a resource to what a client watches, or takes it out; whether there was room.
-    fn change(&self, key: &str, uri: &str, watched: bool) -> bool {
-        let mut fits = true;
-        self.of(key).send_if_modified(|uris| {
+    /// Adds a resource to what a client watches, or takes it out; whether there was room. Where somebody follows already, it
+    /// is followed as well by then.
+    async fn change(&self, key: &str, uri: &str, watched: bool) -> bool {
+        let (subscription, mut fits) = (self.of(key), true);
+        subscription.named.send_if_modified(|uris| {
             if watched && !uris.contains(uri) && uris.len() >= URIS_MOST {
                 fits = false;
                 return false;
             }
             if watched { uris.insert(uri.to_owned()) } else { uris.remove(uri) }
         });
+        if fits && subscription.named.receiver_count() > 0 {
+            let mut followed = subscription.followed.subscribe();
+            // A service that does not answer is tried again by whoever follows.
+            let begun = followed.wait_for(|uris| uris.contains(uri) == watched);
+            drop(tokio::time::timeout(OPEN_PATIENCE, begun).await);
+        }
         fits
     }
 }
@@ -91,12 +109,12 @@ pub(super) fn key(call: &Call<'_>) -> Option<String> {
 }
 
 /// `resources/subscribe` and `resources/unsubscribe`.
-pub(super) fn subscribe(edge: &Edge, call: &Call<'_>, uri: &str, watched: bool) -> Result<Value, RpcError> {
+pub(super) async fn subscribe(edge: &Edge, call: &Call<'_>, uri: &str, watched: bool) -> Result<Value, RpcError> {
     let wrong = |text: &'static str| RpcError::new(code::INVALID_PARAMS, text);
     if call.carried.is_a_channel() || !edge.sealed.is_apart() {
         let key =
             key(call).ok_or_else(|| wrong("this needs a session: send the Mcp-Session-Id of `initialize` along"))?;
-        if edge.subscriptions.change(&key, uri, watched) {
+        if edge.subscriptions.change(&key, uri, watched).await {
             return Ok(json!({}));
         }
         return Err(wrong("64 resources are watched already, which is the most that one client may"));
@@ -163,12 +181,14 @@ pub(super) async fn listen(
     if !watch.uris.is_empty() {
         accepted.insert("resourceSubscriptions".to_owned(), watch.uris.clone().into());
     }
+    // Whoever is told that it listens must miss nothing from then on.
+    let opened = tokio::time::timeout(OPEN_PATIENCE, open(edge, call, &watch)).await.unwrap_or_default();
     let first = about(Map::from_iter([("notifications".to_owned(), accepted.into())]));
     if !call.aside.say(notification("notifications/subscriptions/acknowledged", &first)).await {
         return Err(RpcError::new(code::INTERNAL_ERROR, "the client went away"));
     }
     let (_keep, watched) = watch::channel(watch);
-    match follow(edge, call, watched, |changed| Some(news(changed, about)?)).await {
+    match follow(edge, call, watched, opened, |_| {}, |changed| news(changed, about)).await {
         Over::Token(why) => Ok(Answer::TokenRefused(why)),
         Over::Ending | Over::Gone => {
             let end = edge.server.ended(json!({"io.modelcontextprotocol/subscriptionId": id}));
@@ -186,17 +206,20 @@ pub(super) async fn tell(edge: &Edge, call: &Call<'_>, key: &str) -> Over {
         prompts: offered.prompts_news,
         resources: offered.resources_news,
     };
-    let subscriptions = edge.subscriptions.of(key);
-    let mut uris = subscriptions.subscribe();
-    let (wanted, watched) = watch::channel(all(&uris.borrow_and_update()));
+    let subscription = edge.subscriptions.of(key);
+    let mut named = subscription.named.subscribe();
+    let (wanted, watched) = watch::channel(all(&named.borrow_and_update()));
     let changes = async {
-        while uris.changed().await.is_ok() {
-            wanted.send_replace(all(&uris.borrow_and_update()));
+        while named.changed().await.is_ok() {
+            wanted.send_replace(all(&named.borrow_and_update()));
         }
         std::future::pending::<Over>().await
     };
+    let opened = |wanted: &WatchRequest| {
+        subscription.followed.send_replace(wanted.uris.iter().cloned().collect());
+    };
     tokio::select! {
-        over = follow(edge, call, watched, |changed| news(changed, Value::Object)) => over,
+        over = follow(edge, call, watched, None, opened, |changed| news(changed, Value::Object)) => over,
         over = changes => over,
     }
 }
@@ -219,12 +242,20 @@ async fn follow(
     edge: &Edge,
     call: &Call<'_>,
     mut watched: watch::Receiver<WatchRequest>,
+    mut stream: Option<tonic::Streaming<bytes::Bytes>>,
+    opened: impl Fn(&WatchRequest),
     told: impl Fn(Changed) -> Option<Vec<u8>>,
 ) -> Over {
     let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut pause, mut again) = (PAUSE, Instant::now());
-    let mut stream = None;
+    let (mut pause, mut again, mut broke) = (PAUSE, Instant::now(), false);
+    let say = async |changed: Changed| match told(changed) {
+        Some(message) => call.aside.say(message).await,
+        None => true,
+    };
+    if stream.is_some() {
+        watched.mark_unchanged();
+    }
     loop {
         if stream.is_none() && Instant::now() >= again {
             let wanted = watched.borrow_and_update().clone();
@@ -232,21 +263,45 @@ async fn follow(
             if stream.is_none() {
                 again = Instant::now() + pause;
                 pause = (pause * 2).min(PAUSE_MOST);
+            } else {
+                opened(&wanted);
+                // What changed while nothing was followed is not known, so it may be anything.
+                let missed = if std::mem::take(&mut broke) { all_of(wanted) } else { Vec::new() };
+                for changed in missed {
+                    if !say(changed).await {
+                        return Over::Gone;
+                    }
+                }
             }
         }
         tokio::select! {
             () = call.closing.cancelled() => return Over::Ending,
             () = call.aside.closed() => return Over::Gone,
-            Ok(()) = watched.changed() => (stream, again) = (None, Instant::now()),
+            Ok(()) = watched.changed() => {
+                // The old stream goes when the new one is there, so that nothing is missed between them.
+                let wanted = watched.borrow_and_update().clone();
+                match tokio::time::timeout(OPEN_PATIENCE, open(edge, call, &wanted)).await {
+                    Ok(Some(new)) => {
+                        while let Some(Some(changed)) = next(&mut stream).now_or_never() {
+                            if !say(changed).await {
+                                return Over::Gone;
+                            }
+                        }
+                        stream = Some(new);
+                        opened(&wanted);
+                    }
+                    _ => (stream, again, broke) = (None, Instant::now() + pause, true),
+                }
+            }
             () = tokio::time::sleep_until(again), if stream.is_none() => {}
             changed = next(&mut stream) => match changed {
                 Some(changed) => {
                     pause = PAUSE;
-                    if let Some(message) = told(changed) && !call.aside.say(message).await {
+                    if !say(changed).await {
                         return Over::Gone;
                     }
                 }
-                None => (stream, again) = (None, Instant::now() + pause),
+                None => (stream, again, broke) = (None, Instant::now() + pause, true),
             },
             _ = look.tick() => {
                 let verified = edge.verifier.verify(call.bearer, call.address, call.certificate.as_ref()).await;
@@ -257,6 +312,18 @@ async fn follow(
             }
         }
     }
+}
+
+/// A change of everything that is watched.
+fn all_of(watched: WatchRequest) -> Vec<Changed> {
+    let lists = [
+        (watched.tools, ChangedList::Tools),
+        (watched.prompts, ChangedList::Prompts),
+        (watched.resources, ChangedList::Resources),
+    ];
+    let lists = lists.into_iter().filter(|(on, _)| *on).map(|(_, list)| What::List(list.into()));
+    let uris = watched.uris.into_iter().map(What::Uri);
+    lists.chain(uris).map(|what| Changed { what: Some(what) }).collect()
 }
 
 async fn open(edge: &Edge, call: &Call<'_>, wanted: &WatchRequest) -> Option<tonic::Streaming<bytes::Bytes>> {

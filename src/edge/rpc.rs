@@ -151,9 +151,10 @@ impl Rpc<'_> {
             })?),
         };
         let mut client = self.client();
-        if let Some(state) = state {
-            client.state = state;
-            client.answers = sendable(brought.answers.clone());
+        let answers = sendable(brought.answers.clone());
+        match state {
+            Some(state) => (client.state, client.answers) = (state, answers),
+            None => client.volunteered = answers,
         }
         for _ in 0..ROUNDS_MOST {
             let needed = match self.once(edge, call, message, &client).await {

@@ -16,6 +16,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescri
 use serde_json::value::RawValue;
 
 use crate::annotations::{Annotations, Exchange, is_aside};
+use crate::mcp::catalogue::WHOLE_MOST;
 use crate::mcp::envelope::fields;
 use crate::pb::mcp::v1::{Content, FieldAnnotations};
 
@@ -312,6 +313,9 @@ fn one(
     fn number<T: serde::de::DeserializeOwned>(json: &RawValue, name: &str, expected: &str) -> Result<T, ArgumentError> {
         serde_json::from_str(json.get()).map_err(|_| wrong_type(name, expected))
     }
+    fn whole_of<T: TryFrom<i64>>(json: &RawValue, name: &str, expected: &str) -> Result<T, ArgumentError> {
+        whole(json).and_then(|whole| T::try_from(whole).ok()).ok_or_else(|| wrong_type(name, expected))
+    }
     fn quoted<T: std::str::FromStr>(json: &RawValue, name: &str) -> Result<T, ArgumentError> {
         let text: Option<String> = serde_json::from_str(json.get()).ok();
         text.and_then(|text| text.parse().ok())
@@ -320,9 +324,15 @@ fn one(
     match field.kind() {
         Kind::Bool => number(json, name, "true or false").map(Value::Bool),
         Kind::Double => number(json, name, "a number").map(Value::F64),
-        Kind::Float => number(json, name, "a number").map(Value::F32),
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => number(json, name, "a whole number of 32 bits").map(Value::I32),
-        Kind::Uint32 | Kind::Fixed32 => number(json, name, "a whole number of 32 bits, not negative").map(Value::U32),
+        Kind::Float => number::<f32>(json, name, "a number")
+            .ok()
+            .filter(|number| number.is_finite())
+            .map(Value::F32)
+            .ok_or_else(|| wrong_type(name, "a number that 32 bits hold")),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
+            whole_of(json, name, "a whole number of 32 bits").map(Value::I32)
+        }
+        Kind::Uint32 | Kind::Fixed32 => whole_of(json, name, "a whole number of 32 bits, not negative").map(Value::U32),
         Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => quoted(json, name).map(Value::I64),
         Kind::Uint64 | Kind::Fixed64 => quoted(json, name).map(Value::U64),
         Kind::Bytes => {
@@ -344,12 +354,23 @@ fn one(
     }
 }
 
+/// A whole number, however it is written: JSON Schema takes `1.0` and `1e0` for integers too.
+fn whole(json: &RawValue) -> Option<i64> {
+    let text = json.get();
+    // `parse` takes words as well, and JSON's numbers begin otherwise.
+    let is_number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    let value: f64 = text.parse().ok().filter(|_| is_number)?;
+    let value = number(value);
+    value.as_i64().filter(|whole| whole.unsigned_abs() <= WHOLE_MOST.unsigned_abs())
+}
+
 fn string(about: &FieldAnnotations, json: &RawValue, name: &str) -> Result<String, ArgumentError> {
     let text = match serde_json::from_str::<String>(json.get()) {
         Ok(text) => text,
-        Err(_) if about.accept_integer && json.get().parse::<i64>().is_ok() => json.get().to_owned(),
         Err(_) => {
-            return Err(wrong_type(name, if about.accept_integer { "a string or a whole number" } else { "a string" }));
+            let expected = if about.accept_integer { "a string or a whole number" } else { "a string" };
+            let whole = whole(json).filter(|_| about.accept_integer);
+            whole.ok_or_else(|| wrong_type(name, expected))?.to_string()
         }
     };
     let length = text.chars().count();

@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
+use super::later::Later;
 use super::status;
 use crate::clock::Clock;
 use crate::listen::Connection;
@@ -55,6 +56,8 @@ pub enum Link {
     Remote(Box<Remote>),
     /// In memory.
     Local(Routes),
+    /// In memory, once they could be started.
+    Later(Later),
 }
 
 /// A link by mTLS. It connects when it is first used, again when it broke, and anew with every new set of certificates;
@@ -124,6 +127,11 @@ impl Link {
         Self::Local(routes)
     }
 
+    /// A link to services in the same process that are started when they are needed.
+    pub fn later(later: Later) -> Self {
+        Self::Later(later)
+    }
+
     /// Calls a method with an encoded message, as a span of its own where there is a trace that it belongs to.
     pub async fn unary(&self, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
         self.traced(path, request, |path, request| self.send(path, request)).await
@@ -181,6 +189,7 @@ impl Link {
         match self {
             Self::Remote(remote) => ready(remote.channel()).await?.unary(request, path, BytesCodec).await,
             Self::Local(routes) => ready(local(routes)).await?.unary(request, path, BytesCodec).await,
+            Self::Later(later) => ready(local(&later.routes().await?)).await?.unary(request, path, BytesCodec).await,
         }
     }
 
@@ -192,6 +201,9 @@ impl Link {
         match self {
             Self::Remote(remote) => ready(remote.channel()).await?.server_streaming(request, path, BytesCodec).await,
             Self::Local(routes) => ready(local(routes)).await?.server_streaming(request, path, BytesCodec).await,
+            Self::Later(later) => {
+                ready(local(&later.routes().await?)).await?.server_streaming(request, path, BytesCodec).await
+            }
         }
     }
 }

@@ -11,10 +11,12 @@ use sha2::{Digest, Sha256};
 
 use super::Principal;
 use super::api_key::{ApiKeyError, ApiKeys, is_api_key};
+use super::local::Local;
 use super::oidc::{ClaimsError, Issuers, Login, TokenError};
 use super::thumbprint::Thumbprint;
 use crate::clock::Clock;
-use crate::error::Error;
+use crate::digest::hex;
+use crate::error::{Code, Error};
 use crate::telemetry;
 
 /// For how long a token that was verified need not be verified again; its own end counts if it is sooner. It bounds
@@ -36,6 +38,8 @@ pub struct Bearer(Arc<str>);
 pub struct Verifier {
     issuers: Issuers,
     api_keys: Option<ApiKeys>,
+    /// The person whose process this is; then nobody else's token counts.
+    local: Option<Local>,
     verified: Cache<[u8; 32], (Arc<Principal>, Timestamp)>,
     clock: Clock,
 }
@@ -49,6 +53,9 @@ pub enum BearerError {
     /// An API key.
     #[error(transparent)]
     ApiKey(#[from] ApiKeyError),
+    /// Not the secret of this process.
+    #[error("this process serves the person who started it and nobody else")]
+    Stranger,
 }
 
 impl From<BearerError> for Error {
@@ -56,6 +63,7 @@ impl From<BearerError> for Error {
         match error {
             BearerError::Token(error) => error.into(),
             BearerError::ApiKey(error) => error.into(),
+            BearerError::Stranger => Self::new(Code::Unauthenticated, "TOKEN_INVALID", error.to_string()),
         }
     }
 }
@@ -72,6 +80,13 @@ impl Bearer {
         let body = token.trim_end_matches('=');
         (scheme.eq_ignore_ascii_case("bearer") && !body.is_empty() && body.bytes().all(letter))
             .then(|| Self(token.into()))
+    }
+
+    /// A secret that nobody knows yet, or none where the system has no randomness.
+    pub fn random() -> Option<Self> {
+        let mut secret = [0; 32];
+        aws_lc_rs::rand::fill(&mut secret).ok()?;
+        Some(Self(hex(&secret).into()))
     }
 
     /// Whether it means to be an API key.
@@ -101,7 +116,12 @@ impl std::fmt::Debug for Bearer {
 impl Verifier {
     /// Accepts the tokens of these issuers, and these keys if there are any.
     pub fn new(issuers: Issuers, api_keys: Option<ApiKeys>, clock: Clock) -> Self {
-        Self { issuers, api_keys, verified: Cache::new(VERIFIED_MOST), clock }
+        Self { issuers, api_keys, local: None, verified: Cache::new(VERIFIED_MOST), clock }
+    }
+
+    /// Accepts the secret of this process and nothing else.
+    pub fn local(local: Local, clock: Clock) -> Self {
+        Self { local: Some(local), ..Self::new(Issuers::none(), None, clock) }
     }
 
     /// The issuers whose tokens are accepted.
@@ -117,7 +137,11 @@ impl Verifier {
         certificate: Option<&Thumbprint>,
     ) -> Result<Arc<Principal>, BearerError> {
         let verified = self.look_at(bearer, address, certificate).await;
-        let kind = if bearer.is_api_key() { "api_key" } else { "access_token" };
+        let kind = match &self.local {
+            Some(_) => "local",
+            None if bearer.is_api_key() => "api_key",
+            None => "access_token",
+        };
         telemetry::record_verification(kind, if verified.is_ok() { "good" } else { "refused" });
         verified
     }
@@ -128,6 +152,9 @@ impl Verifier {
         address: Option<IpAddr>,
         certificate: Option<&Thumbprint>,
     ) -> Result<Arc<Principal>, BearerError> {
+        if let Some(local) = &self.local {
+            return local.whose(bearer).ok_or(BearerError::Stranger);
+        }
         let now = self.clock.now();
         if bearer.is_api_key() {
             // Looked up each time: the address counts, and a key that is taken back is gone at once.
@@ -207,6 +234,23 @@ mod tests {
         }
         let bearer = Bearer::from_authorization("Bearer secret").expect("a token");
         assert_eq!(format!("{bearer:?}"), "Bearer(…)");
+    }
+
+    #[tokio::test]
+    async fn a_process_of_one_person_knows_its_own_secret_alone() {
+        let (secret, other) = (Bearer::random().expect("a secret"), Bearer::random().expect("another"));
+        assert!(secret.expose() != other.expose() && secret.expose().len() == 64);
+        let arn = "arn:aws:iam::123456789012:user/alice";
+        let scopes = crate::identity::scope::Scopes::parse("whitelist:write");
+        let verifier = Verifier::local(Local::new(&secret, "alice", arn, scopes), Clock::system());
+        let alice = verifier.verify(&secret, None, None).await.expect("known");
+        assert_eq!((alice.name(), alice.issuer(), alice.subject()), ("alice", "aws-profile", arn));
+        assert!(alice.id().starts_with("alice-"));
+        let key = Bearer::from_authorization("Bearer wlk_abc").expect("a token");
+        for stranger in [&other, &key] {
+            assert!(matches!(verifier.verify(stranger, None, None).await, Err(BearerError::Stranger)));
+        }
+        assert!(!format!("{verifier:?}").contains(secret.expose()));
     }
 
     #[tokio::test]

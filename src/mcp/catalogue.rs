@@ -70,6 +70,9 @@ pub fn prompt(spec: &PromptSpec, annotations: &Annotations) -> Value {
     prompt
 }
 
+/// The largest whole number that JSON's readers agree on (RFC 8259, section 6).
+pub const WHOLE_MOST: i64 = (1 << 53) - 1;
+
 /// Which way a message goes. Inputs are strict; an output may gain fields in a later release.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
@@ -153,7 +156,12 @@ fn well_known(message: &MessageDescriptor) -> Option<Value> {
 fn one(field: &FieldDescriptor, about: &FieldAnnotations, annotations: &Annotations, side: Side) -> Value {
     match field.kind() {
         Kind::Bool => json!({"type": "boolean"}),
-        Kind::Double | Kind::Float => json!({"type": "number"}),
+        // ProtoJSON writes what is no number in words.
+        Kind::Double | Kind::Float if side == Side::Output => {
+            json!({"anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]})
+        }
+        Kind::Double => json!({"type": "number"}),
+        Kind::Float => json!({"type": "number", "minimum": f32::MIN, "maximum": f32::MAX}),
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
             json!({"type": "integer", "minimum": i32::MIN, "maximum": i32::MAX})
         }
@@ -170,10 +178,10 @@ fn one(field: &FieldDescriptor, about: &FieldAnnotations, annotations: &Annotati
 }
 
 fn string(about: &FieldAnnotations, side: Side) -> Value {
-    let kind = if about.accept_integer && side == Side::Input { json!(["string", "integer"]) } else { json!("string") };
-    let mut schema = Map::from_iter([("type".to_owned(), kind)]);
-    // A string that is given and empty says nothing, and would be taken for one that is left out.
-    let shortest = about.min_length.max(u32::from(side == Side::Input));
+    let mut schema = Map::from_iter([("type".to_owned(), json!("string"))]);
+    // A string that is given and empty says nothing, and would be taken for one that is left out. An answer has every field,
+    // and what it has nothing to say of is empty.
+    let shortest = if side == Side::Input { about.min_length.max(1) } else { 0 };
     if shortest > 0 {
         schema.insert("minLength".to_owned(), shortest.into());
     }
@@ -184,6 +192,11 @@ fn string(about: &FieldAnnotations, side: Side) -> Value {
         // A default message carries an empty string where nothing was said.
         let empty = (side == Side::Output).then(String::new);
         schema.insert("enum".to_owned(), about.values.iter().cloned().chain(empty).collect::<Vec<_>>().into());
+    }
+    if about.accept_integer && side == Side::Input {
+        // Two schemas rather than two types in one: not every client knows the latter.
+        let integer = json!({"type": "integer", "minimum": -WHOLE_MOST, "maximum": WHOLE_MOST});
+        schema = Map::from_iter([("anyOf".to_owned(), json!([schema, integer]))]);
     }
     if !about.examples.is_empty() {
         schema.insert("examples".to_owned(), about.examples.clone().into());

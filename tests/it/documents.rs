@@ -1,11 +1,16 @@
 //! What the documents tell a reader to run is run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::aws_double::AwsDouble;
+use crate::support::collector::free_port;
+use crate::support::desktop::Server;
+use crate::support::issuer::Issuer;
+use crate::support::processes::{Process, listens};
 use crate::support::temporary::Directory;
 use crate::support::{Stack, emulator};
 
@@ -71,6 +76,72 @@ fn the_session_policy_is_printed_as_documented() {
     assert!(printed.contains("ec2:AuthorizeSecurityGroupIngress"), "{printed}");
 }
 
+/// The fenced block of that kind in the page on migrating that holds `part`.
+fn migrating(kind: &str, part: &str) -> String {
+    let text = std::fs::read_to_string(emulator::checkout().join("docs/MIGRATING.md")).expect("the page");
+    let mut blocks = text.split("```").filter_map(|block| block.strip_prefix(&format!("{kind}\n")));
+    blocks.find(|block| block.contains(part)).unwrap_or_else(|| panic!("no block with `{part}`")).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_container_of_the_migration_serves_what_its_guide_sends() {
+    let (aws, issuer, directory) = (AwsDouble::start().await, Issuer::start().await, Directory::new());
+    let (port, sockets) = (free_port(), free_port());
+    let block = migrating("yaml", "MCP_MODE=remote");
+    let documented = block.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split_once('='));
+    let mut environment: BTreeMap<String, String> =
+        documented.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    assert!(environment.len() > 8 && environment["WHITELISTMCP_EDGE__WEBSOCKET_LISTEN"] == "0.0.0.0:8081");
+    // What belongs to the reader's own place is put in, and nothing else.
+    let own = crate::mode::remote(&aws, &issuer, &directory, port);
+    assert!(own.iter().all(|(name, _)| !name.contains("PROXIES") && !name.contains("CORS")));
+    environment.extend(own);
+    environment.insert("WHITELISTMCP_EDGE__WEBSOCKET_LISTEN".to_owned(), format!("127.0.0.1:{sockets}"));
+    let environment: Vec<(String, String)> = environment.into_iter().collect();
+    let server = Process::start(&[], &environment, directory.path().join("server.log"));
+    listens(port, || server.log()).await;
+    listens(sockets, || server.log()).await;
+    let token = issuer.token("alice", "whitelist:read whitelist:write");
+    let curl = migrating("sh", "initialize").replace("https://YOUR-SERVER", &format!("http://localhost:{port}"));
+    let answer = shell(&format!("TOKEN={token}\n{curl}"), directory.path());
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(
+        (answer["id"].as_i64(), answer["result"]["serverInfo"]["name"].as_str()),
+        (Some(1), Some("whitelistmcp")),
+        "{answer:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_migration_s_file_for_claude_desktop_starts_both() {
+    let aws = crate::local::opted_in().await;
+    let stack = Stack::start(&aws).await;
+    let home = crate::local::Home::new(&aws.access());
+    let mut file: Value = serde_json::from_str(&migrating("json", "whitelistmcp-local")).expect("JSON");
+    let servers = &mut file["mcpServers"];
+    assert_eq!(servers["whitelistmcp-local"]["env"], json!({"AWS_PROFILE": "development"}));
+    servers["whitelistmcp-local"] = home.entry();
+    let remote = &mut servers["whitelistmcp-remote"];
+    remote["command"] = env!("CARGO_BIN_EXE_whitelistmcp").into();
+    remote["env"]["MCP_REMOTE_URL"] = format!("https://localhost:{}/mcp", stack.edge.port()).into();
+    remote["env"]["MCP_AUTH_TOKEN"] = stack.token().into();
+    remote["env"]["WHITELISTMCP_BRIDGE_CA"] = stack.directory.path().join("ca.pem").display().to_string().into();
+    let path = home.desktop(servers);
+    for name in ["whitelistmcp-local", "whitelistmcp-remote"] {
+        let mut server = Server::of(&path, name, home.path());
+        let targets = server.done("whitelist_targets", json!({})).await;
+        assert!(targets["groups"].as_array().is_some_and(|groups| !groups.is_empty()), "{name}: {targets:#}");
+        assert!(server.end().await.status.success(), "{name}");
+    }
+    stack.stop().await;
+}
+
+#[test]
+fn the_migration_s_key_is_made() {
+    let said = shell(&command("docs/MIGRATING.md", "key new"), Directory::new().path());
+    assert!(said.contains("wlk_"), "{said}");
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     for document in [
@@ -78,6 +149,7 @@ fn links_between_documents_lead_somewhere() {
         "CONTRIBUTING.md",
         "docs/ARCHITECTURE.md",
         "docs/AUDIT.md",
+        "docs/MIGRATING.md",
         "docs/OPERATIONS.md",
         "docs/TELEMETRY.md",
         "docs/PROMISES.md",
@@ -85,9 +157,8 @@ fn links_between_documents_lead_somewhere() {
     ] {
         let path = emulator::checkout().join(document);
         let text = std::fs::read_to_string(&path).expect("a document");
-        for link in
-            text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|link| !link.contains("://"))
-        {
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in targets.filter(|link| !link.contains("://") && !link.starts_with('#')) {
             assert!(path.parent().expect("a directory").join(link).exists(), "{document}: {link}");
         }
     }

@@ -201,7 +201,7 @@ fn subjects() -> Vec<Value> {
 fn policy_of(tool: Tool, changes: bool, call: &str) -> String {
     let account = AccountConfig {
         id: ACCOUNT.to_owned(),
-        role_arn: format!("arn:aws:iam::{ACCOUNT}:role/r"),
+        role_arn: Some(format!("arn:aws:iam::{ACCOUNT}:role/r")),
         external_id: None,
         regions: vec![REGION.to_owned()],
         rules_per_group: 60,

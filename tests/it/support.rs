@@ -6,6 +6,7 @@ pub(crate) mod balancer;
 pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod collector;
+pub(crate) mod desktop;
 pub(crate) mod emulator;
 pub(crate) mod issuer;
 pub(crate) mod processes;
@@ -214,6 +215,18 @@ impl Stack {
             whitelistmcp::tls::public_client(Some(&directory.path().join("ca.pem"))).expect("the CA loads"),
         );
         Self { directory, authority, issuer, edge, core, shutdowns: vec![edge_shutdown, core_shutdown], http }
+    }
+
+    /// A stack that a test has put together itself; `addresses` are the edge's and the core's.
+    pub(crate) fn assembled(
+        directory: Directory,
+        authority: Authority,
+        issuer: Issuer,
+        (edge, core): (SocketAddr, SocketAddr),
+        shutdowns: Vec<Shutdown>,
+        http: HttpClient,
+    ) -> Self {
+        Self { directory, authority, issuer, edge, core, shutdowns, http }
     }
 
     /// A good token for alice with both scopes.

@@ -71,7 +71,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
     };
     match session_policy(tool, arguments) {
         Ok(policy) => {
-            say(if arguments.digest { policy.sha256() } else { policy.as_str() });
+            say(if arguments.digest { policy.sha256().unwrap_or_default() } else { policy.as_str() });
             ExitCode::SUCCESS
         }
         Err(error) => fail(error.as_ref()),
@@ -81,7 +81,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
 fn session_policy(tool: Tool, arguments: &SessionPolicyArguments) -> Result<SessionPolicy, Box<dyn std::error::Error>> {
     let account = AccountConfig {
         id: arguments.account.clone(),
-        role_arn: format!("arn:{}:iam::{}:role/any", arguments.partition, arguments.account),
+        role_arn: Some(format!("arn:{}:iam::{}:role/any", arguments.partition, arguments.account)),
         external_id: None,
         regions: vec![arguments.region.clone()],
         rules_per_group: 60,

@@ -1,4 +1,5 @@
-//! The command line: chooses a subcommand and exits with what it says. One file a subcommand.
+//! The command line: chooses a subcommand and exits with what it says. One file a subcommand. Without arguments `mode`
+//! chooses.
 
 mod audit;
 mod bridge;
@@ -7,14 +8,17 @@ mod check;
 mod doctor;
 mod iam;
 mod key;
+mod mode;
 mod policy;
 mod reconcile;
 mod run;
+mod stdio;
 mod volume;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use whitelistmcp::error::Chain;
 
 /// Opens, lists, checks and closes IP allow-list rules in AWS EC2 security groups.
@@ -35,6 +39,8 @@ enum Command {
     Serve(run::Arguments),
     /// Leads from stdin and stdout to a remote server, for Claude Desktop and others that start their servers themselves.
     Bridge(bridge::Arguments),
+    /// Serves MCP over stdin and stdout to one person, with their own AWS profile and without a server.
+    Stdio(stdio::Arguments),
     /// Closes what has ended, once.
     Reconcile(reconcile::Arguments),
     /// Checks a configuration and says in a table what is wrong and where.
@@ -58,19 +64,53 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Core(arguments) => run::run(&arguments, run::Role::Core),
-        Command::Edge(arguments) => run::run(&arguments, run::Role::Edge),
-        Command::Serve(arguments) => run::run(&arguments, run::Role::Serve),
-        Command::Bridge(arguments) => bridge::run(arguments),
-        Command::Reconcile(arguments) => reconcile::run(&arguments),
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Certs(arguments) => certs::run(&arguments),
-        Command::Key(command) => key::run(&command),
-        Command::Iam(command) => iam::run(&command),
-        Command::Audit(command) => audit::run(&command),
-        Command::Policy(command) => policy::run(&command),
+    if std::env::args_os().len() <= 1 {
+        return mode::run();
+    }
+    match read(std::env::args_os()) {
+        Ok(command) => command.run(),
+        Err(said) => said,
+    }
+}
+
+/// Reads a command line, and the variables that stand in for what it leaves out. One that is empty stands for nothing: that
+/// is how compose files and bundles pass on what was not set.
+fn read(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Command, ExitCode> {
+    let matches = with_set_variables(Arguments::command()).try_get_matches_from(words);
+    let read = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
+    read.map(|arguments| arguments.command).map_err(|error| {
+        // Nobody to tell it to is no worse than what it says.
+        error.print().unwrap_or_default();
+        if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+    })
+}
+
+fn with_set_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|argument| match argument.get_env() {
+        Some(name) if is_empty(name) => argument.env(None::<&'static str>),
+        _ => argument,
+    });
+    command.mut_subcommands(with_set_variables)
+}
+
+impl Command {
+    fn run(self) -> ExitCode {
+        match self {
+            Self::Core(arguments) => run::run(&arguments, run::Role::Core),
+            Self::Edge(arguments) => run::run(&arguments, run::Role::Edge),
+            Self::Serve(arguments) => run::run(&arguments, run::Role::Serve),
+            Self::Bridge(arguments) => bridge::run(arguments),
+            Self::Stdio(arguments) => stdio::run(&arguments),
+            Self::Reconcile(arguments) => reconcile::run(&arguments),
+            Self::Check(arguments) => check::run(&arguments),
+            Self::Doctor(arguments) => doctor::run(&arguments),
+            Self::Certs(arguments) => certs::run(&arguments),
+            Self::Key(command) => key::run(&command),
+            Self::Iam(command) => iam::run(&command),
+            Self::Audit(command) => audit::run(&command),
+            Self::Policy(command) => policy::run(&command),
+        }
     }
 }
 

@@ -27,15 +27,18 @@ pub(crate) enum Role {
 }
 
 pub(crate) fn run(arguments: &Arguments, role: Role) -> ExitCode {
-    let config = match Config::load(&arguments.config, crate::environment()) {
-        Ok(config) => config,
-        Err(error) => return fail(&error),
-    };
+    match Config::load(&arguments.config, crate::environment()) {
+        Ok(config) => run_configured(&config, role),
+        Err(error) => fail(&error),
+    }
+}
+
+pub(crate) fn run_configured(config: &Config, role: Role) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    let (code, telemetry) = runtime.block_on(serve(&config, role));
+    let (code, telemetry) = runtime.block_on(serve(config, role));
     if let Some(telemetry) = telemetry {
         telemetry.shutdown();
     }

@@ -26,6 +26,14 @@ fn what_fits_arrives_as_it_was_sent() {
 }
 
 #[test]
+fn a_whole_number_may_be_written_with_a_point() {
+    for (written, read_as) in [("22", "22"), ("22.0", "22"), ("1e3", "1000"), ("-0.0", "0")] {
+        let text = format!(r#"{{"security_group":"db","address":"a","reason":"because","port":{written}}}"#);
+        assert_eq!(read(&text).map(|request| request.port).as_deref(), Ok(read_as), "{written}");
+    }
+}
+
+#[test]
 fn looseness_of_protojson_is_refused() {
     for (text, part) in [
         (r#"{"securityGroup":"db","address":"a","reason":"because"}"#, "did you mean `security_group`"),
@@ -38,7 +46,8 @@ fn looseness_of_protojson_is_refused() {
         (r#"{"security_group":null,"address":"a","reason":"because"}"#, "must be a string"),
         (r#"{"security_group":5,"address":"a","reason":"because"}"#, "must be a string"),
         (r#"{"security_group":"db","address":"a","reason":"because","dry_run":1}"#, "true or false"),
-        (r#"{"security_group":"db","address":"a","reason":"because","port":1e3}"#, "a whole number"),
+        (r#"{"security_group":"db","address":"a","reason":"because","port":1.5}"#, "a whole number"),
+        (r#"{"security_group":"db","address":"a","reason":"because","port":1e300}"#, "a whole number"),
         (
             r#"{"security_group":"db","address":"a","reason":"because","port":"22","10":"x"}"#,
             "there is no argument `10`",

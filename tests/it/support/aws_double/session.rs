@@ -107,7 +107,9 @@ impl World {
 pub(super) fn identity(caller: &Caller) -> String {
     let arn = match &caller.session {
         Some(session) => session.arn(),
-        None => format!("arn:aws:iam::{}:user/whitelistmcp", caller.at.account),
+        // One user has two keys.
+        None if caller.name.ends_with("EXAMPLE") => format!("arn:aws:iam::{}:user/whitelistmcp", caller.at.account),
+        None => format!("arn:aws:iam::{}:user/{}", caller.at.account, caller.name),
     };
     let inner =
         [xml::text("Arn", &arn), xml::text("UserId", &caller.name), xml::text("Account", &caller.at.account)].concat();
