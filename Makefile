@@ -5,11 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance tools-python tools-interop clean tools
-=======
-.PHONY: help build demo sandbox test check unit policies promises soak bench mcpb tools-python clean tools
->>>>>>> main
+.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance mcpb tools-python tools-interop clean tools
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/whitelistmcp/target
 export CARGO_TERM_COLOR ?= always
