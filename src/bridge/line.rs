@@ -17,6 +17,8 @@ pub(super) struct Line {
     pub(super) body: Vec<u8>,
     /// The id, exactly as it was written, of a message that wants an answer.
     pub(super) id: Option<Box<RawValue>>,
+    /// The ids of the requests of a batch.
+    pub(super) batch: Vec<Box<RawValue>>,
     /// The method.
     pub(super) method: Option<String>,
     /// The revision that the message itself names: it is a modern one.
@@ -72,7 +74,22 @@ impl Line {
         let revision = params.meta.and_then(|meta| meta.protocol_version).map(Cow::into_owned);
         let (id, name) = (id.map(ToOwned::to_owned), name.map(Cow::into_owned));
         let cancels = params.request_id.map(ToOwned::to_owned);
-        Ok(Self { id, method, revision, name, cancels, body })
+        let requests = |messages: Vec<Envelope<'_>>| {
+            let ids = messages.into_iter().filter(|message| message.method.is_some()).filter_map(|message| message.id);
+            ids.filter(|id| id.get() != "null").map(ToOwned::to_owned).collect()
+        };
+        let batch = serde_json::from_str::<Vec<Envelope<'_>>>(raw.get()).map(requests).unwrap_or_default();
+        Ok(Self { id, batch, method, revision, name, cancels, body })
+    }
+
+    /// Whether it names its revision itself, as messages do since 2026-07-28.
+    pub(super) fn is_modern(&self) -> bool {
+        self.revision.is_some()
+    }
+
+    /// Whether it is a notification, a response, or a batch of nothing else.
+    pub(super) fn wants_nothing(&self) -> bool {
+        self.id.is_none() && self.batch.is_empty()
     }
 
     /// The headers by which HTTP says what the message says (MCP, "Streamable HTTP").
@@ -100,9 +117,16 @@ impl Line {
             id: Option<&'a RawValue>,
             method: Option<serde::de::IgnoredAny>,
         }
-        let Some(id) = &self.id else { return false };
-        serde_json::from_slice::<Answer<'_>>(message)
-            .is_ok_and(|answer| answer.method.is_none() && answer.id.is_some_and(|own| own.get() == id.get()))
+        let answers = |answer: &Answer<'_>, id: &RawValue| {
+            answer.method.is_none() && answer.id.is_some_and(|own| own.get() == id.get())
+        };
+        match (&self.id, self.batch.first()) {
+            (Some(id), _) => serde_json::from_slice(message).is_ok_and(|answer| answers(&answer, id)),
+            // Answers of a batch come together, in whatever order.
+            (None, Some(id)) => serde_json::from_slice::<Vec<Answer<'_>>>(message)
+                .is_ok_and(|found| found.iter().any(|answer| answers(answer, id))),
+            (None, None) => false,
+        }
     }
 }
 
@@ -149,7 +173,12 @@ mod tests {
         assert!(!line.is_answered_by(br#"{"jsonrpc":"2.0","id":"a","method":"roots/list"}"#));
         assert!(!line.is_answered_by(br#"{"jsonrpc":"2.0","error":{}}"#));
         assert!(read(r#"{"jsonrpc":"2.0","method":"notifications/x"}"#).id.is_none());
-        assert!(read("[1]").id.is_none());
+        assert!(read("[1]").id.is_none() && read("[1]").wants_nothing());
+        let batch =
+            read(r#"[{"id":1,"method":"ping"},{"id":"2","method":"ping"},{"method":"x"},{"id":3,"result":{}}]"#);
+        assert_eq!((batch.batch.len(), batch.wants_nothing()), (2, false));
+        assert!(batch.is_answered_by(br#"[{"id":"2","result":{}},{"id":1,"result":{}}]"#));
+        assert!(!batch.is_answered_by(br#"[{"id":"1","result":{}}]"#) && !batch.is_answered_by(br#"{"id":1}"#));
         assert!(Line::read(b"{".to_vec()).is_err() && Line::read(b"\xff".to_vec()).is_err());
     }
 }

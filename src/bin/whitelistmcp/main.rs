@@ -7,6 +7,7 @@ mod check;
 mod doctor;
 mod iam;
 mod key;
+mod login;
 mod policy;
 mod reconcile;
 mod run;
@@ -35,6 +36,10 @@ enum Command {
     Serve(run::Arguments),
     /// Leads from stdin and stdout to a remote server, for Claude Desktop and others that start their servers themselves.
     Bridge(bridge::Arguments),
+    /// Logs in to a remote server ahead of the bridge, in a browser or on another machine.
+    Login(login::Arguments),
+    /// Forgets the login to a remote server, and tells the provider.
+    Logout(login::LogoutArguments),
     /// Closes what has ended, once.
     Reconcile(reconcile::Arguments),
     /// Checks a configuration and says in a table what is wrong and where.
@@ -63,6 +68,8 @@ fn main() -> ExitCode {
         Command::Edge(arguments) => run::run(&arguments, run::Role::Edge),
         Command::Serve(arguments) => run::run(&arguments, run::Role::Serve),
         Command::Bridge(arguments) => bridge::run(arguments),
+        Command::Login(arguments) => login::login(&arguments),
+        Command::Logout(arguments) => login::logout(&arguments),
         Command::Reconcile(arguments) => reconcile::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -1,0 +1,154 @@
+//! The token that goes with a request: one that was given to the bridge, or one of a login that it keeps, renews, and begins
+//! by itself when the server wants one and there is none.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use url::Url;
+
+use super::login::challenge::Challenge;
+use super::login::{LoginError, Logins, Reach};
+use super::store::Login;
+use super::token::{Token, TokenError};
+use crate::error::Chain;
+use crate::identity::bearer::Bearer;
+
+/// Where tokens come from.
+pub(super) enum Access {
+    /// Whoever started the bridge has given one.
+    Given(Token),
+    /// A login.
+    Own(Own),
+}
+
+/// A token that cannot be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum AccessError {
+    #[error(transparent)]
+    Token(Arc<TokenError>),
+    #[error(transparent)]
+    Login(Arc<LoginError>),
+    /// The token that was given is not good, or not enough.
+    #[error("the token that the bridge was given was refused")]
+    Given,
+}
+
+impl From<LoginError> for AccessError {
+    fn from(error: LoginError) -> Self {
+        Self::Login(Arc::new(error))
+    }
+}
+
+/// A token that a request goes out with.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) bearer: Bearer,
+}
+
+type Outcome = Result<Held, AccessError>;
+
+/// The token of a login.
+pub(super) struct Own(Arc<Inner>);
+
+struct Inner {
+    logins: Logins,
+    reach: Reach,
+    /// What was read or obtained last; nothing before it was looked for.
+    held: tokio::sync::Mutex<Option<Option<Login>>>,
+    /// What is on its way to another token, for everybody who wants one meanwhile.
+    running: Mutex<Option<Shared<BoxFuture<'static, Outcome>>>>,
+}
+
+impl Access {
+    pub(super) fn own(logins: Logins, reach: Reach) -> Self {
+        Self::Own(Own(Arc::new(Inner {
+            logins,
+            reach,
+            held: tokio::sync::Mutex::default(),
+            running: Mutex::default(),
+        })))
+    }
+
+    /// The token to send now, if there is one.
+    pub(super) async fn current(&self) -> Result<Option<Held>, AccessError> {
+        match self {
+            Self::Given(token) => {
+                token.current().map(|bearer| Some(Held { bearer })).map_err(|error| AccessError::Token(Arc::new(error)))
+            }
+            Self::Own(own) => own.0.current().await,
+        }
+    }
+
+    /// Another token than the one that was refused. What it takes goes on if whoever asked gives up waiting.
+    pub(super) async fn another(&self, refused: Option<&Held>, challenge: Challenge) -> Outcome {
+        let own = match self {
+            Self::Own(own) => own,
+            // A file may hold another one by now.
+            Self::Given(_) => {
+                let now = self.current().await?;
+                let other =
+                    now.filter(|now| refused.is_some_and(|refused| refused.bearer.expose() != now.bearer.expose()));
+                return other.ok_or(AccessError::Given);
+            }
+        };
+        let running = {
+            let mut running = own.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+            match running.as_ref().filter(|running| running.peek().is_none()) {
+                Some(running) => running.clone(),
+                None => {
+                    let (inner, refused) = (Arc::clone(&own.0), refused.cloned());
+                    let task = tokio::spawn(async move { inner.another(refused, challenge).await });
+                    // A task that was ended, or that failed, has logged nobody in.
+                    let outcome = async move { task.await.unwrap_or_else(|_| Err(LoginError::Nobody.into())) };
+                    running.insert(outcome.boxed().shared()).clone()
+                }
+            }
+        };
+        running.await
+    }
+
+    /// The page that somebody has to log in at, if a login waits for it.
+    pub(super) fn waiting(&self) -> Option<Url> {
+        match self {
+            Self::Given(_) => None,
+            Self::Own(own) => own.0.logins.waiting(),
+        }
+    }
+}
+
+impl Inner {
+    async fn current(&self) -> Result<Option<Held>, AccessError> {
+        let mut held = self.held.lock().await;
+        if held.is_none() {
+            *held = Some(self.logins.kept().await?);
+        }
+        let Some(Some(login)) = held.as_mut() else { return Ok(None) };
+        if self.logins.is_ending(login) {
+            match self.logins.renewed(login).await {
+                Ok(new) => *login = new,
+                // The server decides whether the old one is still good, and if not there is more that can be done.
+                Err(error) => tracing::info!(error = %Chain(&error), "the token could not be renewed ahead of its end"),
+            }
+        }
+        Ok(Some(of(login)?))
+    }
+
+    async fn another(&self, refused: Option<Held>, challenge: Challenge) -> Outcome {
+        let refused = refused.as_ref().map(|held| held.bearer.expose());
+        if let Some(Some(login)) = &*self.held.lock().await
+            && Some(login.access_token.as_str()) != refused
+        {
+            return of(login);
+        }
+        let login = self.logins.obtain(refused, &challenge, self.reach).await?;
+        let new = of(&login)?;
+        *self.held.lock().await = Some(Some(login));
+        Ok(new)
+    }
+}
+
+fn of(login: &Login) -> Outcome {
+    let bearer = Bearer::from_authorization(&format!("Bearer {}", login.access_token));
+    bearer.map(|bearer| Held { bearer }).ok_or_else(|| LoginError::Grant(super::login::GrantError::Token).into())
+}
