@@ -14,6 +14,7 @@ mod line;
 mod lines;
 mod login;
 mod network;
+mod parameters;
 mod remote;
 mod session;
 mod socket;
@@ -44,6 +45,7 @@ use lines::{Lines, Read};
 use login::challenge::Challenge;
 use login::{Logins, Reach};
 use network::Network;
+use parameters::Parameters;
 use remote::Remote;
 use socket::Socket;
 
@@ -130,17 +132,22 @@ struct Answers<'a> {
     out: Option<&'a mpsc::Sender<Vec<u8>>>,
     /// The message's answer, once it has come.
     answer: Option<Vec<u8>>,
+    /// Who learns from it which arguments are said in headers.
+    teaches: Option<Arc<Parameters>>,
 }
 
 impl<'a> Answers<'a> {
     fn new(line: &'a Line, out: Option<&'a mpsc::Sender<Vec<u8>>>) -> Self {
-        Self { line, out, answer: None }
+        Self { line, out, answer: None, teaches: None }
     }
 
     /// Takes one message that came back.
     async fn take(&mut self, message: Vec<u8>) {
-        let message = one_line(message);
+        let mut message = one_line(message);
         if self.line.is_answered_by(&message) {
+            if let Some(parameters) = &self.teaches {
+                message = parameters.learn(message);
+            }
             self.answer = Some(message.clone());
         }
         if let Some(out) = self.out {

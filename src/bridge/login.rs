@@ -17,7 +17,6 @@ mod page;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use url::Url;
 
 use super::network::{Network, NetworkError};
@@ -33,8 +32,6 @@ pub use code::AnswerError;
 pub use discovery::DiscoveryError;
 pub use grant::GrantError;
 
-/// How long before its end a token is renewed.
-const EARLY: Duration = Duration::from_secs(60);
 /// How long a person may take to log in.
 const PERSON: Duration = Duration::from_secs(300);
 
@@ -153,7 +150,7 @@ impl Logins {
 
     /// Whether a token should be renewed by now.
     pub(super) fn is_ending(&self, login: &Login) -> bool {
-        login.refresh_token.is_some() && login.ends.is_some_and(|ends| ends <= self.soon())
+        login.refresh_token.is_some() && login.renew.is_some_and(|renew| renew <= self.clock.now())
     }
 
     /// Renews a token that ends soon; another program may have done it already.
@@ -204,7 +201,12 @@ impl Logins {
                         self.keep(&mut kept, &login).await?;
                         return Ok(login);
                     }
-                    Err(error) if error.is_final() => tracing::info!(%error, "the login has ended"),
+                    Err(error) if error.is_final() => {
+                        tracing::info!(%error, "the login has ended");
+                        if error.is_of_unknown_client() {
+                            kept.forget(&login.issuer);
+                        }
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -277,9 +279,21 @@ impl Logins {
         };
         let asked = tokio::time::timeout(PERSON, asking).await.unwrap_or(Err(LoginError::Nobody));
         attempt::over(&self.store, asked.as_ref().err(), self.clock.now());
-        let login = asked?;
-        self.keep(kept, &login).await?;
-        Ok(login)
+        match asked {
+            Ok(login) => {
+                self.keep(kept, &login).await?;
+                Ok(login)
+            }
+            Err(error) => {
+                // A provider that has forgotten the client says so to the person alone, or not before the code is exchanged.
+                let unknown = matches!(&error, LoginError::Grant(error) if error.is_of_unknown_client());
+                if unknown || matches!(error, LoginError::Nobody) {
+                    kept.forget(&server.issuer);
+                    self.store.save(std::mem::take(kept)).await?;
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn keep(&self, kept: &mut Kept, login: &Login) -> Result<(), LoginError> {
@@ -307,10 +321,6 @@ impl Logins {
     /// Whether a login was made as the client that is configured now.
     fn is_ours(&self, login: &Login) -> bool {
         self.config.client_id.as_ref().is_none_or(|id| *id == login.client.id)
-    }
-
-    fn soon(&self) -> Timestamp {
-        self.clock.now().saturating_add(EARLY).unwrap_or(Timestamp::MAX)
     }
 }
 

@@ -20,6 +20,7 @@ use super::error::CarryError;
 use super::line::Line;
 use super::login::challenge::Challenge;
 use super::network::Network;
+use super::parameters::Parameters;
 use super::session::{Said, Session};
 use super::sse::Events;
 use super::{Answers, one_line};
@@ -49,6 +50,7 @@ pub(super) struct Remote {
     network: Network,
     access: Access,
     session: Session,
+    parameters: Arc<Parameters>,
     /// Held while a session is begun anew.
     anew: tokio::sync::Mutex<()>,
     out: mpsc::Sender<Vec<u8>>,
@@ -64,8 +66,20 @@ impl Remote {
         access: Access,
         out: mpsc::Sender<Vec<u8>>,
     ) -> Self {
-        let (session, anew, listening) = (Session::default(), tokio::sync::Mutex::default(), AtomicBool::default());
-        Self { url, timeout, network, access, session, anew, out, listening, ended: CancellationToken::new() }
+        let (session, parameters, anew) = (Session::default(), Arc::default(), tokio::sync::Mutex::default());
+        let listening = AtomicBool::default();
+        Self {
+            url,
+            timeout,
+            network,
+            access,
+            session,
+            parameters,
+            anew,
+            out,
+            listening,
+            ended: CancellationToken::new(),
+        }
     }
 
     pub(super) fn url(&self) -> &Url {
@@ -95,6 +109,9 @@ impl Remote {
         let initialize = line.method.as_deref() == Some("initialize");
         if initialize {
             self.session.begins(line);
+        }
+        if line.is_modern() && line.method.as_deref() == Some("tools/list") {
+            answers.teaches = Some(Arc::clone(&self.parameters));
         }
         let (mut tokens, mut anew) = (0, false);
         loop {
@@ -263,7 +280,7 @@ impl Remote {
                 .uri(self.url.as_str())
                 .header(CONTENT_TYPE, "application/json")
                 .header(ACCEPT, "application/json, text/event-stream");
-            for (name, value) in line.headers(said.negotiated.as_deref()) {
+            for (name, value) in line.headers(said.negotiated.as_deref(), &self.parameters) {
                 request = request.header(name, value);
             }
             let id = said.id.as_ref().filter(|_| !line.is_modern());

@@ -80,6 +80,9 @@ pub(super) struct Login {
     /// When the access token ends, if that was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ends: Option<jiff::Timestamp>,
+    /// From when on it is renewed ahead of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) renew: Option<jiff::Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) refresh_token: Option<String>,
 }
@@ -139,9 +142,14 @@ impl Kept {
         self.logins.iter().find(|login| login.issuer == issuer)
     }
 
+    /// Forgets the login at an issuer, and with it the client that was registered there.
+    pub(super) fn forget(&mut self, issuer: &str) {
+        self.logins.retain(|login| login.issuer != issuer);
+    }
+
     /// Puts a login first, in place of an older one at its issuer.
     pub(super) fn put(&mut self, login: Login) {
-        self.logins.retain(|old| old.issuer != login.issuer);
+        self.forget(&login.issuer);
         self.logins.insert(0, login);
     }
 }
@@ -253,6 +261,7 @@ mod tests {
             scopes: vec![],
             access_token: token.to_owned(),
             ends: None,
+            renew: None,
             refresh_token: Some("refresh-secret".to_owned()),
         }
     }
@@ -279,7 +288,7 @@ mod tests {
         assert_eq!(mode(&store.path("json")), 0o600);
         assert_eq!(mode(&store.config.directory), 0o700);
         // A directory that was opened to others is closed to them again.
-        std::fs::set_permissions(&store.config.directory, PermissionsExt::from_mode(0o755)).expect("changed");
+        std::fs::set_permissions(&store.config.directory, std::fs::Permissions::from_mode(0o755)).expect("changed");
         store.save(Kept::default()).await.expect("kept");
         assert_eq!(mode(&store.config.directory), 0o700);
         // What is no document of ours is nothing, and is replaced.

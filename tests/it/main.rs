@@ -23,6 +23,7 @@ mod aws_faults;
 mod aws_resilience;
 mod bound_tokens;
 mod bridge;
+mod bridge_login;
 mod challenges;
 mod command_line;
 mod crash;

@@ -90,23 +90,26 @@ pub(super) async fn ask(
         }
     };
     open.tell(store)?;
-    if !open.opened {
-        match opener::open(&open.url).await {
-            Ok(()) => (config.tell)(&format!("log in in the browser; if none has opened, open {}", open.url)),
-            Err(error) if reach != Reach::Terminal || server.device_authorization_endpoint.is_some() => {
-                return Err(LoginError::NoBrowser(error));
-            }
-            Err(_) => {
-                (config.tell)(&format!("no browser can be opened from here; open this one yourself: {}", open.url))
-            }
-        }
-        open.opened = true;
-        open.tell(store)?;
-    }
     let (sender, mut answers) = mpsc::channel::<Brought>(1);
     let mut connections = JoinSet::new();
+    // Some browsers answer before the program that opens them has ended.
+    let page = open.url.clone();
+    (config.tell)(&format!("log in in the browser; if none opens, open {page}"));
+    let opening = opener::open(&page);
+    tokio::pin!(opening);
     let (answer, told) = loop {
         tokio::select! {
+            opened = &mut opening, if !open.opened => {
+                match opened {
+                    Ok(()) => {}
+                    Err(error) if reach != Reach::Terminal || server.device_authorization_endpoint.is_some() => {
+                        return Err(LoginError::NoBrowser(error));
+                    }
+                    Err(_) => (config.tell)("no browser can be opened from here; open it yourself on this machine"),
+                }
+                open.opened = true;
+                open.tell(store)?;
+            }
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
                 let (path, state, sender) = (open.client.redirect.path().to_owned(), open.state.clone(), sender.clone());

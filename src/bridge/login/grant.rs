@@ -15,6 +15,11 @@ use crate::bridge::store::{Client, Login, Method};
 use crate::http_client::{HttpClient, HttpError};
 use crate::identity::bearer::Bearer;
 
+/// How long before its end a token is renewed.
+const EARLY: Duration = Duration::from_secs(60);
+/// The longest life of a token that is believed.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// What is asked for, and of whom.
 pub(super) struct Wish<'a> {
     pub(super) server: &'a AuthorizationServer,
@@ -49,6 +54,11 @@ fn described(description: Option<&str>) -> String {
 }
 
 impl GrantError {
+    /// Whether the provider does not know the client any more.
+    pub(super) fn is_of_unknown_client(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "invalid_client" || code == "unauthorized_client")
+    }
+
     /// Whether asking again would bring the same.
     pub(super) fn is_final(&self) -> bool {
         match self {
@@ -126,7 +136,8 @@ pub(super) async fn refresh(http: &HttpClient, old: &Login, now: Timestamp) -> R
         request = request.add_extra_param("resource", resource);
     }
     let tokens: BasicTokenResponse = request.request_async(http).await.map_err(from_oauth2)?;
-    let mut login = Login { ends: ends(&tokens, now), access_token: access_token(&tokens)?, ..old.clone() };
+    let (ends, renew) = ends(&tokens, now);
+    let mut login = Login { ends, renew, access_token: access_token(&tokens)?, ..old.clone() };
     // A provider that does not rotate them says nothing, and the old one stays.
     if let Some(refresh) = tokens.refresh_token() {
         login.refresh_token = Some(refresh.secret().clone());
@@ -161,6 +172,7 @@ pub(super) fn login(
             scopes.push(scope.to_string());
         }
     }
+    let (ends, renew) = ends(tokens, now);
     Ok(Login {
         issuer: wish.server.issuer.clone(),
         client,
@@ -169,7 +181,8 @@ pub(super) fn login(
         resource: wish.resource.clone(),
         scopes,
         access_token: access_token(tokens)?,
-        ends: ends(tokens, now),
+        ends,
+        renew,
         refresh_token: tokens.refresh_token().map(|token| token.secret().clone()),
     })
 }
@@ -179,9 +192,11 @@ fn access_token(tokens: &BasicTokenResponse) -> Result<String, GrantError> {
     Bearer::from_authorization(&format!("Bearer {token}")).map(|_| token.clone()).ok_or(GrantError::Token)
 }
 
-fn ends(tokens: &BasicTokenResponse, now: Timestamp) -> Option<Timestamp> {
-    let life = tokens.expires_in()?.min(Duration::from_secs(366 * 24 * 3600));
-    now.checked_add(SignedDuration::try_from(life).ok()?).ok()
+/// When a token ends, and from when on it is renewed ahead of that: a minute before, or a quarter of a short life.
+fn ends(tokens: &BasicTokenResponse, now: Timestamp) -> (Option<Timestamp>, Option<Timestamp>) {
+    let at = |after: Duration| now.checked_add(SignedDuration::try_from(after).ok()?).ok();
+    let Some(life) = tokens.expires_in().map(|life| life.min(LONGEST)) else { return (None, None) };
+    (at(life), at(life - EARLY.min(life / 4)))
 }
 
 /// The `oauth2` crate's errors as ours. What could not be parsed is not shown: there may be tokens in it.
