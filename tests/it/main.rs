@@ -24,6 +24,8 @@ mod aws_resilience;
 mod bound_tokens;
 mod bridge;
 mod bridge_login;
+mod bridge_servers;
+mod bridge_socket;
 mod challenges;
 mod command_line;
 mod crash;
