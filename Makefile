@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo sandbox test check unit policies promises soak bench tools-python clean tools
+.PHONY: help build demo sandbox test check unit policies promises soak bench conformance-client tools-python clean tools
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/whitelistmcp/target
 export CARGO_TERM_COLOR ?= always
@@ -30,6 +30,9 @@ test: ## Runs every check, the fast ones first.
 
 bench: ## Measures the edge and the core against the same hop with nothing in it; prints ratios.
 	cargo bench --locked --bench hop
+
+conformance-client: tools-python build ## Runs the official conformance suite's client side against the bridge, and against mcp-remote.
+	python3 tests/conformance/client.py
 
 soak: tools-python build ## Calls at every door for SECONDS (120), and fails if memory, descriptors, threads or latency grow.
 	python3 scripts/soak.py $(SECONDS)

@@ -28,7 +28,7 @@ docs() { RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-
 protos() { .tools/node/node_modules/.bin/buf lint proto; }
 scripts() { python3 -m compileall -q examples/demo scripts && bash -n scripts/*.sh .ci/run; }
 
-step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr
+step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr dbus-run-session dbus-send gnome-keyring-daemon secret-tool
 step 'formatting' cargo fmt --check
 step 'scripts parse' scripts
 step 'dependencies: one TLS stack, one provider' bash scripts/dependencies.sh

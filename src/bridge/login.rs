@@ -48,6 +48,8 @@ pub struct Config {
     pub redirect: Url,
     /// The scopes to ask for in place of those that the server names.
     pub scope: Option<String>,
+    /// Whether the client asks for itself and not for a person. It does so unasked where the provider offers nothing else.
+    pub as_program: bool,
     /// Whether the `resource` parameter is left out, for providers that refuse it.
     pub without_resource: bool,
     /// Where logins are kept.
@@ -186,7 +188,8 @@ impl Logins {
         let wanted = self.scopes(&found, challenge);
         if let Some(login) = kept.at(&found.server.issuer).filter(|login| self.is_ours(login)).cloned() {
             let another = Some(login.access_token.as_str()) != refused;
-            let covers = wanted_by(challenge).iter().all(|scope| login.scopes.contains(scope));
+            let covers = !challenge.is_insufficient_scope()
+                || wanted_by(challenge).iter().all(|scope| login.scopes.contains(scope));
             if another && covers && login.ends.is_none_or(|ends| ends > self.clock.now()) {
                 self.keep(&mut kept, &login).await?;
                 return Ok(login);
@@ -251,10 +254,11 @@ impl Logins {
         kept: &mut Kept,
         reach: Reach,
     ) -> Result<Login, LoginError> {
-        if reach == Reach::Quiet {
+        let server = &found.server;
+        let program = self.is_program(server);
+        if reach == Reach::Quiet && !program {
             return Err(LoginError::Quiet);
         }
-        let server = &found.server;
         let before = kept.at(&server.issuer).filter(|login| self.is_ours(login));
         // What was granted before is not lost by asking for more.
         for scope in before.iter().flat_map(|login| &login.scopes) {
@@ -268,6 +272,11 @@ impl Logins {
             .or_else(|| (found.resource.is_none() && !self.config.without_resource).then(|| canonical(&self.server)));
         let wish = grant::Wish { server, scopes, resource };
         let asking = async {
+            if program {
+                let client = client::client(http, server, &self.config, client, &self.config.redirect).await?;
+                let endpoint = server.token_endpoint.as_ref().ok_or(LoginError::Endpoint("token_endpoint"))?;
+                return Ok(grant::of_program(http, &wish, client, endpoint, self.clock.now()).await?);
+            }
             if reach != Reach::Device {
                 let asked = code::ask(http, &wish, &self.config, client.clone(), &self.store, &self.clock, reach).await;
                 // Whoever reads what is printed can do it on another machine.
@@ -310,12 +319,25 @@ impl Logins {
                 None => found.scopes.clone().unwrap_or_default(),
             },
         };
+        // What an operation needs is asked for whatever was configured.
+        for scope in wanted_by(challenge) {
+            if challenge.is_insufficient_scope() && !scopes.contains(&scope) {
+                scopes.push(scope);
+            }
+        }
         let offers = |scope: &str| found.server.scopes_supported.iter().flatten().any(|offered| offered == scope);
         // Alone it would be all that is asked for.
         if !scopes.is_empty() && offers(OFFLINE) && !scopes.iter().any(|scope| scope == OFFLINE) {
             scopes.push(OFFLINE.to_owned());
         }
         scopes
+    }
+
+    /// Whether no person is asked: somebody said so, or the provider has nothing for people and the client has a secret.
+    fn is_program(&self, server: &AuthorizationServer) -> bool {
+        let offers = |grant: &str| server.grant_types_supported.iter().flatten().any(|offered| offered == grant);
+        let only = offers("client_credentials") && !offers("authorization_code");
+        self.config.as_program || only && self.config.client_secret.is_some()
     }
 
     /// Whether a login was made as the client that is configured now.

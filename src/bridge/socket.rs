@@ -43,6 +43,8 @@ const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 const TICK: Duration = Duration::from_secs(10);
 /// How long the other end may be silent: each tick's ping is answered by one that is there.
 const SILENT: Duration = Duration::from_secs(45);
+/// How a server closes a socket on which a token should have come first.
+const NO_TOKEN: u16 = 4002;
 /// How many messages wait to be sent.
 const QUEUE: usize = 64;
 
@@ -194,8 +196,24 @@ impl Socket {
         if initialize {
             self.session.begins(line);
         }
-        let connection = self.connected(!initialize && !line.is_modern()).await?;
-        let Some(answer) = connection.exchange(line).await? else { return Ok(()) };
+        let session = !initialize && !line.is_modern();
+        let mut tokens = 0;
+        let answer = loop {
+            let exchanged = async { self.connected(session).await?.exchange(line).await };
+            match exchanged.await {
+                // The server has taken what was sent for a token, and nothing of it was done.
+                Err(closed @ CarryError::Closed { code: NO_TOKEN, .. }) if tokens < TOKENS => {
+                    tokens += 1;
+                    match self.access.another(None, Challenge::default()).await {
+                        Ok(_) => {}
+                        Err(AccessError::Given) => return Err(closed),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                exchanged => break exchanged?,
+            }
+        };
+        let Some(answer) = answer else { return Ok(()) };
         if initialize {
             self.session.answered(&answer);
         }

@@ -77,6 +77,11 @@ async def run(directory: Path) -> None:
     client = Client(server, mode=mode, elicitation_callback=elicit, sampling_callback=sample, list_roots_callback=roots)
     async with client:
         tools = (await client.list_tools()).tools
+        if SCENARIO == "json-schema-2020-12-preservation":
+            echo = next(tool for tool in tools if "schema" in (tool.input_schema.get("properties") or {}))
+            other = next(tool for tool in tools if tool is not echo)
+            await client.call_tool(echo.name, {"schema": other.input_schema})
+            return
         print("tools", [tool.name for tool in tools])
         for tool in tools:
             calls = [call for call in CONTEXT.get("toolCalls", []) if call.get("name") == tool.name]

@@ -137,6 +137,24 @@ async fn it_is_ready_at_once_and_ends_with_stdin() {
     stack.stop().await;
 }
 
+#[tokio::test]
+async fn it_answers_hardly_later_than_the_program_starts() {
+    let mut least = [Duration::MAX; 2];
+    for _ in 0..10 {
+        let begun = Instant::now();
+        assert!(command(&["--version"]).output().await.expect("it runs").status.success());
+        least[0] = least[0].min(begun.elapsed());
+        let begun = Instant::now();
+        let mut bridge = Bridge::spawn(command(&["bridge", "https://localhost:1/mcp"]));
+        bridge.say("{").await;
+        assert_eq!(bridge.hear().await["error"]["code"], -32700);
+        least[1] = least[1].min(begun.elapsed());
+        bridge.end().await;
+    }
+    let [starts, answers] = least;
+    assert!(answers < starts + Duration::from_millis(50), "it starts in {starts:?} and answers in {answers:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_answered_whatever_fails() {
     let aws = AwsDouble::start().await;

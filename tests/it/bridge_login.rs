@@ -68,7 +68,7 @@ impl Place {
         let path = std::env::var("PATH").expect("a path");
         command.env("PATH", format!("{}:{path}", self.home.path().join("bin").display()));
         command.env("HOME", self.home.path()).arg("--ca").arg(self.stack.directory.path().join("ca.pem"));
-        command.args(["--store", "file"]);
+        command.env("WHITELISTMCP_BRIDGE_STORE", "file");
         command
     }
 
@@ -205,6 +205,147 @@ async fn five_at_once_share_one_login() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_logs_in_over_a_socket_as_well() {
+    let place = Place::new(&[]).await;
+    let socket = place.url.replace("https:", "wss:").replace("/mcp", "/ws");
+    for (url, pages) in [(&place.url, 1), (&socket, 2)] {
+        let mut bridge = Bridge::spawn(place.command(&["bridge", url, "--transport", "websocket"]));
+        for id in 0..5 {
+            bridge.say(json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": list()}).to_string()).await;
+        }
+        for _ in 0..5 {
+            let answer = bridge.hear().await;
+            assert_eq!(answer["result"]["isError"], false, "{url}: {answer:#}");
+        }
+        assert_eq!(place.opened().len(), pages, "{:?}", place.opened());
+        bridge.end().await;
+    }
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_rights_are_asked_for_when_they_are_needed() {
+    let place = Place::new(&[]).await;
+    let mut bridge = place.bridge(&["--scope", "whitelist:read"]);
+    called(&mut bridge).await;
+    let open = json!({"name": "whitelist_add", "arguments":
+        {"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "reason": "trying"}});
+    let opened = bridge.ask(json!(2), "tools/call", open).await;
+    assert_eq!(opened["result"]["isError"], false, "{opened:#}");
+    let scopes: Vec<Vec<String>> = place
+        .opened()
+        .iter()
+        .map(|page| {
+            let page = url::Url::parse(page).expect("a URL");
+            let scope = page.query_pairs().find(|(key, _)| key == "scope").expect("scopes").1.into_owned();
+            scope.split(' ').map(str::to_owned).collect()
+        })
+        .collect();
+    let [first, second] = scopes.as_slice() else { panic!("{scopes:?}") };
+    assert!(
+        !first.contains(&"whitelist:write".to_owned()) && second.contains(&"whitelist:write".to_owned()),
+        "{scopes:?}"
+    );
+    assert!(first.iter().all(|scope| second.contains(scope)), "nothing is given up: {scopes:?}");
+    bridge.end().await;
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_logs_in_as_itself() {
+    let place = Place::new(&[]).await;
+    let secret = place.home.write("secret", "ci-secret\n");
+    let words =
+        ["--client-id", "ci", "--client-secret-file", secret.to_str().expect("a path"), "--as-program", "--no-login"];
+    let mut bridge = place.bridge(&words);
+    called(&mut bridge).await;
+    bridge.end().await;
+    assert_eq!(place.opened(), Vec::<String>::new());
+    place.home.write("secret", "wrong");
+    assert!(place.run(&["logout", &place.url]).await.0);
+    let mut bridge = place.bridge(&words);
+    let said = refused(&mut bridge, 401).await;
+    assert!(said.contains("invalid_client") && !said.contains("wrong"), "{said}");
+    bridge.end().await;
+    place.end().await;
+}
+
+/// A session bus with an open keychain, which ends with its stdin.
+struct Keychain {
+    bus: String,
+    _leash: std::process::Child,
+}
+
+impl Keychain {
+    fn start(home: &Directory) -> Self {
+        let script = "mkdir -p \"$XDG_RUNTIME_DIR\" \"$XDG_DATA_HOME/keyrings\" && chmod 700 \"$XDG_RUNTIME_DIR\"
+            printf '\\n' | gnome-keyring-daemon --unlock --foreground --components=secrets \\
+                --control-directory=\"$XDG_RUNTIME_DIR/keyring\" >/dev/null 2>&1 &
+            until dbus-send --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner \\
+                string:org.freedesktop.secrets | grep -q true; do sleep 0.1; done
+            echo \"$DBUS_SESSION_BUS_ADDRESS\"; read -r end; kill %1";
+        let mut command = std::process::Command::new("dbus-run-session");
+        command.args(["--", "bash", "-c", script]).env("HOME", home.path());
+        for name in ["XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CACHE_HOME"] {
+            command.env(name, home.path().join(name));
+        }
+        command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null());
+        let mut leash = command.spawn().expect("it starts");
+        let mut bus = String::new();
+        let mut output = std::io::BufReader::new(leash.stdout.take().expect("stdout"));
+        std::io::BufRead::read_line(&mut output, &mut bus).expect("its address");
+        Self { bus: bus.trim().to_owned(), _leash: leash }
+    }
+
+    /// What is kept of a server.
+    async fn kept(&self, url: &str) -> String {
+        let mut command = Command::new("secret-tool");
+        command.args(["lookup", "service", "whitelistmcp", "server", url]).env("DBUS_SESSION_BUS_ADDRESS", &self.bus);
+        String::from_utf8(command.output().await.expect("it runs").stdout).expect("text")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_is_kept_in_the_keychain_where_there_is_one() {
+    let place = Place::new(&[]).await;
+    let home = Directory::new();
+    let keychain = Keychain::start(&home);
+    let run = async |words: &[&str], bus: &str| {
+        // The last word on where to keep it counts.
+        let mut command = place.command(words);
+        command.env("DBUS_SESSION_BUS_ADDRESS", bus).args(["--store", "keychain"]);
+        Bridge::spawn(command)
+    };
+    let files = || {
+        std::fs::read_dir(place.home.path().join(".local/state/whitelistmcp")).map_or(0, |files| {
+            files
+                .filter(|file| file.as_ref().is_ok_and(|file| file.path().extension().is_some_and(|end| end == "json")))
+                .count()
+        })
+    };
+    for round in 0..2 {
+        let mut bridge = run(&["bridge", &place.url], &keychain.bus).await;
+        called(&mut bridge).await;
+        bridge.end().await;
+        assert_eq!((place.opened().len(), files()), (1, 0), "round {round}");
+        let kept: Value = serde_json::from_str(&keychain.kept(&place.url).await).expect("JSON");
+        assert_eq!(kept["logins"][0]["issuer"].as_str(), Some(place.provider.issuer().as_str()));
+    }
+    let (rest, _) = run(&["logout", &place.url], &keychain.bus).await.end().await;
+    assert!(rest.contains("logged out"), "{rest}");
+    assert_eq!(keychain.kept(&place.url).await, "");
+    // Without one it is kept in a file all the same.
+    let mut bridge = run(&["bridge", &place.url], "unix:path=/nonexistent").await;
+    called(&mut bridge).await;
+    bridge.end().await;
+    assert_eq!((place.opened().len(), files()), (2, 1));
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_outlives_the_bridge_that_opened_it() {
     let place = Place::new(&[]).await;
     place.opener("exit 0");
@@ -275,13 +416,15 @@ async fn somebody_logs_in_by_hand_or_on_another_machine() {
     // With a code.
     let mut child = place.command(&["login", &place.url, "--device"]);
     let mut child = child.stderr(std::process::Stdio::piped()).spawn().expect("it starts");
-    let said = read_until(&mut child.stderr.take().expect("stderr"), "at once)").await;
+    let mut stderr = child.stderr.take().expect("stderr");
+    let said = read_until(&mut stderr, "at once)").await;
     let (_, page) = said.split_once("or open ").expect("a page");
     let page = page.split(' ').next().expect("a page");
     let browser = emulator::demo("client/browser.py");
     let walked = Command::new("python3").arg(browser).args([page, "--device", "--user", "bob"]).status().await;
     assert!(walked.expect("it runs").success());
     let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await.expect("it ends");
+    stderr.read_to_end(&mut Vec::new()).await.expect("read");
     assert!(status.expect("a status").success());
     assert_eq!(place.opened().len(), 1, "no browser here");
     let mut bridge = place.bridge(&["--no-login"]);
@@ -312,6 +455,11 @@ async fn a_login_that_fails_is_answered_with_what_to_do() {
     let words = refused(&mut bridge, 401).await;
     let page = place.opened().pop().expect("a page");
     assert!(words.contains(&page), "{words}");
+    // Whoever has gone is not waited for, however long the login would.
+    let mut other = place.bridge(&[]);
+    other.say(json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}).to_string()).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(other.end().await.0, "");
     // Somebody else's answer changes nothing, and a refusal is passed on.
     let asked = url::Url::parse(&page).expect("a URL");
     let of = |name: &str| asked.query_pairs().find(|(key, _)| key == name).expect("said").1.into_owned();

@@ -9,7 +9,7 @@ use tokio::io::BufReader;
 use url::Url;
 use whitelistmcp::bridge::{self, Config, Token, Transport};
 
-use crate::login::{Login, Network, absolute};
+use crate::login::{Login, Network, absolute, log};
 use crate::{complain, fail, say};
 
 /// Where it leads, and who asks.
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// How long one request may take, in seconds.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
+    /// Says on stderr what happens between the messages.
+    #[arg(long)]
+    verbose: bool,
     /// Prints the entry for Claude Desktop's configuration file, and ends.
     #[arg(long)]
     print_config: bool,
@@ -50,6 +53,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     if arguments.print_config {
         return print_config(&arguments);
     }
+    log(arguments.verbose);
     let given = std::env::var("MCP_AUTH_TOKEN").ok().filter(|token| !token.is_empty());
     let token = match (&arguments.token_file, given) {
         (Some(path), _) => Some(Token::File(path.clone())),

@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use url::Url;
 use whitelistmcp::bridge::{self, BridgeError, LoginConfig, NetworkConfig, StoreConfig};
 use whitelistmcp::tls::Identity;
@@ -54,6 +58,9 @@ pub(crate) struct Login {
     /// The scopes to ask for, in place of those that the server names.
     #[arg(long, value_name = "SCOPES", env = "WHITELISTMCP_BRIDGE_SCOPE")]
     scope: Option<String>,
+    /// Logs in as the client itself and not as a person (OAuth's client credentials), for programs.
+    #[arg(long, requires = "client_secret_file")]
+    as_program: bool,
     /// Leaves out the `resource` parameter, for providers that refuse it.
     #[arg(long)]
     without_resource: bool,
@@ -105,9 +112,10 @@ impl Login {
             client_metadata: self.client_metadata.clone(),
             redirect: self.redirect_uri.clone(),
             scope: self.scope.clone(),
+            as_program: self.as_program,
             without_resource: self.without_resource,
             store: StoreConfig { directory, keychain: self.store == Keep::Keychain },
-            tell: complain,
+            tell,
         })
     }
 
@@ -124,11 +132,17 @@ impl Login {
         add("--redirect-uri", other.then(|| self.redirect_uri.to_string()));
         add("--scope", self.scope.clone());
         add("--store", (self.store == Keep::File).then(|| "file".to_owned()));
-        if self.without_resource {
-            words.push("--without-resource".to_owned());
+        for (name, is) in [("--as-program", self.as_program), ("--without-resource", self.without_resource)] {
+            words.extend(is.then(|| name.to_owned()));
         }
         words
     }
+}
+
+/// Says something to the person. A client that has closed stderr, or reads no more of it, does not end the bridge.
+fn tell(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    std::io::Write::write_fmt(&mut stderr, format_args!("whitelistmcp: {text}\n")).unwrap_or_default();
 }
 
 /// Programs are started in directories of their own.
@@ -156,13 +170,25 @@ fn document(text: &str) -> Result<Url, String> {
     }
 }
 
+/// Says on stderr what this program itself has to say: warnings, or everything.
+pub(crate) fn log(verbose: bool) {
+    let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::WARN };
+    let words = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
+    // The libraries below know headers, and headers hold tokens.
+    let ours = Targets::new().with_target("whitelistmcp", level);
+    // Who has set one up before has said where to write.
+    tracing_subscriber::registry().with(words.with_filter(ours)).try_init().unwrap_or_default();
+}
+
 pub(crate) fn login(arguments: &Arguments) -> ExitCode {
+    log(false);
     let Some(config) = arguments.login.config() else { return ExitCode::FAILURE };
     let done = block_on(bridge::log_in(&arguments.url, config, arguments.network.config(), arguments.device));
     finish(done, |()| format!("logged in to {}", arguments.url))
 }
 
 pub(crate) fn logout(arguments: &LogoutArguments) -> ExitCode {
+    log(false);
     let Some(config) = arguments.login.config() else { return ExitCode::FAILURE };
     let done = block_on(bridge::log_out(&arguments.url, config, arguments.network.config()));
     finish(done, |there_was| match there_was {

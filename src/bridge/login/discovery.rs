@@ -31,6 +31,7 @@ pub(super) struct AuthorizationServer {
     pub(super) device_authorization_endpoint: Option<Url>,
     pub(super) revocation_endpoint: Option<Url>,
     pub(super) scopes_supported: Option<Vec<String>>,
+    pub(super) grant_types_supported: Option<Vec<String>>,
     pub(super) token_endpoint_auth_methods_supported: Option<Vec<String>>,
     pub(super) code_challenge_methods_supported: Option<Vec<String>>,
     #[serde(default)]

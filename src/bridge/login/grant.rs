@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use oauth2::basic::{BasicClient, BasicTokenResponse};
 use oauth2::{
     AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet,
-    PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, TokenResponse, TokenUrl,
+    PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, TokenResponse, TokenUrl,
 };
 use url::Url;
 
@@ -120,6 +120,23 @@ pub(super) async fn exchange(
     let asked = token_client(&client, endpoint);
     let mut request =
         asked.exchange_code(AuthorizationCode::new(code)).set_pkce_verifier(PkceCodeVerifier::new(verifier));
+    if let Some(resource) = &wish.resource {
+        request = request.add_extra_param("resource", resource);
+    }
+    let tokens = request.request_async(http).await.map_err(from_oauth2)?;
+    login(wish, client, endpoint, &tokens, now)
+}
+
+/// The token of a program that asks for itself (RFC 6749, section 4.4).
+pub(super) async fn of_program(
+    http: &HttpClient,
+    wish: &Wish<'_>,
+    client: Client,
+    endpoint: &Url,
+    now: Timestamp,
+) -> Result<Login, GrantError> {
+    let asked = token_client(&client, endpoint);
+    let mut request = asked.exchange_client_credentials().add_scopes(wish.scopes.iter().cloned().map(Scope::new));
     if let Some(resource) = &wish.resource {
         request = request.add_extra_param("resource", resource);
     }
