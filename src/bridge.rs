@@ -5,8 +5,8 @@
 //! HTTP wants said in headers. Every request gets an answer, whatever fails, with words that tell a person what to do.
 //! Nothing but MCP leaves on stdout. It connects when it is first asked something, so it is ready at once.
 //!
-//! [`remote`] carries over HTTP and [`socket`] over a WebSocket; both ask [`access`] for the token, which [`login`] comes by and
-//! [`store`] keeps; [`session`] is what an older client has agreed on; [`network`] is how all of it connects.
+//! `remote` carries over HTTP and `socket` over a WebSocket; both ask `access` for the token, which `login` comes by and
+//! `store` keeps. `session` is what an older client has agreed on, and `network` how all of it connects.
 
 mod access;
 mod error;
@@ -122,7 +122,7 @@ struct InFlight {
 
 enum Carrier {
     Http(Arc<Remote>),
-    Socket(Socket),
+    Socket(Box<Socket>),
 }
 
 /// Where the answer of one message goes.
@@ -187,7 +187,9 @@ pub async fn run(
     };
     let carrier = match config.transport {
         Transport::Http => Carrier::Http(Arc::new(Remote::new(url, config.timeout, network, access, out.clone()))),
-        Transport::WebSocket => Carrier::Socket(Socket::new(url, config.timeout, network, access, out.clone())),
+        Transport::WebSocket => {
+            Carrier::Socket(Box::new(Socket::new(url, config.timeout, network, access, out.clone())))
+        }
     };
     let bridge = Arc::new(Bridge { carrier, out, in_flight: Mutex::default() });
     let mut running = JoinSet::new();

@@ -54,10 +54,21 @@ pub(super) struct Own(Arc<Inner>);
 struct Inner {
     logins: Logins,
     reach: Reach,
-    /// What was read or obtained last; nothing before it was looked for.
-    held: tokio::sync::Mutex<Option<Option<Login>>>,
+    known: tokio::sync::Mutex<Known>,
     /// What is on its way to another token, for everybody who wants one meanwhile.
     running: Mutex<Option<Shared<BoxFuture<'static, Outcome>>>>,
+}
+
+/// What is known of the login.
+#[derive(Default)]
+enum Known {
+    /// Nobody has looked yet.
+    #[default]
+    Unread,
+    /// There is none.
+    Nothing,
+    /// The one that was read or obtained last.
+    Login(Box<Login>),
 }
 
 impl Access {
@@ -65,7 +76,7 @@ impl Access {
         Self::Own(Own(Arc::new(Inner {
             logins,
             reach,
-            held: tokio::sync::Mutex::default(),
+            known: tokio::sync::Mutex::default(),
             running: Mutex::default(),
         })))
     }
@@ -119,14 +130,14 @@ impl Access {
 
 impl Inner {
     async fn current(&self) -> Result<Option<Held>, AccessError> {
-        let mut held = self.held.lock().await;
-        if held.is_none() {
-            *held = Some(self.logins.kept().await?);
+        let mut known = self.known.lock().await;
+        if matches!(*known, Known::Unread) {
+            *known = self.logins.kept().await?.map_or(Known::Nothing, |login| Known::Login(Box::new(login)));
         }
-        let Some(Some(login)) = held.as_mut() else { return Ok(None) };
+        let Known::Login(login) = &mut *known else { return Ok(None) };
         if self.logins.is_ending(login) {
             match self.logins.renewed(login).await {
-                Ok(new) => *login = new,
+                Ok(new) => **login = new,
                 // The server decides whether the old one is still good, and if not there is more that can be done.
                 Err(error) => tracing::info!(error = %Chain(&error), "the token could not be renewed ahead of its end"),
             }
@@ -136,14 +147,14 @@ impl Inner {
 
     async fn another(&self, refused: Option<Held>, challenge: Challenge) -> Outcome {
         let refused = refused.as_ref().map(|held| held.bearer.expose());
-        if let Some(Some(login)) = &*self.held.lock().await
+        if let Known::Login(login) = &*self.known.lock().await
             && Some(login.access_token.as_str()) != refused
         {
             return of(login);
         }
         let login = self.logins.obtain(refused, &challenge, self.reach).await?;
         let new = of(&login)?;
-        *self.held.lock().await = Some(Some(login));
+        *self.known.lock().await = Known::Login(Box::new(login));
         Ok(new)
     }
 }

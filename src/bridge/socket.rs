@@ -227,7 +227,7 @@ impl Socket {
         if let Some(connection) = kept.as_ref().filter(|connection| !connection.broken.is_cancelled()) {
             return Ok(Arc::clone(connection));
         }
-        let (stream, held) = self.connect().await?;
+        let (stream, held) = Box::pin(self.connect()).await?;
         let connection = self.run(stream, held);
         if let Some(line) = self.session.initialize().filter(|_| session) {
             tracing::info!("the connection is new; the session is begun again");
@@ -244,7 +244,7 @@ impl Socket {
         let (mut pause, mut attempt, mut tokens) = (CONNECT_PAUSE, 0, 0);
         loop {
             let held = self.access.current().await?;
-            match self.upgrade(held.as_ref()).await {
+            match Box::pin(self.upgrade(held.as_ref())).await {
                 Ok(stream) => return Ok((stream, held)),
                 Err(CarryError::Connect(error)) if attempt < CONNECT_AGAIN => {
                     tracing::debug!(error = %Chain(&*error), "the server cannot be reached yet");
@@ -253,9 +253,8 @@ impl Socket {
                     pause *= 2;
                 }
                 Err(CarryError::Broken(error)) => {
-                    let refused = match error.downcast_ref::<tungstenite::Error>() {
-                        Some(tungstenite::Error::Http(response)) => response,
-                        _ => return Err(CarryError::Broken(error)),
+                    let Some(tungstenite::Error::Http(refused)) = error.downcast_ref() else {
+                        return Err(CarryError::Broken(error));
                     };
                     let status = refused.status();
                     if status == StatusCode::UNAUTHORIZED && tokens < TOKENS {

@@ -112,7 +112,6 @@ impl Server {
         let accepted = tokio::time::timeout(Duration::from_secs(30), self.listener.accept()).await;
         let (stream, _) = accepted.expect("in time").expect("a connection");
         let mut authorization = String::new();
-        #[expect(clippy::result_large_err, reason = "the trait says so")]
         let see = |request: &Request, mut response: Response| {
             request.headers()["authorization"].to_str().expect("text").clone_into(&mut authorization);
             let spoken = request.headers()["sec-websocket-protocol"].clone();

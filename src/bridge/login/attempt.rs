@@ -40,7 +40,7 @@ pub struct Failed {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Attempt {
-    Open(Open),
+    Open(Box<Open>),
     Failed(Failed),
 }
 
@@ -69,7 +69,7 @@ impl Open {
 
     /// Lets other programs know of it.
     pub(super) fn tell(&self, store: &Store) -> Result<(), StoreError> {
-        write(store, &Attempt::Open(self.clone()))
+        write(store, &Attempt::Open(Box::new(self.clone())))
     }
 
     fn is_young(&self, now: Timestamp) -> bool {
@@ -80,7 +80,7 @@ impl Open {
     pub(super) fn left_behind(store: &Store, wish: &Wish<'_>, now: Timestamp) -> Option<Self> {
         let Some(Attempt::Open(open)) = read(store) else { return None };
         let same = open.issuer == wish.server.issuer && open.resource == wish.resource && open.scopes == wish.scopes;
-        (same && open.opened && open.is_young(now)).then_some(open)
+        (same && open.opened && open.is_young(now)).then_some(*open)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use oauth2::{DeviceAuthorizationResponse, EmptyExtraDeviceAuthorizationFields, Scope};
 
-use super::grant::{self, GrantError, Wish};
+use super::grant::{self, Wish};
 use super::{Config, LoginError, client};
 use crate::bridge::store::{Client, Login};
 use crate::clock::Clock;
@@ -37,6 +37,6 @@ pub(super) async fn ask(
         request = request.add_extra_param("resource", resource);
     }
     let tokens = request.request_async(http, tokio::time::sleep, None).await;
-    let tokens = tokens.map_err(|error| LoginError::from(GrantError::from(grant::from_oauth2(error))))?;
+    let tokens = tokens.map_err(|error| LoginError::from(grant::from_oauth2(error)))?;
     Ok(grant::login(wish, client.clone(), token, &tokens, clock.now())?)
 }
