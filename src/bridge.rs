@@ -54,8 +54,10 @@ pub use network::{Config as NetworkConfig, NetworkError};
 pub use store::{Config as StoreConfig, StoreError, default_directory};
 pub use token::{Token, TokenError};
 
-/// How many requests are on their way at once; further ones wait on stdin.
+/// How many requests are on their way at once; further ones wait.
 const AT_ONCE: usize = 64;
+/// How many messages are held at once, with those that wait; further ones stay on stdin.
+const HELD: usize = 2048;
 /// How long running requests may take to be answered once stdin has ended.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -198,7 +200,7 @@ pub async fn run(
     tokio::time::timeout(FAREWELL, rest).await.unwrap_or_default();
     running.shutdown().await;
     // Whatever the server still says on its own goes nowhere.
-    bridge.carrier.end();
+    bridge.carrier.end().await;
     drop(bridge);
     // Whoever read stdout may have gone first, and then there is nothing left to say.
     tokio::time::timeout(FAREWELL, writer).await.map(drop).unwrap_or_default();
@@ -209,9 +211,9 @@ pub async fn run(
 pub async fn log_in(url: &Url, login: LoginConfig, network: NetworkConfig, device: bool) -> Result<(), BridgeError> {
     let url = address(url)?;
     let network = Network::new(network);
-    let challenge = challenge(&url, &network).await?;
+    let (challenge, open) = challenge(&url, &network).await?;
     let reach = if device { Reach::Device } else { Reach::Terminal };
-    Logins::new(login, &url, network, Clock::system()).log_in(&challenge, reach).await?;
+    Logins::new(login, &url, network, Clock::system()).log_in(&challenge, open, reach).await?;
     Ok(())
 }
 
@@ -221,8 +223,8 @@ pub async fn log_out(url: &Url, login: LoginConfig, network: NetworkConfig) -> R
     Ok(Logins::new(login, &url, Network::new(network), Clock::system()).log_out().await?)
 }
 
-/// What a server says to somebody without a token.
-async fn challenge(url: &Url, network: &Network) -> Result<Challenge, BridgeError> {
+/// What a server says to somebody without a token, and whether it answers them.
+async fn challenge(url: &Url, network: &Network) -> Result<(Challenge, bool), BridgeError> {
     let server = |error: &dyn std::error::Error| BridgeError::Server(error.to_string());
     let body = br#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#.to_vec();
     let request = http::Request::post(url.as_str())
@@ -232,7 +234,7 @@ async fn challenge(url: &Url, network: &Network) -> Result<Challenge, BridgeErro
     let http = network.http().await.map_err(LoginError::from)?;
     let answer =
         http.send(request).await.map_err(|error| BridgeError::Server(crate::error::Chain(&error).to_string()))?;
-    Ok(Challenge::read(answer.headers()))
+    Ok((Challenge::read(answer.headers()), answer.status().is_success()))
 }
 
 /// The endpoint as HTTP names it, if a token may go there.
@@ -259,7 +261,7 @@ impl Bridge {
         input: impl AsyncBufRead + Unpin,
         running: &mut JoinSet<()>,
     ) -> Result<(), BridgeError> {
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let (places, held) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(HELD)));
         let mut lines = Lines::new(input);
         // What must have arrived before the next message is sent.
         let mut before: Option<futures_util::future::Shared<oneshot::Receiver<()>>> = None;
@@ -283,8 +285,8 @@ impl Bridge {
             if line.method.as_deref() == Some("notifications/cancelled") && !self.cancel(&line) {
                 continue;
             }
-            // INVARIANT: the semaphore is never closed.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+            // INVARIANT: the semaphores are never closed.
+            let Ok(room) = Arc::clone(&held).acquire_owned().await else { return Ok(()) };
             let (wait, mut done) = (before.clone(), None);
             // Everything after it is said in the revision that it comes to.
             if matches!(line.method.as_deref(), Some("initialize" | "notifications/initialized")) {
@@ -292,14 +294,16 @@ impl Bridge {
                 before = Some(receiver.shared());
                 done = Some(sender);
             }
-            let bridge = Arc::clone(self);
+            let (bridge, places) = (Arc::clone(self), Arc::clone(&places));
             let given_up = self.begins(&line);
             running.spawn(async move {
                 if let Some(wait) = wait {
                     wait.await.unwrap_or_default();
                 }
+                // What a request waits for may be the answer to a question of the server's, which must not wait for a place.
+                let place = if line.wants_nothing() { None } else { places.acquire_owned().await.ok() };
                 bridge.carry(line, given_up).await;
-                drop((place, done));
+                drop((room, place, done));
             });
             while running.try_join_next().is_some() {}
         }
@@ -376,9 +380,9 @@ impl Carrier {
         }
     }
 
-    fn end(&self) {
+    async fn end(&self) {
         match self {
-            Self::Http(remote) => remote.end(),
+            Self::Http(remote) => remote.end().await,
             Self::Socket(socket) => socket.end(),
         }
     }

@@ -32,6 +32,8 @@ pub use code::AnswerError;
 pub use discovery::DiscoveryError;
 pub use grant::GrantError;
 
+/// How long a token that is still good waits to be renewed, if somebody else is at it or logs in.
+const ELSEWHERE: Duration = Duration::from_secs(5);
 /// How long a person may take to log in.
 const PERSON: Duration = Duration::from_secs(300);
 
@@ -120,8 +122,11 @@ pub enum LoginError {
     /// Nobody may be asked.
     #[error("somebody has to log in")]
     Quiet,
-    /// The person must log in by hand.
-    #[error("the server says that it needs no login")]
+    /// Another program has the lock.
+    #[error("another program logs in to this server")]
+    Busy,
+    /// The server answers everybody, and names nobody who lets people in.
+    #[error("the server wants no login")]
     Open,
 }
 
@@ -157,7 +162,8 @@ impl Logins {
 
     /// Renews a token that ends soon; another program may have done it already.
     pub(super) async fn renewed(&self, old: &Login) -> Result<Login, LoginError> {
-        let _lock = self.store.lock(|| {}).await?;
+        let lock = tokio::time::timeout(ELSEWHERE, self.store.lock(|| {})).await;
+        let _lock = lock.map_err(|_| LoginError::Busy)??;
         let mut kept = self.store.load().await?;
         match kept.at(&old.issuer) {
             Some(found) if found.access_token != old.access_token => return Ok(found.clone()),
@@ -218,10 +224,13 @@ impl Logins {
         self.ask(http, &found, wanted, &mut kept, reach).await
     }
 
-    /// Logs in anew, whatever there is.
-    pub(super) async fn log_in(&self, challenge: &Challenge, reach: Reach) -> Result<Login, LoginError> {
+    /// Logs in anew, whatever there is. `open` says that the server has answered somebody without a token.
+    pub(super) async fn log_in(&self, challenge: &Challenge, open: bool, reach: Reach) -> Result<Login, LoginError> {
         let http = self.network.http().await?;
         let found = discovery::discover(http, &self.server, challenge, None).await?;
+        if open && found.server.assumed {
+            return Err(LoginError::Open);
+        }
         let waiting = || match self.waiting() {
             Some(url) => (self.config.tell)(&format!("another program waits for a login already, at {url}")),
             None => (self.config.tell)("another program logs in to this server; waiting for it"),

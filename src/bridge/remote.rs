@@ -38,6 +38,8 @@ const STREAM_PAUSE: Duration = Duration::from_secs(1);
 const STREAM_AGAIN: u32 = 20;
 /// How long a stream is read on behind its answer, so that its connection can be used again.
 const REST: Duration = Duration::from_millis(500);
+/// How long the end of a session may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// The header of a session's id.
 const SESSION: &str = "mcp-session-id";
 /// What ends the beginning of a session.
@@ -86,9 +88,23 @@ impl Remote {
         &self.url
     }
 
-    /// Nothing more is listened to.
-    pub(super) fn end(&self) {
+    /// Nothing more is listened to, and the server may forget the session.
+    pub(super) async fn end(&self) {
         self.ended.cancel();
+        let said = self.session.said();
+        if said.id.is_none() {
+            return;
+        }
+        let goodbye = async {
+            let held = self.access.current().await?;
+            let request = Request::delete(self.url.as_str());
+            let request = request.header("mcp-protocol-version", said.negotiated.unwrap_or_default());
+            let request = with(request, said.id.as_ref(), held.as_ref())?.body(Full::default())?;
+            drop(self.network.pooled().await?.request(request).await);
+            Ok::<(), CarryError>(())
+        };
+        // A server that is gone needs no farewell.
+        drop(tokio::time::timeout(FAREWELL, goodbye).await);
     }
 
     /// Sends a message, and hands over whatever comes back, one message after another.

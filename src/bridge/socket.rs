@@ -67,6 +67,8 @@ pub(super) struct Socket {
 struct Connection {
     frames: mpsc::Sender<Message>,
     waiting: Mutex<HashMap<String, Waiter>>,
+    /// The token that was sent last.
+    held: tokio::sync::Mutex<Option<Held>>,
     broken: CancellationToken,
 }
 
@@ -137,6 +139,16 @@ impl Connection {
         self.frames.send(Message::text(text)).await.map_err(|_| CarryError::Broken(Why::Gone.into()))
     }
 
+    /// Sends a token, if it is another one than was sent last.
+    async fn tell(&self, now: Held) -> Result<(), CarryError> {
+        let mut held = self.held.lock().await;
+        if held.as_ref().is_none_or(|held| held.bearer.expose() != now.bearer.expose()) {
+            self.send(json!({"token": now.bearer.expose()}).to_string()).await?;
+            *held = Some(now);
+        }
+        Ok(())
+    }
+
     /// Hands a message to whoever waits for it, or back, if nobody does and it is no answer.
     fn deliver(&self, text: &str) -> Option<Vec<u8>> {
         #[derive(Deserialize)]
@@ -199,8 +211,23 @@ impl Socket {
         let session = !initialize && !line.is_modern();
         let mut tokens = 0;
         let answer = loop {
-            let exchanged = async { self.connected(session).await?.exchange(line).await };
+            let exchanged = async {
+                let connection = self.connected(session).await?;
+                let answer = connection.exchange(line).await?;
+                Ok((connection, answer))
+            };
             match exchanged.await {
+                Ok((connection, Some(answer))) => {
+                    let Some(challenge) = lacking(&answer).filter(|_| tokens < TOKENS) else { break Some(answer) };
+                    tokens += 1;
+                    let held = connection.held.lock().await.clone();
+                    match self.access.another(held.as_ref(), challenge).await {
+                        Ok(now) => connection.tell(now).await?,
+                        Err(AccessError::Given) => break Some(answer),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok((_, None)) => break None,
                 // The server has taken what was sent for a token, and nothing of it was done.
                 Err(closed @ CarryError::Closed { code: NO_TOKEN, .. }) if tokens < TOKENS => {
                     tokens += 1;
@@ -210,7 +237,7 @@ impl Socket {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                exchanged => break exchanged?,
+                Err(error) => return Err(error),
             }
         };
         let Some(answer) = answer else { return Ok(()) };
@@ -306,8 +333,9 @@ impl Socket {
     /// Begins to carry frames both ways.
     fn run(&self, stream: Stream, held: Option<Held>) -> Arc<Connection> {
         let (frames, queue) = mpsc::channel(QUEUE);
-        let connection = Arc::new(Connection { frames, waiting: Mutex::default(), broken: CancellationToken::new() });
-        tokio::spawn(renew(Arc::clone(&connection), Arc::clone(&self.access), held));
+        let (waiting, broken) = (Mutex::default(), CancellationToken::new());
+        let connection = Arc::new(Connection { frames, waiting, held: tokio::sync::Mutex::new(held), broken });
+        tokio::spawn(renew(Arc::clone(&connection), Arc::clone(&self.access)));
         let (out, ended, carried) = (self.out.clone(), self.ended.clone(), Arc::clone(&connection));
         tokio::spawn(async move {
             let why = Arc::new(carry(stream, queue, &carried, &out, &ended).await);
@@ -372,13 +400,31 @@ async fn carry(
 }
 
 /// Sends another token once there is one, so that the socket outlives the one that it was opened with.
-async fn renew(connection: Arc<Connection>, access: Arc<Access>, mut held: Option<Held>) {
+async fn renew(connection: Arc<Connection>, access: Arc<Access>) {
     while connection.broken.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
         let Ok(Some(now)) = access.current().await else { continue };
-        let new = held.as_ref().is_none_or(|held| held.bearer.expose() != now.bearer.expose());
-        if new && connection.send(json!({"token": now.bearer.expose()}).to_string()).await.is_err() {
+        if connection.tell(now).await.is_err() {
             return;
         }
-        held = Some(now);
     }
+}
+
+/// What a token lacks, if that is the answer: where there is no status, the edge says it in the error itself.
+fn lacking(answer: &[u8]) -> Option<Challenge> {
+    #[derive(Deserialize)]
+    struct Answer {
+        error: Refusal,
+    }
+    #[derive(Deserialize)]
+    struct Refusal {
+        data: Lacking,
+    }
+    #[derive(Deserialize)]
+    struct Lacking {
+        reason: String,
+        scope: String,
+    }
+    let Lacking { reason, scope } = serde_json::from_slice::<Answer>(answer).ok()?.error.data;
+    let error = Some("insufficient_scope".to_owned());
+    (reason == "SCOPE_MISSING").then(|| Challenge { scope: Some(scope), error, ..Challenge::default() })
 }

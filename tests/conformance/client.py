@@ -92,7 +92,7 @@ def main() -> int:
     asked = parser.parse_args()
     for needed in (NODE, SUITE, PYTHON):
         if not needed.exists():
-            print(f"{needed} is missing; `make interop-tools` installs it", file=sys.stderr)
+            print(f"{needed} is missing; `make tools-python` installs it", file=sys.stderr)
             return 1
     bridge = [os.environ.get("WHITELISTMCP") or str(CHECKOUT / "target/debug/whitelistmcp"), "bridge"]
     failed: set[Check] = set()

@@ -226,27 +226,44 @@ async fn it_logs_in_over_a_socket_as_well() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_rights_are_asked_for_when_they_are_needed() {
     let place = Place::new(&[]).await;
-    let mut bridge = place.bridge(&["--scope", "whitelist:read"]);
-    called(&mut bridge).await;
-    let open = json!({"name": "whitelist_add", "arguments":
-        {"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "reason": "trying"}});
-    let opened = bridge.ask(json!(2), "tools/call", open).await;
-    assert_eq!(opened["result"]["isError"], false, "{opened:#}");
-    let scopes: Vec<Vec<String>> = place
-        .opened()
-        .iter()
-        .map(|page| {
-            let page = url::Url::parse(page).expect("a URL");
+    for (round, more) in [&[][..], &["--transport", "websocket"]].into_iter().enumerate() {
+        let mut bridge = place.bridge(&[&["--scope", "whitelist:read"], more].concat());
+        called(&mut bridge).await;
+        let address = format!("203.0.113.{round}");
+        let open = json!({"name": "whitelist_add", "arguments":
+            {"security_group": "staging-db", "address": address, "port": "22", "reason": "trying"}});
+        let opened = bridge.ask(json!(2), "tools/call", open).await;
+        assert_eq!(opened["result"]["isError"], false, "{opened:#}");
+        bridge.end().await;
+        let scopes = place.opened().into_iter().skip(2 * round).map(|page| {
+            let page = url::Url::parse(&page).expect("a URL");
             let scope = page.query_pairs().find(|(key, _)| key == "scope").expect("scopes").1.into_owned();
-            scope.split(' ').map(str::to_owned).collect()
-        })
-        .collect();
-    let [first, second] = scopes.as_slice() else { panic!("{scopes:?}") };
-    assert!(
-        !first.contains(&"whitelist:write".to_owned()) && second.contains(&"whitelist:write".to_owned()),
-        "{scopes:?}"
-    );
-    assert!(first.iter().all(|scope| second.contains(scope)), "nothing is given up: {scopes:?}");
+            scope.split(' ').map(str::to_owned).collect::<Vec<_>>()
+        });
+        let scopes: Vec<_> = scopes.collect();
+        let [first, second] = scopes.as_slice() else { panic!("{scopes:?}") };
+        let writes = |scopes: &[String]| scopes.iter().any(|scope| scope == "whitelist:write");
+        assert!(!writes(first) && writes(second), "{scopes:?}");
+        assert!(first.iter().all(|scope| second.contains(scope)), "nothing is given up: {scopes:?}");
+        assert!(place.run(&["logout", &place.url]).await.0);
+    }
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_waits_holds_up_nobody_who_has_a_token() {
+    let place = Place::new(&[("TTL", "4")]).await;
+    let mut bridge = place.bridge(&[]);
+    called(&mut bridge).await;
+    place.opener("exit 0");
+    let mut other =
+        place.command(&["login", &place.url]).stderr(std::process::Stdio::piped()).spawn().expect("it starts");
+    read_until(&mut other.stderr.take().expect("stderr"), "log in in the browser").await;
+    // By then it would renew its token; the server lets it in with the old one for a while.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    called(&mut bridge).await;
+    assert!(other.try_wait().expect("asked").is_none(), "somebody is still waited for");
+    other.kill().await.expect("killed");
     bridge.end().await;
     place.end().await;
 }

@@ -157,6 +157,8 @@ async fn a_session_is_carried_and_begun_again_when_it_is_forgotten() {
     assert_eq!(lost["error"]["code"], 404, "{lost:#}");
     assert_eq!(bridge.ask(json!(4), "ping", json!({})).await["result"]["session"], "4");
     assert_eq!(bridge.end().await.0, "", "what the bridge says by itself is answered to nobody");
+    let last = server.asked().pop().expect("asked");
+    assert_eq!((last.method.as_str(), last.header("mcp-session-id")), ("DELETE", "4"));
     let asked = server.asked();
     let of = |what: &str| asked.iter().filter(|asked| asked.what() == what).cloned().collect::<Vec<_>>();
     assert_eq!((of("initialize").len(), of("notifications/initialized").len(), of("lost").len()), (3, 3, 2));
@@ -170,6 +172,21 @@ async fn a_session_is_carried_and_begun_again_when_it_is_forgotten() {
     let last = server.asked().pop().expect("asked");
     assert_eq!((last.header("mcp-session-id"), last.header("mcp-protocol-version")), ("", "2026-07-28"));
     bridge.end().await;
+    // A server that answers everybody is logged in to by nobody.
+    let url = format!("http://{}/mcp", server.address);
+    let open = Server::start(|asked| {
+        Box::pin(
+            async move { if asked.method == "POST" { result(&asked, &[], &json!({})) } else { respond(404, &[], "") } },
+        )
+    })
+    .await;
+    for (url, words) in [(format!("http://{}/mcp", open.address), "wants no login"), (url, "gave no client id")] {
+        let home = Directory::new();
+        let mut login = command(&["login", &url, "--store", "file"]);
+        let output = login.env("HOME", home.path()).output().await.expect("it runs");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(!output.status.success() && said.contains(words), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,6 +230,47 @@ async fn a_server_asks_back_and_speaks_of_its_own_accord() {
     .await;
     assert_eq!((back.method.as_str(), back.header("mcp-session-id")), ("POST", "s"));
     assert_eq!(bridge.end().await.0, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_to_a_server_need_not_wait_for_the_requests_that_wait_for_them() {
+    const CALLS: usize = 200;
+    let (answered, _) = tokio::sync::watch::channel(0_usize);
+    let answered = Arc::new(answered);
+    let server = Server::start(move |asked| {
+        let answered = Arc::clone(&answered);
+        Box::pin(async move {
+            if asked.what().is_empty() {
+                answered.send_modify(|answered| *answered += 1);
+                return respond(202, &[], "");
+            }
+            let question = json!({"jsonrpc": "2.0", "id": format!("q{}", asked.body["id"]), "method": "roots/list"});
+            let answer = json!({"jsonrpc": "2.0", "id": asked.body["id"], "result": {}});
+            let mut heard = answered.subscribe();
+            let begun = *heard.borrow();
+            let asking = futures_util::stream::once(async move { Ok(Bytes::from(format!("data: {question}\n\n"))) });
+            let answering = futures_util::stream::once(async move {
+                heard.wait_for(|answered| *answered > begun).await.expect("it lives");
+                Ok::<_, std::io::Error>(Bytes::from(format!("data: {answer}\n\n")))
+            });
+            respond(200, &STREAM, Body::from_stream(asking.chain(answering)))
+        })
+    })
+    .await;
+    let mut bridge = server.bridge();
+    for id in 0..CALLS {
+        bridge.say(request(i32::try_from(id).expect("small"), "tools/call")).await;
+    }
+    let mut left = CALLS;
+    while left > 0 {
+        let heard = bridge.hear().await;
+        match heard["method"].as_str() {
+            Some(_) => bridge.say(json!({"jsonrpc": "2.0", "id": heard["id"], "result": {}}).to_string()).await,
+            None => left -= 1,
+        }
+        assert!(heard["error"].is_null(), "{heard:#}");
+    }
+    bridge.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
