@@ -123,7 +123,12 @@ impl Access {
     pub(super) fn waiting(&self) -> Option<Url> {
         match self {
             Self::Given(_) => None,
-            Self::Own(own) => own.0.logins.waiting(),
+            Self::Own(own) => {
+                let running = own.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+                // A page of somebody who has gone is waited at by nobody.
+                let waits = running.as_ref().is_some_and(|running| running.peek().is_none());
+                waits.then(|| own.0.logins.waiting()).flatten()
+            }
         }
     }
 }

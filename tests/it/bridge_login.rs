@@ -468,7 +468,7 @@ async fn a_login_that_fails_is_answered_with_what_to_do() {
     bridge.end().await;
     // Nobody is there: the page is named, so that it can be opened by hand.
     place.opener("exit 0");
-    let mut bridge = place.bridge(&["--timeout", "3"]);
+    let mut bridge = place.bridge(&["--timeout", "10"]);
     let words = refused(&mut bridge, 401).await;
     let page = place.opened().pop().expect("a page");
     assert!(words.contains(&page), "{words}");
