@@ -69,11 +69,11 @@ impl CarryError {
             Self::Access(AccessError::Given) => refused("it was refused"),
             Self::Access(AccessError::Login(error)) => match &**error {
                 LoginError::Quiet => format!(
-                    "the server wants to know who you are: run `whitelistmcp login {url}` in a terminal and ask again, or set MCP_AUTH_TOKEN, or give --token-file"
+                    "the server wants to know who you are: run `whitelistmcp login {url}` in a terminal, with the options of this bridge, and ask again, or set MCP_AUTH_TOKEN, or give --token-file"
                 ),
                 LoginError::Scopes(_) => why.to_string(),
                 _ => format!(
-                    "the server wants to know who you are, and the login failed: {why}. Run `whitelistmcp login {url}` in a terminal and ask again, or set MCP_AUTH_TOKEN, or give --token-file"
+                    "the server wants to know who you are, and the login failed: {why}. Run `whitelistmcp login {url}` in a terminal, with the options of this bridge, and ask again, or set MCP_AUTH_TOKEN, or give --token-file"
                 ),
             },
             Self::Waiting(page) => format!(

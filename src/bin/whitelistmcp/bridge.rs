@@ -12,6 +12,9 @@ use whitelistmcp::bridge::{self, Config, Token, Transport};
 use crate::login::{Login, Network, absolute, log};
 use crate::{complain, fail, say};
 
+/// How long one request may take, in seconds, unless something else is said.
+const TIMEOUT: u64 = 120;
+
 /// Where it leads, and who asks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -33,7 +36,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     network: Network,
     /// How long one request may take, in seconds.
-    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = TIMEOUT, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
     /// Says on stderr what happens between the messages.
     #[arg(long)]
@@ -63,7 +66,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         },
         (None, None) => None,
     };
-    let Some(login) = arguments.login.config() else { return ExitCode::FAILURE };
+    let Some(login) = arguments.login.config(token.is_none()) else { return ExitCode::FAILURE };
     let socket = matches!(arguments.url.scheme(), "ws" | "wss");
     let transport = match arguments.transport {
         Some(Carried::Websocket) => Transport::WebSocket,
@@ -107,6 +110,10 @@ fn print_config(arguments: &Arguments) -> ExitCode {
     }
     if arguments.transport == Some(Carried::Websocket) {
         words.extend(["--transport", "websocket"].map(str::to_owned));
+    }
+    words.extend(arguments.no_login.then(|| "--no-login".to_owned()));
+    if arguments.timeout != TIMEOUT {
+        words.extend(["--timeout".to_owned(), arguments.timeout.to_string()]);
     }
     words.extend(arguments.login.words());
     let server = json!({"command": program, "args": words});

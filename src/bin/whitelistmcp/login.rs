@@ -99,13 +99,15 @@ impl Network {
 }
 
 impl Login {
-    /// None where logins could not be kept anywhere: the reason is said.
-    pub(crate) fn config(&self) -> Option<LoginConfig> {
+    /// None where logins are `needed` and could not be kept anywhere: the reason is said.
+    pub(crate) fn config(&self, needed: bool) -> Option<LoginConfig> {
         let home = std::env::home_dir();
-        let Some(directory) = bridge::default_directory(|name| std::env::var_os(name), home.as_deref()) else {
+        let directory = bridge::default_directory(|name| std::env::var_os(name), home.as_deref());
+        if directory.is_none() && needed {
             complain("there is no home directory to keep logins in; set XDG_STATE_HOME");
             return None;
-        };
+        }
+        let directory = directory.unwrap_or_default();
         Some(LoginConfig {
             client_id: self.client_id.clone(),
             client_secret: self.client_secret_file.clone(),
@@ -182,14 +184,14 @@ pub(crate) fn log(verbose: bool) {
 
 pub(crate) fn login(arguments: &Arguments) -> ExitCode {
     log(false);
-    let Some(config) = arguments.login.config() else { return ExitCode::FAILURE };
+    let Some(config) = arguments.login.config(true) else { return ExitCode::FAILURE };
     let done = block_on(bridge::log_in(&arguments.url, config, arguments.network.config(), arguments.device));
     finish(done, |()| format!("logged in to {}", arguments.url))
 }
 
 pub(crate) fn logout(arguments: &LogoutArguments) -> ExitCode {
     log(false);
-    let Some(config) = arguments.login.config() else { return ExitCode::FAILURE };
+    let Some(config) = arguments.login.config(true) else { return ExitCode::FAILURE };
     let done = block_on(bridge::log_out(&arguments.url, config, arguments.network.config()));
     finish(done, |there_was| match there_was {
         true => format!("logged out of {}", arguments.url),
