@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance mcpb tools-python tools-interop clean tools
+.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance conformance-client mcpb tools-python tools-interop clean tools
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/whitelistmcp/target
 export CARGO_TERM_COLOR ?= always
@@ -35,6 +35,9 @@ bench: ## Measures the edge and the core against the same hop with nothing in it
 mcpb: ## Builds the bundle for Claude Desktop, for this machine's platform, in target/mcpb.
 	cargo build --locked --release --bin whitelistmcp
 	python3 scripts/mcpb.py $(CARGO_TARGET_DIR)/release/whitelistmcp target/mcpb
+
+conformance-client: tools-interop build ## Runs the official conformance suite's client side against the bridge, and against mcp-remote.
+	python3 tests/conformance/client.py
 
 soak: tools-python build ## Calls at every door for SECONDS (120), and fails if memory, descriptors, threads or latency grow.
 	python3 scripts/soak.py $(SECONDS)

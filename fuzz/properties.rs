@@ -8,7 +8,7 @@ use whitelistmcp::mcp::envelope::{self, EnvelopeError, Message, Received};
 use whitelistmcp::mcp::era::Era;
 
 /// Reads bytes as a message, and everything in it as far as the edge does before it asks a service.
-pub fn message(annotations: &Annotations, bytes: &[u8]) {
+pub(crate) fn message(annotations: &Annotations, bytes: &[u8]) {
     match envelope::read(bytes) {
         Ok(Received::One(message)) => one(annotations, &message),
         Ok(Received::Many(messages)) => {

@@ -32,7 +32,7 @@ rust_client() {
   cargo fmt --check "${crate[@]}" && cargo build --locked "${crate[@]}" --target-dir "$CARGO_TARGET_DIR/interop"
 }
 
-step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr nginx
+step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr nginx dbus-run-session dbus-send gnome-keyring-daemon secret-tool
 step 'formatting' cargo fmt --check
 step 'scripts parse' scripts
 step 'dependencies: one TLS stack, one provider' bash scripts/dependencies.sh
@@ -45,6 +45,7 @@ step 'tests' cargo test --locked --lib --bins --test it
 step 'the demo' python3 examples/demo/demo.py
 step 'clients of other makes, and the conformance suite' python3 examples/demo/tools/install.py interop interop-old interop-node
 step 'conformance' python3 tests/conformance/run.py
+step 'conformance of the bridge' python3 tests/conformance/client.py
 step 'a client in Rust' rust_client
 step 'interop' python3 tests/interop/run.py
 step 'interop: resources, prompts, questions, news' python3 tests/interop/features.py

@@ -1,90 +1,164 @@
-//! The bridge: MCP over stdin and stdout on this side, over HTTP on the other. Claude Desktop and other programs that start
-//! their servers themselves reach a remote one through it.
+//! The bridge: MCP over stdin and stdout on this side, over HTTP or a WebSocket on the other. Claude Desktop and other programs
+//! that start their servers themselves reach a remote one through it.
 //!
-//! It carries messages as they are and never needs to know what they mean: of a request it reads the id, the method and what HTTP
-//! wants said in headers. Every request gets an answer, whatever fails, with words that tell a person what to do. Nothing
-//! but MCP leaves on stdout. It connects when it is first asked something, so it is ready at once.
+//! It carries messages as they are and hardly needs to know what they mean: of a request it reads the id, the method and what
+//! HTTP wants said in headers. Every request gets an answer, whatever fails, with words that tell a person what to do.
+//! Nothing but MCP leaves on stdout. It connects when it is first asked something, so it is ready at once.
+//!
+//! `remote` carries over HTTP and `socket` over a WebSocket; both ask `access` for the token, which `login` comes by and
+//! `store` keeps. `session` is what an older client has agreed on, and `network` how all of it connects.
 
+mod access;
+mod error;
 mod line;
-mod lines;
+mod login;
+mod network;
+mod parameters;
 mod remote;
+mod session;
+mod socket;
 mod sse;
+mod store;
 mod token;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::clock::Clock;
+use crate::lines::{self, Lines, Read};
 use crate::mcp::code;
 use crate::mcp::message::RpcError;
 
+use access::Access;
+use error::CarryError;
 use line::Line;
-use lines::{Lines, Read};
-use remote::{Remote, Take};
+use login::challenge::Challenge;
+use login::{Logins, Reach};
+use network::Network;
+use parameters::Parameters;
+use remote::Remote;
+use socket::Socket;
 
+pub use login::{AnswerError, ClientError, Config as LoginConfig, DiscoveryError, Failed, GrantError, LoginError};
+pub use network::{Config as NetworkConfig, NetworkError};
+pub use store::{Config as StoreConfig, StoreError, default_directory};
 pub use token::{Token, TokenError};
 
-/// How many requests are on their way at once; further ones wait on stdin.
+/// How many requests are on their way at once; further ones wait.
 const AT_ONCE: usize = 64;
+/// How many messages are held at once, with those that wait; further ones stay on stdin.
+const HELD: usize = 2048;
 /// How long running requests may take to be answered once stdin has ended.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What a bridge leads to.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The MCP endpoint.
+    /// The MCP endpoint: http or https, ws or wss.
     pub url: Url,
-    /// The caller's token, if one is known.
+    /// How messages are carried there.
+    pub transport: Transport,
+    /// The caller's token, if one is given. With it nobody logs in.
     pub token: Option<Token>,
-    /// A file of CA certificates (PEM) to trust in place of the system's.
-    pub ca: Option<PathBuf>,
+    /// How the bridge logs in where no token is given.
+    pub login: LoginConfig,
+    /// Whether it may open a browser for that by itself.
+    pub ask: bool,
+    /// What connections are made by.
+    pub network: NetworkConfig,
     /// How long one request may take.
     pub timeout: Duration,
 }
 
-/// Why a bridge cannot begin.
+/// How messages are carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// MCP's Streamable HTTP.
+    Http,
+    /// One WebSocket, one message a frame.
+    WebSocket,
+}
+
+/// Why a bridge cannot begin, or a login not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
     /// The URL.
-    #[error("`{0}` must be https://…, or http:// to a loopback address: a token would be read on the way")]
+    #[error(
+        "`{0}` must be https://… or wss://…, or http:// or ws:// to a loopback address: a token would be read on the way"
+    )]
     Insecure(Url),
     /// Standard input or output.
     #[error("standard input or output")]
     Io(#[from] std::io::Error),
+    /// The login.
+    #[error("nobody is logged in")]
+    Login(#[from] LoginError),
+    /// The server cannot be asked.
+    #[error("the server cannot be asked: {0}")]
+    Server(String),
 }
 
 /// What is shared by the requests that are on their way.
 struct Bridge {
-    remote: Remote,
-    /// The revision that `initialize` came to, for the header that later requests carry.
-    negotiated: Mutex<Option<String>>,
+    carrier: Carrier,
     out: mpsc::Sender<Vec<u8>>,
-    in_flight: Mutex<HashMap<String, CancellationToken>>,
+    in_flight: Mutex<HashMap<String, InFlight>>,
 }
 
-/// What comes back for one message.
-struct Taker<'a> {
-    bridge: &'a Bridge,
+/// A request that is on its way.
+struct InFlight {
+    given_up: CancellationToken,
+    /// Whether it says its revision itself.
+    modern: bool,
+}
+
+enum Carrier {
+    Http(Arc<Remote>),
+    Socket(Box<Socket>),
+}
+
+/// Where the answer of one message goes.
+struct Answers<'a> {
     line: &'a Line,
-    /// Whether its answer has come.
-    answered: bool,
+    /// Nobody, if the bridge asked by itself.
+    out: Option<&'a mpsc::Sender<Vec<u8>>>,
+    /// The message's answer, once it has come.
+    answer: Option<Vec<u8>>,
+    /// Who learns from it which arguments are said in headers.
+    teaches: Option<Arc<Parameters>>,
 }
 
-impl Take for Taker<'_> {
+impl<'a> Answers<'a> {
+    fn new(line: &'a Line, out: Option<&'a mpsc::Sender<Vec<u8>>>) -> Self {
+        Self { line, out, answer: None, teaches: None }
+    }
+
+    /// Takes one message that came back.
     async fn take(&mut self, message: Vec<u8>) {
-        self.answered |= self.line.is_answered_by(&message);
-        if self.line.method.as_deref() == Some("initialize") {
-            self.bridge.remember(&message);
+        let mut message = one_line(message);
+        if self.line.is_answered_by(&message) {
+            if let Some(parameters) = &self.teaches {
+                message = parameters.learn(message);
+            }
+            self.answer = Some(message.clone());
         }
-        self.bridge.say(message).await;
+        if let Some(out) = self.out {
+            // With stdout gone there is nobody to say it to.
+            out.send(message).await.unwrap_or_default();
+        }
+    }
+
+    fn is_answered(&self) -> bool {
+        self.answer.is_some()
     }
 }
 
@@ -94,9 +168,7 @@ pub async fn run(
     input: impl AsyncBufRead + Unpin,
     mut output: impl AsyncWrite + Unpin + Send + 'static,
 ) -> Result<(), BridgeError> {
-    if !crate::http_client::is_https_or_loopback(&config.url) {
-        return Err(BridgeError::Insecure(config.url));
-    }
+    let url = address(&config.url)?;
     let (out, mut messages) = mpsc::channel::<Vec<u8>>(AT_ONCE);
     let writer = tokio::spawn(async move {
         while let Some(mut message) = messages.recv().await {
@@ -106,100 +178,187 @@ pub async fn run(
         }
         Ok::<(), std::io::Error>(())
     });
-    let (negotiated, in_flight) = (Mutex::default(), Mutex::default());
-    let bridge = Arc::new(Bridge { remote: Remote::new(config), negotiated, out, in_flight });
-    let (places, mut running) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
-    let mut lines = Lines::new(input);
-    loop {
-        let line = match lines.next().await? {
-            Read::End => break,
-            Read::TooLong => {
-                bridge.say(RpcError::new(code::INVALID_REQUEST, lines::TOO_LONG).to_body(None)).await;
-                continue;
-            }
-            Read::Line(line) if line.iter().all(u8::is_ascii_whitespace) => continue,
-            Read::Line(line) => line,
-        };
-        let line = match Line::read(line) {
-            Ok(line) => line,
-            Err(wrong) => {
-                bridge.say(wrong).await;
-                continue;
-            }
-        };
-        if line.method.as_deref() == Some("notifications/cancelled") {
-            bridge.cancel(&line);
+    let network = Network::new(config.network);
+    let access = match config.token {
+        Some(token) => Access::Given(token),
+        None => {
+            let reach = if config.ask { Reach::Browser } else { Reach::Quiet };
+            Access::own(Logins::new(config.login, &url, network.clone(), Clock::system()), reach)
         }
-        // Everything after it is said in the revision that it comes to.
-        if line.method.as_deref() == Some("initialize") {
-            bridge.carry(line).await;
-            continue;
+    };
+    let carrier = match config.transport {
+        Transport::Http => Carrier::Http(Arc::new(Remote::new(url, config.timeout, network, access, out.clone()))),
+        Transport::WebSocket => {
+            Carrier::Socket(Box::new(Socket::new(url, config.timeout, network, access, out.clone())))
         }
-        // INVARIANT: the semaphore is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-        let bridge = Arc::clone(&bridge);
-        running.spawn(async move {
-            bridge.carry(line).await;
-            drop(place);
-        });
-        while running.try_join_next().is_some() {}
-    }
+    };
+    let bridge = Arc::new(Bridge { carrier, out, in_flight: Mutex::default() });
+    let mut running = JoinSet::new();
+    let read = bridge.read(input, &mut running).await;
     let rest = async { while running.join_next().await.is_some() {} };
     tokio::time::timeout(FAREWELL, rest).await.unwrap_or_default();
     running.shutdown().await;
+    // Whatever the server still says on its own goes nowhere.
+    bridge.carrier.end().await;
     drop(bridge);
     // Whoever read stdout may have gone first, and then there is nothing left to say.
-    drop(writer.await);
+    tokio::time::timeout(FAREWELL, writer).await.map(drop).unwrap_or_default();
+    read
+}
+
+/// Logs a person in, whatever there was before, and keeps what comes of it. `device` shows a code to be typed in elsewhere.
+pub async fn log_in(url: &Url, login: LoginConfig, network: NetworkConfig, device: bool) -> Result<(), BridgeError> {
+    let url = address(url)?;
+    let network = Network::new(network);
+    let (challenge, open) = challenge(&url, &network).await?;
+    let reach = if device { Reach::Device } else { Reach::Terminal };
+    Logins::new(login, &url, network, Clock::system()).log_in(&challenge, open, reach).await?;
     Ok(())
 }
 
+/// Forgets the logins at a server, and tells the provider. Whether there was one.
+pub async fn log_out(url: &Url, login: LoginConfig, network: NetworkConfig) -> Result<bool, BridgeError> {
+    let url = address(url)?;
+    Ok(Logins::new(login, &url, Network::new(network), Clock::system()).log_out().await?)
+}
+
+/// What a server says to somebody without a token, and whether it answers them.
+async fn challenge(url: &Url, network: &Network) -> Result<(Challenge, bool), BridgeError> {
+    let server = |error: &dyn std::error::Error| BridgeError::Server(error.to_string());
+    let body = br#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#.to_vec();
+    let request = http::Request::post(url.as_str())
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream");
+    let request = request.body(body).map_err(|error| server(&error))?;
+    let http = network.http().await.map_err(LoginError::from)?;
+    let answer =
+        http.send(request).await.map_err(|error| BridgeError::Server(crate::error::Chain(&error).to_string()))?;
+    Ok((Challenge::read(answer.headers()), answer.status().is_success()))
+}
+
+/// The endpoint as HTTP names it, if a token may go there.
+fn address(url: &Url) -> Result<Url, BridgeError> {
+    let text = match url.scheme() {
+        "wss" => url.as_str().replacen("wss", "https", 1),
+        "ws" => url.as_str().replacen("ws", "http", 1),
+        _ => url.to_string(),
+    };
+    let address = Url::parse(&text).ok().filter(crate::http_client::is_https_or_loopback);
+    address.ok_or_else(|| BridgeError::Insecure(url.clone()))
+}
+
+/// A message as one line: JSON has no line feeds but between its parts.
+fn one_line(mut message: Vec<u8>) -> Vec<u8> {
+    message.retain(|byte| !matches!(byte, b'\n' | b'\r'));
+    message
+}
+
 impl Bridge {
-    /// Carries one message there, and its answer back.
-    async fn carry(&self, line: Line) {
-        let given_up = CancellationToken::new();
-        let key = line.id.as_deref().map(|id| id.get().to_owned());
-        if let Some(key) = &key {
-            self.in_flight().insert(key.clone(), given_up.clone());
+    /// Reads messages to their end, and has each carried.
+    async fn read(
+        self: &Arc<Self>,
+        input: impl AsyncBufRead + Unpin,
+        running: &mut JoinSet<()>,
+    ) -> Result<(), BridgeError> {
+        let (places, held) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(HELD)));
+        let mut lines = Lines::new(input);
+        // What must have arrived before the next message is sent.
+        let mut before: Option<futures_util::future::Shared<oneshot::Receiver<()>>> = None;
+        loop {
+            let line = match lines.next().await? {
+                Read::End => return Ok(()),
+                Read::TooLong => {
+                    self.say(RpcError::new(code::INVALID_REQUEST, lines::TOO_LONG).to_body(None)).await;
+                    continue;
+                }
+                Read::Line(line) if line.iter().all(u8::is_ascii_whitespace) => continue,
+                Read::Line(line) => line,
+            };
+            let line = match Line::read(line) {
+                Ok(line) => line,
+                Err(wrong) => {
+                    self.say(wrong).await;
+                    continue;
+                }
+            };
+            if line.method.as_deref() == Some("notifications/cancelled") && !self.cancel(&line) {
+                continue;
+            }
+            // INVARIANT: the semaphores are never closed.
+            let Ok(room) = Arc::clone(&held).acquire_owned().await else { return Ok(()) };
+            let (wait, mut done) = (before.clone(), None);
+            // Everything after it is said in the revision that it comes to.
+            if matches!(line.method.as_deref(), Some("initialize" | "notifications/initialized")) {
+                let (sender, receiver) = oneshot::channel::<()>();
+                before = Some(receiver.shared());
+                done = Some(sender);
+            }
+            let (bridge, places) = (Arc::clone(self), Arc::clone(&places));
+            let given_up = self.begins(&line);
+            running.spawn(async move {
+                if let Some(wait) = wait {
+                    wait.await.unwrap_or_default();
+                }
+                // What a request waits for may be the answer to a question of the server's, which must not wait for a place.
+                let place = if line.wants_nothing() { None } else { places.acquire_owned().await.ok() };
+                bridge.carry(line, given_up).await;
+                drop((room, place, done));
+            });
+            while running.try_join_next().is_some() {}
         }
+    }
+
+    /// Notes that a request is on its way, so that it can be given up from now on.
+    fn begins(&self, line: &Line) -> CancellationToken {
+        let given_up = CancellationToken::new();
+        if let Some(id) = &line.id {
+            let in_flight = InFlight { given_up: given_up.clone(), modern: line.is_modern() };
+            self.in_flight().insert(id.get().to_owned(), in_flight);
+        }
+        given_up
+    }
+
+    /// Carries one message there, and its answer back.
+    async fn carry(&self, line: Line, given_up: CancellationToken) {
         // Who has cancelled a request wants no answer.
         given_up.run_until_cancelled(self.exchange(&line)).await;
-        if let Some(key) = &key {
-            self.in_flight().remove(key);
+        if let Some(id) = &line.id {
+            self.in_flight().remove(id.get());
         }
     }
 
     async fn exchange(&self, line: &Line) {
-        let negotiated = self.negotiated.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut taker = Taker { bridge: self, line, answered: false };
-        let result = self.remote.send(line, negotiated.as_deref(), &mut taker).await;
-        let answered = taker.answered;
-        let Some(id) = line.id.as_deref().filter(|_| !answered) else {
-            if let Err(error) = result {
-                tracing::warn!(%error, "a message could not be carried");
-            }
+        let mut answers = Answers::new(line, Some(&self.out));
+        let result = match &self.carrier {
+            Carrier::Http(remote) => remote.send(line, &mut answers).await,
+            Carrier::Socket(socket) => socket.send(line, &mut answers).await,
+        };
+        if answers.is_answered() {
             return;
+        }
+        let error = match result {
+            Err(error) => error,
+            Ok(()) if line.id.is_some() => CarryError::Ended,
+            Ok(()) => return,
         };
-        let (code, text) = match result {
-            Err(error) => (error.code(), error.words()),
-            Ok(()) => (502, "the server ended its answer before it was whole; try again".to_owned()),
-        };
-        self.say(RpcError::new(code, text).to_body(Some(id))).await;
-    }
-
-    /// Remembers the revision that an answer to `initialize` names.
-    fn remember(&self, answer: &[u8]) {
-        let answer: Option<serde_json::Value> = serde_json::from_slice(answer).ok();
-        let revision = answer.as_ref().and_then(|answer| answer.pointer("/result/protocolVersion")?.as_str());
-        if let Some(revision) = revision {
-            *self.negotiated.lock().unwrap_or_else(PoisonError::into_inner) = Some(revision.to_owned());
+        let wrong = || RpcError::new(error.code(), error.words(self.carrier.url()));
+        match (&line.id, line.batch.as_slice()) {
+            (Some(id), _) => self.say(wrong().to_body(Some(id))).await,
+            (None, []) => tracing::warn!(%error, "a message could not be carried"),
+            (None, ids) => {
+                let bodies: Vec<Vec<u8>> = ids.iter().map(|id| wrong().to_body(Some(id))).collect();
+                self.say([b"[".to_vec(), bodies.join(&b","[..]), b"]".to_vec()].concat()).await;
+            }
         }
     }
 
-    /// Gives up what `notifications/cancelled` names: closing its HTTP request is how the server hears of it.
-    fn cancel(&self, line: &Line) {
-        if let Some(given_up) = line.cancels.as_deref().and_then(|id: &RawValue| self.in_flight().remove(id.get())) {
-            given_up.cancel();
-        }
+    /// Gives up what `notifications/cancelled` names. Whether the server has to be told of it as well: over HTTP the stream's
+    /// end says it in the modern era, and nothing but the notification in the others.
+    fn cancel(&self, line: &Line) -> bool {
+        let named = line.cancels.as_deref().and_then(|id: &RawValue| self.in_flight().remove(id.get()));
+        let Some(InFlight { given_up, modern }) = named else { return true };
+        given_up.cancel();
+        !modern || matches!(self.carrier, Carrier::Socket(_))
     }
 
     async fn say(&self, message: Vec<u8>) {
@@ -207,7 +366,23 @@ impl Bridge {
         self.out.send(message).await.unwrap_or_default();
     }
 
-    fn in_flight(&self) -> std::sync::MutexGuard<'_, HashMap<String, CancellationToken>> {
+    fn in_flight(&self) -> std::sync::MutexGuard<'_, HashMap<String, InFlight>> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Carrier {
+    fn url(&self) -> &Url {
+        match self {
+            Self::Http(remote) => remote.url(),
+            Self::Socket(socket) => socket.url(),
+        }
+    }
+
+    async fn end(&self) {
+        match self {
+            Self::Http(remote) => remote.end().await,
+            Self::Socket(socket) => socket.end(),
+        }
     }
 }

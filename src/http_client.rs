@@ -3,6 +3,8 @@
 //! It speaks HTTPS, or HTTP to a loopback address; follows no redirect; and bounds time and size, since the answers
 //! come from outside.
 
+mod route;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,11 +12,12 @@ use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use url::{Host, Url};
 
-/// How long one request may take, from connecting to the last byte.
+pub use route::{Proxies, Route, RouteError};
+
+/// How long one request may take, from connecting to the last byte, unless something else is said.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a connection is kept without a request.
@@ -27,10 +30,11 @@ const BODY_MAX: usize = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     client: Pooled,
+    timeout: Duration,
 }
 
 /// The pool below it, for whoever reads answers in a way of its own.
-pub type Pooled = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub type Pooled = Client<HttpsConnector<Route>, Full<Bytes>>;
 
 /// A request that brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +61,8 @@ pub enum HttpError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No whole answer in time.
-    #[error("no whole answer from {0} within {TIMEOUT:?}")]
-    Timeout(Uri),
+    #[error("no whole answer from {0} within {1:?}")]
+    Timeout(Uri, Duration),
     /// The answer cannot be put together.
     #[error("the answer cannot be read")]
     Response(#[from] http::Error),
@@ -67,7 +71,12 @@ pub enum HttpError {
 impl HttpClient {
     /// A client that trusts what `tls` trusts.
     pub fn new(tls: rustls::ClientConfig) -> Self {
-        Self { client: pooled(tls, IDLE) }
+        Self::of(pooled(tls, IDLE), TIMEOUT)
+    }
+
+    /// A client over that pool, whose requests may take that long each.
+    pub fn of(client: Pooled, timeout: Duration) -> Self {
+        Self { client, timeout }
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
@@ -88,18 +97,24 @@ impl HttpClient {
                 .map_err(|source| HttpError::Body { uri: uri.clone(), source })?;
             Ok(Response::from_parts(parts, body.to_bytes().into()))
         };
-        tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(HttpError::Timeout(uri.clone())))
+        let most = self.timeout;
+        tokio::time::timeout(most, exchange).await.unwrap_or_else(|_| Err(HttpError::Timeout(uri.clone(), most)))
     }
 }
 
 /// HTTP/1.1 and HTTP/2 over a pool of connections, each kept for that long without a request.
 pub fn pooled(tls: rustls::ClientConfig, idle: Duration) -> Pooled {
+    pooled_through(tls, Route::direct(), idle)
+}
+
+/// The same, whose connections go that way.
+pub fn pooled_through(tls: rustls::ClientConfig, route: Route, idle: Duration) -> Pooled {
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
         .enable_http2()
-        .build();
+        .wrap_connector(route);
     Client::builder(TokioExecutor::new()).pool_idle_timeout(idle).build(connector)
 }
 

@@ -114,14 +114,22 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// A client of other people's servers: TLS 1.2 or 1.3, trusting `ca`, or the system's CAs where none is given.
 pub fn public_client(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    public_client_as(ca, None)
+}
+
+/// The same, which shows a certificate of its own to servers that ask for one.
+pub fn public_client_as(ca: Option<&Path>, identity: Option<&Identity>) -> Result<ClientConfig, TlsError> {
     let roots = match ca {
         Some(ca) => load_roots(ca)?,
         None => system_roots(),
     };
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(TlsError::Protocol)?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+        .map_err(TlsError::Protocol)?
+        .with_root_certificates(roots);
+    let Some(identity) = identity else { return Ok(config.with_no_client_auth()) };
+    let (chain, key) = identity.take(&Contents::read(&[&identity.certificate, &identity.key])?)?;
+    config.with_client_auth_cert(chain, key).map_err(|source| identity.unusable(source))
 }
 
 /// Why TLS failed, out of an error and its causes. An `io::Error` does not name what it wraps as its cause.

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::parameters::Parameters;
 use crate::mcp::code;
 use crate::mcp::message::RpcError;
 
@@ -17,12 +18,16 @@ pub(super) struct Line {
     pub(super) body: Vec<u8>,
     /// The id, exactly as it was written, of a message that wants an answer.
     pub(super) id: Option<Box<RawValue>>,
+    /// The ids of the requests of a batch.
+    pub(super) batch: Vec<Box<RawValue>>,
     /// The method.
     pub(super) method: Option<String>,
     /// The revision that the message itself names: it is a modern one.
     pub(super) revision: Option<String>,
     /// What `Mcp-Name` says of a modern one.
     pub(super) name: Option<String>,
+    /// The arguments of a modern call of a tool.
+    pub(super) arguments: Option<Box<RawValue>>,
     /// The request that `notifications/cancelled` is about.
     pub(super) cancels: Option<Box<RawValue>>,
 }
@@ -42,6 +47,8 @@ struct Params<'a> {
     meta: Option<Meta<'a>>,
     name: Option<Cow<'a, str>>,
     uri: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
     #[serde(borrow, rename = "requestId")]
     request_id: Option<&'a RawValue>,
 }
@@ -70,22 +77,45 @@ impl Line {
             _ => None,
         };
         let revision = params.meta.and_then(|meta| meta.protocol_version).map(Cow::into_owned);
+        let call = method.as_deref() == Some("tools/call") && revision.is_some();
+        let arguments = params.arguments.filter(|_| call).map(ToOwned::to_owned);
         let (id, name) = (id.map(ToOwned::to_owned), name.map(Cow::into_owned));
         let cancels = params.request_id.map(ToOwned::to_owned);
-        Ok(Self { id, method, revision, name, cancels, body })
+        let requests = |messages: Vec<Envelope<'_>>| {
+            let ids = messages.into_iter().filter(|message| message.method.is_some()).filter_map(|message| message.id);
+            ids.filter(|id| id.get() != "null").map(ToOwned::to_owned).collect()
+        };
+        let batch = serde_json::from_str::<Vec<Envelope<'_>>>(raw.get()).map(requests).unwrap_or_default();
+        Ok(Self { id, batch, method, revision, name, arguments, cancels, body })
+    }
+
+    /// Whether it names its revision itself, as messages do since 2026-07-28.
+    pub(super) fn is_modern(&self) -> bool {
+        self.revision.is_some()
+    }
+
+    /// Whether it is a notification, a response, or a batch of nothing else.
+    pub(super) fn wants_nothing(&self) -> bool {
+        self.id.is_none() && self.batch.is_empty()
     }
 
     /// The headers by which HTTP says what the message says (MCP, "Streamable HTTP").
-    pub(super) fn headers(&self, negotiated: Option<&str>) -> Vec<(&'static str, String)> {
+    pub(super) fn headers(&self, negotiated: Option<&str>, parameters: &Parameters) -> Vec<(String, String)> {
         let mut headers = Vec::new();
         match (&self.revision, negotiated) {
             (Some(revision), _) => {
-                headers.push(("mcp-protocol-version", revision.clone()));
-                headers.extend(self.method.clone().map(|method| ("mcp-method", encoded(method))));
-                headers.extend(self.name.clone().map(|name| ("mcp-name", encoded(name))));
+                headers.push(("mcp-protocol-version".to_owned(), revision.clone()));
+                headers.extend(self.method.clone().map(|method| ("mcp-method".to_owned(), encoded(method))));
+                headers.extend(self.name.clone().map(|name| ("mcp-name".to_owned(), encoded(name))));
+                let arguments =
+                    self.arguments.as_ref().and_then(|arguments| serde_json::from_str(arguments.get()).ok());
+                if let (Some(name), Some(arguments)) = (&self.name, arguments) {
+                    let said = parameters.headers(name, &arguments);
+                    headers.extend(said.into_iter().map(|(header, value)| (header, encoded(value))));
+                }
             }
             (None, Some(negotiated)) if self.method.as_deref() != Some("initialize") => {
-                headers.push(("mcp-protocol-version", negotiated.to_owned()));
+                headers.push(("mcp-protocol-version".to_owned(), negotiated.to_owned()));
             }
             _ => {}
         }
@@ -100,9 +130,16 @@ impl Line {
             id: Option<&'a RawValue>,
             method: Option<serde::de::IgnoredAny>,
         }
-        let Some(id) = &self.id else { return false };
-        serde_json::from_slice::<Answer<'_>>(message)
-            .is_ok_and(|answer| answer.method.is_none() && answer.id.is_some_and(|own| own.get() == id.get()))
+        let answers = |answer: &Answer<'_>, id: &RawValue| {
+            answer.method.is_none() && answer.id.is_some_and(|own| own.get() == id.get())
+        };
+        match (&self.id, self.batch.first()) {
+            (Some(id), _) => serde_json::from_slice(message).is_ok_and(|answer| answers(&answer, id)),
+            // Answers of a batch come together, in whatever order.
+            (None, Some(id)) => serde_json::from_slice::<Vec<Answer<'_>>>(message)
+                .is_ok_and(|found| found.iter().any(|answer| answers(answer, id))),
+            (None, None) => false,
+        }
     }
 }
 
@@ -125,20 +162,19 @@ mod tests {
     #[test]
     fn headers_say_what_the_message_says() {
         let modern = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"gr\u00fc\u00df","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
-        let headers = read(modern).headers(Some("2025-06-18"));
+        let said = |text: &str, negotiated: Option<&str>| -> Vec<String> {
+            let headers = read(text).headers(negotiated, &Parameters::default());
+            headers.into_iter().map(|(name, value)| format!("{name}: {value}")).collect()
+        };
         assert_eq!(
-            headers,
-            [
-                ("mcp-protocol-version", "2026-07-28".to_owned()),
-                ("mcp-method", "tools/call".to_owned()),
-                ("mcp-name", "=?base64?Z3LDvMOf?=".to_owned())
-            ]
+            said(modern, Some("2025-06-18")),
+            ["mcp-protocol-version: 2026-07-28", "mcp-method: tools/call", "mcp-name: =?base64?Z3LDvMOf?="]
         );
         let legacy = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}"#;
-        assert_eq!(read(legacy).headers(Some("2025-06-18")), [("mcp-protocol-version", "2025-06-18".to_owned())]);
-        assert!(read(legacy).headers(None).is_empty());
+        assert_eq!(said(legacy, Some("2025-06-18")), ["mcp-protocol-version: 2025-06-18"]);
+        assert!(said(legacy, None).is_empty());
         let first = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#;
-        assert!(read(first).headers(Some("2025-06-18")).is_empty());
+        assert!(said(first, Some("2025-06-18")).is_empty());
     }
 
     #[test]
@@ -149,7 +185,12 @@ mod tests {
         assert!(!line.is_answered_by(br#"{"jsonrpc":"2.0","id":"a","method":"roots/list"}"#));
         assert!(!line.is_answered_by(br#"{"jsonrpc":"2.0","error":{}}"#));
         assert!(read(r#"{"jsonrpc":"2.0","method":"notifications/x"}"#).id.is_none());
-        assert!(read("[1]").id.is_none());
+        assert!(read("[1]").id.is_none() && read("[1]").wants_nothing());
+        let batch =
+            read(r#"[{"id":1,"method":"ping"},{"id":"2","method":"ping"},{"method":"x"},{"id":3,"result":{}}]"#);
+        assert_eq!((batch.batch.len(), batch.wants_nothing()), (2, false));
+        assert!(batch.is_answered_by(br#"[{"id":"2","result":{}},{"id":1,"result":{}}]"#));
+        assert!(!batch.is_answered_by(br#"[{"id":"1","result":{}}]"#) && !batch.is_answered_by(br#"{"id":1}"#));
         assert!(Line::read(b"{".to_vec()).is_err() && Line::read(b"\xff".to_vec()).is_err());
     }
 }

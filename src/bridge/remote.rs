@@ -1,229 +1,389 @@
-//! The server on the other side: one POST for each message, and its answer as JSON or as a stream of events.
+//! The server on the other side over HTTP: one POST for each message, and its answer as JSON or as a stream of events, which is
+//! gone on with where it broke if the server can do that.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use url::Url;
 
+use super::access::{Access, AccessError, Held};
+use super::error::CarryError;
 use super::line::Line;
-use super::sse::{Events, TooLarge};
-use super::{Config, TokenError};
+use super::login::challenge::Challenge;
+use super::network::Network;
+use super::parameters::Parameters;
+use super::session::{Said, Session};
+use super::sse::Events;
+use super::{Answers, one_line};
 use crate::error::Chain;
-use crate::http_client::{Pooled, pooled};
-use crate::tls::{self, TlsError};
 
 /// The most bytes of an answer that is no stream.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
-/// How long a connection is kept without a request: people think between two questions.
-const IDLE: Duration = Duration::from_secs(60);
 /// How often a connection that could not be made is tried again, and how long is waited before the first time; it doubles.
-const CONNECT_AGAIN: u32 = 4;
-const CONNECT_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const CONNECT_AGAIN: u32 = 4;
+pub(super) const CONNECT_PAUSE: Duration = Duration::from_millis(250);
+/// How often a request that was refused is sent again with another token.
+pub(super) const TOKENS: u32 = 2;
+/// How long a stream that broke is left alone, unless the server says something else, and how often it may break in a row.
+const STREAM_PAUSE: Duration = Duration::from_secs(1);
+const STREAM_AGAIN: u32 = 20;
+/// How long a stream is read on behind its answer, so that its connection can be used again.
+const REST: Duration = Duration::from_millis(500);
+/// How long the end of a session may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// The header of a session's id.
+const SESSION: &str = "mcp-session-id";
+/// What ends the beginning of a session.
+pub(super) const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
-/// The way to the server. Nothing is connected, and no CA read, before it is first needed.
+/// The way to the server.
 pub(super) struct Remote {
-    config: Config,
-    client: OnceCell<Pooled>,
-}
-
-/// Takes what comes back.
-pub(super) trait Take {
-    /// Takes one message, without line feeds.
-    fn take(&mut self, message: Vec<u8>) -> impl Future<Output = ()> + Send;
-}
-
-/// Why a message was not carried, or brought no answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RemoteError {
-    #[error("the CA cannot be used")]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    #[error("the request cannot be put together")]
-    Request(#[from] http::Error),
-    #[error("the server cannot be reached")]
-    Connect(#[source] hyper_util::client::legacy::Error),
-    #[error("the connection broke")]
-    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error(transparent)]
-    TooLarge(#[from] TooLarge),
-    #[error("no answer in time")]
-    Timeout(Duration),
-    #[error("the server answered {0}")]
-    Status(StatusCode, Option<Value>, Option<u64>),
-    #[error("the server wants a token")]
-    NoToken,
-}
-
-impl RemoteError {
-    /// The JSON-RPC code: HTTP's own status where there is one, or the one that fits. Positive numbers are applications'.
-    pub(super) fn code(&self) -> i32 {
-        match self {
-            Self::Status(status, ..) => status.as_u16().into(),
-            Self::NoToken | Self::Token(_) => 401,
-            Self::Timeout(_) => 504,
-            Self::Tls(_) | Self::Request(_) => 500,
-            Self::Connect(_) => 503,
-            Self::Broken(_) | Self::TooLarge(_) => 502,
-        }
-    }
-
-    /// What is told to whoever asked: what is wrong, and what they can do.
-    pub(super) fn words(&self) -> String {
-        let why = Chain(self);
-        match self {
-            Self::NoToken => {
-                "the server wants to know who you are: set MCP_AUTH_TOKEN, or give --token-file".to_owned()
-            }
-            Self::Token(_) => format!("{why}; mend it, and ask again"),
-            Self::Status(StatusCode::UNAUTHORIZED, said, _) => {
-                let said = words_of(said.as_ref()).unwrap_or_else(|| "it was refused".to_owned());
-                format!(
-                    "your access token is not good any more ({said}); get a new one and start the bridge again, or put it into the file of --token-file"
-                )
-            }
-            Self::Status(StatusCode::FORBIDDEN, said, _) => {
-                words_of(said.as_ref()).unwrap_or_else(|| "the server refuses this caller".to_owned())
-            }
-            Self::Status(StatusCode::NOT_FOUND, None, _) => {
-                "there is no MCP server at this address; is its path right, such as /mcp?".to_owned()
-            }
-            Self::Status(status, said, wait) => {
-                let said = words_of(said.as_ref()).unwrap_or_else(|| format!("the server answered {status}"));
-                match wait {
-                    Some(wait) => format!("{said} (try again in {wait} s)"),
-                    None => said,
-                }
-            }
-            Self::Timeout(most) => format!(
-                "the server did not answer within {} s; look whether it was done before trying again",
-                most.as_secs()
-            ),
-            Self::Connect(_) => format!(
-                "{why}; nothing was asked of it. Is the address right, is it up, and is its certificate from a CA that is known here (--ca)?"
-            ),
-            Self::Broken(_) => {
-                format!("{why} before the answer was there; look whether it was done before trying again")
-            }
-            Self::Tls(_) | Self::Request(_) | Self::TooLarge(_) => why.to_string(),
-        }
-    }
-}
-
-/// What an error's body says in words.
-fn words_of(body: Option<&Value>) -> Option<String> {
-    let said =
-        body?.pointer("/error/message").or_else(|| body?.get("error_description")).or_else(|| body?.get("error"))?;
-    said.as_str().map(str::to_owned)
+    url: Url,
+    timeout: Duration,
+    network: Network,
+    access: Access,
+    session: Session,
+    parameters: Arc<Parameters>,
+    /// Held while a session is begun anew.
+    anew: tokio::sync::Mutex<()>,
+    out: mpsc::Sender<Vec<u8>>,
+    listening: AtomicBool,
+    ended: CancellationToken,
 }
 
 impl Remote {
-    pub(super) fn new(config: Config) -> Self {
-        Self { config, client: OnceCell::new() }
+    pub(super) fn new(
+        url: Url,
+        timeout: Duration,
+        network: Network,
+        access: Access,
+        out: mpsc::Sender<Vec<u8>>,
+    ) -> Self {
+        let (session, parameters, anew) = (Session::default(), Arc::default(), tokio::sync::Mutex::default());
+        let listening = AtomicBool::default();
+        Self {
+            url,
+            timeout,
+            network,
+            access,
+            session,
+            parameters,
+            anew,
+            out,
+            listening,
+            ended: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Nothing more is listened to, and the server may forget the session.
+    pub(super) async fn end(&self) {
+        self.ended.cancel();
+        let said = self.session.said();
+        if said.id.is_none() {
+            return;
+        }
+        let goodbye = async {
+            let held = self.access.current().await?;
+            let request = Request::delete(self.url.as_str());
+            let request = request.header("mcp-protocol-version", said.negotiated.unwrap_or_default());
+            let request = with(request, said.id.as_ref(), held.as_ref())?.body(Full::default())?;
+            drop(self.network.pooled().await?.request(request).await);
+            Ok::<(), CarryError>(())
+        };
+        // A server that is gone needs no farewell.
+        drop(tokio::time::timeout(FAREWELL, goodbye).await);
     }
 
     /// Sends a message, and hands over whatever comes back, one message after another.
-    pub(super) async fn send(
-        &self,
-        line: &Line,
-        negotiated: Option<&str>,
-        taker: &mut impl Take,
-    ) -> Result<(), RemoteError> {
-        let most = self.config.timeout;
-        tokio::time::timeout(most, self.exchange(line, negotiated, taker))
-            .await
-            .map_err(|_| RemoteError::Timeout(most))?
+    pub(super) async fn send(self: &Arc<Self>, line: &Line, answers: &mut Answers<'_>) -> Result<(), CarryError> {
+        let most = self.timeout;
+        let sent = tokio::time::timeout(most, self.exchange(line, answers)).await;
+        let sent = sent.unwrap_or_else(|_| match self.access.waiting() {
+            Some(page) => Err(CarryError::Waiting(page)),
+            None => Err(CarryError::Timeout(most)),
+        });
+        if sent.is_ok() && line.method.as_deref() == Some("notifications/initialized") {
+            self.listen();
+        }
+        sent
     }
 
-    async fn exchange(&self, line: &Line, negotiated: Option<&str>, taker: &mut impl Take) -> Result<(), RemoteError> {
-        let response = self.request(line, negotiated).await?;
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if response.status().is_success() && kind.starts_with("text/event-stream") {
-            let (mut body, mut events) = (response.into_body(), Events::default());
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| RemoteError::Broken(error.into()))?;
-                let Some(bytes) = frame.data_ref() else { continue };
-                for event in events.take(bytes)? {
-                    taker.take(one_line(event)).await;
+    async fn exchange(&self, line: &Line, answers: &mut Answers<'_>) -> Result<(), CarryError> {
+        let initialize = line.method.as_deref() == Some("initialize");
+        if initialize {
+            self.session.begins(line);
+        }
+        if line.is_modern() && line.method.as_deref() == Some("tools/list") {
+            answers.teaches = Some(Arc::clone(&self.parameters));
+        }
+        let (mut tokens, mut anew) = (0, false);
+        loop {
+            let said = self.session.said();
+            let held = self.access.current().await?;
+            let response = self.post(line, &said, held.as_ref()).await?;
+            if wants_another_token(&response) && tokens < TOKENS {
+                tokens += 1;
+                match self.access.another(held.as_ref(), Challenge::read(response.headers())).await {
+                    Ok(_) => continue,
+                    // What the server says of the token that was given is said in its words.
+                    Err(AccessError::Given) => {}
+                    Err(error) => return Err(error.into()),
                 }
+            }
+            if response.status() == StatusCode::NOT_FOUND && said.id.is_some() && !anew {
+                anew = true;
+                self.begin_anew(said.generation).await?;
+                continue;
+            }
+            let id = response.headers().get(SESSION).cloned();
+            self.take(response, line, answers).await?;
+            if initialize && let Some(answer) = &answers.answer {
+                self.session.is_named(id);
+                self.session.answered(answer);
             }
             return Ok(());
         }
+    }
+
+    /// The server has forgotten the session: it is begun again as the client began it, whoever notices first.
+    async fn begin_anew(&self, generation: u64) -> Result<(), CarryError> {
+        let _one = self.anew.lock().await;
+        let Some(line) = self.session.initialize() else { return Ok(()) };
+        if !self.session.begins_anew(generation) {
+            return Ok(());
+        }
+        tracing::info!("the server has forgotten the session; it is begun again");
+        self.session.is_named(None);
+        let held = self.access.current().await?;
+        let response = self.post(&line, &self.session.said(), held.as_ref()).await?;
+        let id = response.headers().get(SESSION).cloned();
+        let mut answers = Answers::new(&line, None);
+        self.take(response, &line, &mut answers).await?;
+        let Some(answer) = &answers.answer else { return Err(CarryError::Ended) };
+        self.session.is_named(id);
+        self.session.answered(answer);
+        let Ok(line) = Line::read(INITIALIZED.to_vec()) else { return Ok(()) };
+        let response = self.post(&line, &self.session.said(), held.as_ref()).await?;
+        self.take(response, &line, &mut Answers::new(&line, None)).await
+    }
+
+    /// Takes an answer, whatever it is.
+    async fn take(
+        &self,
+        response: Response<Incoming>,
+        line: &Line,
+        answers: &mut Answers<'_>,
+    ) -> Result<(), CarryError> {
+        if is_stream(&response) {
+            return self.follow(response.into_body(), line, answers).await;
+        }
         let (parts, body) = response.into_parts();
-        let body = Limited::new(body, ANSWER_MAX).collect().await.map_err(RemoteError::Broken)?.to_bytes();
-        if parts.status.is_success() && (body.is_empty() || line.id.is_none() && !body.starts_with(b"[")) {
+        let body = Limited::new(body, ANSWER_MAX).collect().await.map_err(CarryError::Broken)?.to_bytes();
+        if parts.status.is_success() && (body.is_empty() || line.wants_nothing()) {
             return Ok(());
         }
         // A refusal that names the request is its answer as it is, and so is a batch's.
         if line.is_answered_by(&body) || parts.status.is_success() && serde_json::from_slice::<Value>(&body).is_ok() {
-            taker.take(one_line(body.to_vec())).await;
+            answers.take(body.to_vec()).await;
             return Ok(());
         }
         let wait = parts.headers.get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
         let said: Option<Value> = serde_json::from_slice(&body).ok();
-        if parts.status == StatusCode::UNAUTHORIZED && self.config.token.is_none() {
-            return Err(RemoteError::NoToken);
-        }
         let said =
             said.or_else(|| parts.status.is_success().then(|| json!({"error": "the server's answer is no JSON"})));
-        Err(RemoteError::Status(parts.status, said, wait))
+        Err(CarryError::Status(parts.status, said, wait))
+    }
+
+    /// Reads a stream up to the answer. If it ends before, and its events have ids, it is gone on with.
+    async fn follow(&self, mut body: Incoming, line: &Line, answers: &mut Answers<'_>) -> Result<(), CarryError> {
+        let (mut events, mut broken) = (Events::default(), 0);
+        loop {
+            let before = events.last_id().map(<[u8]>::to_owned);
+            let read = read(&mut body, &mut events, answers).await;
+            if answers.is_answered() {
+                tokio::spawn(async move {
+                    let rest = async { while body.frame().await.is_some() {} };
+                    tokio::time::timeout(REST, rest).await.unwrap_or_default();
+                });
+                return Ok(());
+            }
+            broken = if events.last_id() == before.as_deref() { broken + 1 } else { 1 };
+            // Streams of the modern era cannot be gone on with, and what wants no answer misses nothing.
+            let done = line.wants_nothing() || line.is_modern() || broken > STREAM_AGAIN;
+            let Some(last) = events.last_id().filter(|_| !done) else { return read };
+            let last = HeaderValue::from_bytes(last).map_err(http::Error::from)?;
+            tokio::time::sleep(events.retry().unwrap_or(STREAM_PAUSE)).await;
+            events.again();
+            let response = match self.get(Some(last)).await {
+                Ok(response) if is_stream(&response) => response,
+                Ok(_) => return read.and(Err(CarryError::Ended)),
+                Err(error) => return Err(error),
+            };
+            body = response.into_body();
+        }
+    }
+
+    /// Listens for what a server of an older revision says of its own accord, if it says anything. One that does not is not
+    /// asked again.
+    fn listen(self: &Arc<Self>) {
+        if self.session.said().negotiated.is_none() || self.listening.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let remote = Arc::clone(self);
+        tokio::spawn(async move {
+            let ended = remote.ended.clone();
+            ended.run_until_cancelled(remote.hear()).await;
+            remote.listening.store(false, Ordering::Relaxed);
+        });
+    }
+
+    async fn hear(&self) {
+        let (mut events, mut broken) = (Events::default(), 0);
+        while broken <= STREAM_AGAIN {
+            let last = events.last_id().and_then(|last| HeaderValue::from_bytes(last).ok());
+            events.again();
+            let Ok(response) = self.get(last).await else { return };
+            if !is_stream(&response) {
+                return;
+            }
+            let (mut body, mut heard) = (response.into_body(), false);
+            while let Ok(Some(found)) = next(&mut body, &mut events).await {
+                for event in found {
+                    heard = true;
+                    // With stdout gone there is nobody to say it to.
+                    self.out.send(one_line(event)).await.unwrap_or_default();
+                }
+            }
+            broken = if heard { 1 } else { broken + 1 };
+            tokio::time::sleep(events.retry().unwrap_or(STREAM_PAUSE * broken)).await;
+        }
+    }
+
+    /// Asks for a stream, from behind an event if one is named.
+    async fn get(&self, last: Option<HeaderValue>) -> Result<Response<Incoming>, CarryError> {
+        let held = self.access.current().await?;
+        self.connect_and(|| {
+            let mut request = Request::get(self.url.as_str()).header(ACCEPT, "text/event-stream");
+            let said = self.session.said();
+            if let Some(negotiated) = said.negotiated {
+                request = request.header("mcp-protocol-version", negotiated);
+            }
+            if let Some(last) = &last {
+                request = request.header("last-event-id", last);
+            }
+            with(request, said.id.as_ref(), held.as_ref())?.body(Full::default())
+        })
+        .await
+    }
+
+    async fn post(&self, line: &Line, said: &Said, held: Option<&Held>) -> Result<Response<Incoming>, CarryError> {
+        self.connect_and(|| {
+            let mut request = Request::builder()
+                .method(Method::POST)
+                .uri(self.url.as_str())
+                .header(CONTENT_TYPE, "application/json")
+                .header(ACCEPT, "application/json, text/event-stream");
+            for (name, value) in line.headers(said.negotiated.as_deref(), &self.parameters) {
+                request = request.header(name, value);
+            }
+            let id = said.id.as_ref().filter(|_| !line.is_modern());
+            with(request, id, held)?.body(Full::new(Bytes::from(line.body.clone())))
+        })
+        .await
     }
 
     /// Sends the request; again only where no connection could be made, so that nothing is done twice.
-    async fn request(&self, line: &Line, negotiated: Option<&str>) -> Result<Response<Incoming>, RemoteError> {
+    async fn connect_and(
+        &self,
+        request: impl Fn() -> Result<Request<Full<Bytes>>, http::Error>,
+    ) -> Result<Response<Incoming>, CarryError> {
         let mut pause = CONNECT_PAUSE;
         for attempt in 0.. {
-            let request = self.put_together(line, negotiated)?;
-            match self.client().await?.request(request).await {
+            match self.network.pooled().await?.request(request()?).await {
                 Ok(response) => return Ok(response),
                 Err(error) if error.is_connect() && attempt < CONNECT_AGAIN => {
                     tracing::debug!(error = %Chain(&error), "the server cannot be reached yet");
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
-                Err(error) if error.is_connect() => return Err(RemoteError::Connect(error)),
-                Err(error) => return Err(RemoteError::Broken(error.into())),
+                Err(error) if error.is_connect() => return Err(CarryError::Connect(error.into())),
+                Err(error) => return Err(CarryError::Broken(error.into())),
             }
         }
         // INVARIANT: the last attempt returns.
-        Err(RemoteError::Timeout(self.config.timeout))
-    }
-
-    fn put_together(&self, line: &Line, negotiated: Option<&str>) -> Result<Request<Full<Bytes>>, RemoteError> {
-        let mut request = Request::post(self.config.url.as_str())
-            .header(CONTENT_TYPE, "application/json")
-            .header(ACCEPT, "application/json, text/event-stream");
-        for (name, value) in line.headers(negotiated) {
-            request = request.header(name, value);
-        }
-        if let Some(token) = &self.config.token {
-            let mut value =
-                HeaderValue::try_from(format!("Bearer {}", token.current()?.expose())).map_err(http::Error::from)?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        Ok(request.body(Full::new(Bytes::from(line.body.clone())))?)
-    }
-
-    async fn client(&self) -> Result<&Pooled, RemoteError> {
-        let connect = async || {
-            let ca = self.config.ca.clone();
-            // Reading the system's CAs takes a while, and is done where nothing waits for it.
-            let tls = tokio::task::spawn_blocking(move || tls::public_client(ca.as_deref())).await;
-            let tls = tls.map_err(|panic| RemoteError::Broken(panic.into()))??;
-            Ok::<Pooled, RemoteError>(pooled(tls, IDLE))
-        };
-        self.client.get_or_try_init(connect).await
+        Err(CarryError::Timeout(self.timeout))
     }
 }
 
-/// A message as one line: JSON has no line feeds but between its parts.
-fn one_line(mut message: Vec<u8>) -> Vec<u8> {
-    message.retain(|byte| !matches!(byte, b'\n' | b'\r'));
-    message
+/// Adds who asks, and in which session.
+fn with(
+    mut request: http::request::Builder,
+    id: Option<&HeaderValue>,
+    held: Option<&Held>,
+) -> Result<http::request::Builder, http::Error> {
+    if let Some(id) = id {
+        request = request.header(SESSION, id);
+    }
+    if let Some(held) = held {
+        request = request.header(AUTHORIZATION, authorization(held)?);
+    }
+    Ok(request)
+}
+
+/// The header of a token.
+pub(super) fn authorization(held: &Held) -> Result<HeaderValue, http::Error> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", held.bearer.expose()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Whether another token may help.
+fn wants_another_token<T>(response: &Response<T>) -> bool {
+    match response.status() {
+        StatusCode::UNAUTHORIZED => true,
+        StatusCode::FORBIDDEN => Challenge::read(response.headers()).is_insufficient_scope(),
+        _ => false,
+    }
+}
+
+fn is_stream<T>(response: &Response<T>) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    response.status().is_success() && kind.to_ascii_lowercase().starts_with("text/event-stream")
+}
+
+/// Reads a stream until it ends, or has answered.
+async fn read(body: &mut Incoming, events: &mut Events, answers: &mut Answers<'_>) -> Result<(), CarryError> {
+    while let Some(found) = next(body, events).await? {
+        for event in found {
+            answers.take(event).await;
+        }
+        if answers.is_answered() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The next events of a stream; nothing once it has ended.
+async fn next(body: &mut Incoming, events: &mut Events) -> Result<Option<Vec<Vec<u8>>>, CarryError> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| CarryError::Broken(error.into()))?;
+        if let Some(bytes) = frame.data_ref() {
+            return Ok(Some(events.take(bytes)?));
+        }
+    }
+    Ok(None)
 }

@@ -1,5 +1,6 @@
 //! The bridge as a program starts it: a process with pipes, a real edge behind, and everything that can go wrong between.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -11,53 +12,76 @@ use crate::support::aws_double::{AwsDouble, Fault};
 use crate::support::collector::free_port;
 use crate::support::{Options, Stack};
 
-struct Bridge {
+pub(crate) struct Bridge {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
 
+/// The binary with those words, and nothing of ours in its environment.
+pub(crate) fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_whitelistmcp"));
+    command.args(words).kill_on_drop(true);
+    for name in ["MCP_AUTH_TOKEN", "MCP_REMOTE_URL", "MCP_MODE", "XDG_STATE_HOME", "NO_PROXY", "no_proxy"] {
+        command.env_remove(name);
+    }
+    for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"] {
+        command.env_remove(name).env_remove(name.to_ascii_lowercase());
+    }
+    // Nothing is kept outside the test, and no browser opened.
+    command.env("HOME", "/nonexistent");
+    command
+}
+
 impl Bridge {
-    fn start(stack: &Stack, url: &str, token: Option<&str>, more: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_whitelistmcp"));
-        command.args(["bridge", url, "--ca"]).arg(stack.directory.path().join("ca.pem")).args(more);
-        command.env_remove("MCP_AUTH_TOKEN").env_remove("MCP_REMOTE_URL");
-        command.envs(token.map(|token| ("MCP_AUTH_TOKEN", token)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
         let input = child.stdin.take().expect("stdin");
         let output = BufReader::new(child.stdout.take().expect("stdout")).lines();
         Self { child, input, output }
     }
 
-    fn to(stack: &Stack) -> Self {
-        Self::start(stack, &url(stack), Some(&stack.token()), &[])
+    pub(crate) fn start(directory: &Path, url: &str, token: Option<&str>, more: &[&str]) -> Self {
+        let mut command = command(&["bridge", url]);
+        command.arg("--ca").arg(directory.join("ca.pem")).args(more);
+        command.envs(token.map(|token| ("MCP_AUTH_TOKEN", token)));
+        Self::spawn(command)
     }
 
-    async fn say(&mut self, line: impl AsRef<[u8]>) {
+    fn to(stack: &Stack) -> Self {
+        Self::start(stack.directory.path(), &url(stack), Some(&stack.token()), &[])
+    }
+
+    pub(crate) async fn say(&mut self, line: impl AsRef<[u8]>) {
         self.input.write_all(line.as_ref()).await.expect("written");
         self.input.write_all(b"\n").await.expect("written");
     }
 
-    async fn hear(&mut self) -> Value {
-        let line = tokio::time::timeout(Duration::from_secs(20), self.output.next_line()).await;
+    pub(crate) async fn hear(&mut self) -> Value {
+        let line = tokio::time::timeout(Duration::from_secs(60), self.output.next_line()).await;
         let line = line.expect("an answer in time").expect("it reads").expect("an answer");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
-    async fn ask(&mut self, id: Value, method: &str, params: Value) -> Value {
+    pub(crate) async fn ask(&mut self, id: Value, method: &str, params: Value) -> Value {
         self.say(json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string()).await;
         self.hear().await
     }
 
+    /// SIGKILL.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.expect("killed");
+    }
+
     /// Ends its stdin; what it still said on stdout, and on stderr.
-    async fn end(mut self) -> (String, String) {
+    pub(crate) async fn end(mut self) -> (String, String) {
         drop(self.input);
         let mut rest = String::new();
         while let Some(line) = self.output.next_line().await.expect("it reads") {
             rest.push_str(&line);
         }
-        let status = tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await.expect("it ends");
+        let status = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.expect("it ends");
         assert!(status.expect("a status").success());
         let mut said = String::new();
         self.child.stderr.take().expect("stderr").read_to_string(&mut said).await.expect("text");
@@ -65,11 +89,11 @@ impl Bridge {
     }
 }
 
-fn url(stack: &Stack) -> String {
+pub(crate) fn url(stack: &Stack) -> String {
     format!("https://localhost:{}/mcp", stack.edge.port())
 }
 
-fn list() -> Value {
+pub(crate) fn list() -> Value {
     json!({"name": "whitelist_list", "arguments": {"security_group": "staging-db"}})
 }
 
@@ -105,11 +129,31 @@ async fn it_is_ready_at_once_and_ends_with_stdin() {
     let stack = Stack::start(&AwsDouble::start().await).await;
     let begun = Instant::now();
     // Nobody is there, and it does not mind before it is asked something.
-    let bridge = Bridge::start(&stack, &format!("https://localhost:{}/mcp", free_port()), Some("a-token"), &[]);
+    let bridge =
+        Bridge::start(stack.directory.path(), &format!("https://localhost:{}/mcp", free_port()), Some("a-token"), &[]);
     let (rest, said) = bridge.end().await;
     assert_eq!((rest.as_str(), said.as_str()), ("", ""));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     stack.stop().await;
+}
+
+#[tokio::test]
+async fn it_answers_hardly_later_than_the_program_starts() {
+    let mut least = [Duration::MAX; 2];
+    for _ in 0..10 {
+        let begun = Instant::now();
+        assert!(command(&["--version"]).output().await.expect("it runs").status.success());
+        least[0] = least[0].min(begun.elapsed());
+        let begun = Instant::now();
+        let mut bridge = Bridge::spawn(command(&["bridge", "https://localhost:1/mcp"]));
+        bridge.say("{").await;
+        assert_eq!(bridge.hear().await["error"]["code"], -32700);
+        least[1] = least[1].min(begun.elapsed());
+        bridge.end().await;
+    }
+    let [starts, answers] = least;
+    // On a machine that has nothing else to do it is a few milliseconds.
+    assert!(answers < starts * 3 + Duration::from_millis(100), "it starts in {starts:?} and answers in {answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,13 +164,13 @@ async fn every_request_is_answered_whatever_fails() {
     let there = url(&stack);
     let token = stack.token();
     for (address, token, more, code, words) in [
-        (there.clone(), None, &[][..], 401, "set MCP_AUTH_TOKEN"),
+        (there.clone(), None, &["--no-login"][..], 401, "set MCP_AUTH_TOKEN"),
         (there.clone(), Some("made-up-token"), &[], 401, "get a new one"),
         (there.replace("/mcp", "/nothing"), Some(token.as_str()), &[], 404, "/mcp"),
         (format!("https://localhost:{}/mcp", free_port()), Some(&token), &[], 503, "Is the address right"),
         (there.replace("https:", "http:"), Some(&token), &[], 502, "broke"),
     ] {
-        let mut bridge = Bridge::start(&stack, &address, token, more);
+        let mut bridge = Bridge::start(stack.directory.path(), &address, token, more);
         bridge.say(ping(7)).await;
         let answer = bridge.hear().await;
         assert_eq!((answer["id"].as_i64(), answer["error"]["code"].as_i64()), (Some(7), Some(code)), "{answer:#}");
@@ -135,7 +179,7 @@ async fn every_request_is_answered_whatever_fails() {
         assert!(token.is_none_or(|token| !said.contains(token)), "{said}");
     }
     // A server that is slow.
-    let mut bridge = Bridge::start(&stack, &there, Some(&token), &["--timeout", "1"]);
+    let mut bridge = Bridge::start(stack.directory.path(), &there, Some(&token), &["--timeout", "1"]);
     aws.fail("DescribeSecurityGroupRules", Fault::Hang(Duration::from_secs(8)));
     let answer = bridge.ask(json!(1), "tools/call", list()).await;
     assert_eq!(answer["error"]["code"], 504, "{answer:#}");
@@ -221,18 +265,10 @@ async fn the_printed_entry_starts_it() {
     let entry: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let server = &entry["mcpServers"]["whitelistmcp"];
     let words: Vec<&str> = server["args"].as_array().expect("words").iter().filter_map(Value::as_str).collect();
-    let mut child = Command::new(server["command"].as_str().expect("a program"))
-        .args(words)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("it starts");
-    let input = child.stdin.take().expect("stdin");
-    let output = BufReader::new(child.stdout.take().expect("stdout")).lines();
-    let mut bridge = Bridge { child, input, output };
+    assert_eq!(server["command"], env!("CARGO_BIN_EXE_whitelistmcp"));
+    let mut started = command(&words);
+    started.current_dir("/");
+    let mut bridge = Bridge::spawn(started);
     let called = bridge.ask(json!(1), "tools/call", list()).await;
     assert_eq!(called["result"]["isError"], false, "{called:#}");
     // A token that something else renews is read anew.

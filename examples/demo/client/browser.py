@@ -2,6 +2,7 @@
 """A browser without a person: walks from an authorization URL through the provider's pages to the client's callback.
 
     browser.py URL [--user NAME]
+    browser.py URL --device [--user NAME]   (a device's verification page, which leads nowhere else)
 
 As a command it also delivers the callback, so it can stand in for the program that opens URLs (BROWSER, `xdg-open`).
 It knows no provider in particular: it fills the text field of a page's first form with the user's name, the password
@@ -26,8 +27,8 @@ class Stuck(Exception):
     """The pages do not lead to the callback; the message says where they ended."""
 
 
-def visit(url: str, user: str) -> str:
-    """Signs in as `user`, agrees to what is asked, and returns the callback URL without opening it."""
+def visit(url: str, user: str, device: bool = False) -> str | None:
+    """Signs in as `user`, agrees to what is asked, and returns the callback URL without opening it. A device has none."""
     opener = _opener()
     home, form = _origin(url), None
     for _ in range(MOST_PAGES):
@@ -40,6 +41,8 @@ def visit(url: str, user: str) -> str:
             continue
         page = _FirstForm()
         page.feed(body)
+        if device and status == 200 and page.action is None:
+            return None
         if status != 200 or page.action is None:
             raise Stuck(f"{url} answered {status} and shows no form: {_text(body)}")
         url, form = urljoin(url, page.action), page.filled(user)
@@ -80,7 +83,7 @@ class _FirstForm(HTMLParser):
 
     def filled(self, user: str) -> dict[str, str]:
         typed = {"text": user, "email": user, "password": "any"}
-        return {name: typed.get(kind, value) for name, kind, value in self._fields}
+        return {name: value or typed.get(kind, value) for name, kind, value in self._fields}
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -122,9 +125,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Sign in at a provider's pages without a person.")
     parser.add_argument("url")
     parser.add_argument("--user", default="alice")
+    parser.add_argument("--device", action="store_true", help="the pages of a device's login")
     asked = parser.parse_args()
     try:
-        status = deliver(visit(asked.url, asked.user))
+        callback = visit(asked.url, asked.user, asked.device)
+        status = 200 if callback is None else deliver(callback)
     except (Stuck, OSError) as error:
         print(f"browser.py: {error}", file=sys.stderr)
         return 1

@@ -105,7 +105,7 @@ const configuration = {
       client_name: 'Demo client',
       application_type: 'native',
       token_endpoint_auth_method: 'none',
-      grant_types: ['authorization_code', 'refresh_token'],
+      grant_types: ['authorization_code', 'refresh_token', 'urn:ietf:params:oauth:grant-type:device_code'],
       redirect_uris: redirects,
     },
     ...list(env.PAGE).map((redirect) => ({
@@ -129,6 +129,7 @@ const configuration = {
       enabled: opaqueResource !== undefined,
       allowedPolicy: (_ctx, client) => introspectors.includes(client.clientId),
     },
+    deviceFlow: { enabled: true }, // Programs on machines without a browser.
     devInteractions: { enabled: true },
     registration: { enabled: true },
     revocation: { enabled: true },

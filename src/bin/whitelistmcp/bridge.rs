@@ -7,34 +7,56 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::io::BufReader;
 use url::Url;
-use whitelistmcp::bridge::{self, Config, Token};
+use whitelistmcp::bridge::{self, Config, Token, Transport};
 
+use crate::login::{Login, Network, absolute, log};
 use crate::{complain, fail, say};
+
+/// How long one request may take, in seconds, unless something else is said.
+const TIMEOUT: u64 = 120;
 
 /// Where it leads, and who asks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The server's MCP endpoint, such as `https://whitelist.example.com/mcp`.
+    /// The server's MCP endpoint, such as `https://whitelist.example.com/mcp`; also ws:// or wss://.
     #[arg(env = "MCP_REMOTE_URL")]
     url: Url,
-    /// A file with the access token or API key, read anew for every request. Without it `MCP_AUTH_TOKEN` is used.
+    /// How messages are carried. A ws:// or wss:// URL means a WebSocket.
+    #[arg(long, value_enum, env = "MCP_MODE")]
+    transport: Option<Carried>,
+    /// A file with an access token or API key, read anew for every request. Without it `MCP_AUTH_TOKEN` is used, and
+    /// without that the bridge logs in.
     #[arg(long)]
     token_file: Option<PathBuf>,
-    /// A file of CA certificates (PEM) to trust in place of the system's.
-    #[arg(long, env = "WHITELISTMCP_BRIDGE_CA")]
-    ca: Option<PathBuf>,
+    /// Never opens a browser; a login made by `whitelistmcp login` is used all the same.
+    #[arg(long)]
+    no_login: bool,
+    #[command(flatten)]
+    login: Login,
+    #[command(flatten)]
+    network: Network,
     /// How long one request may take, in seconds.
-    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = TIMEOUT, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
+    /// Says on stderr what happens between the messages.
+    #[arg(long)]
+    verbose: bool,
     /// Prints the entry for Claude Desktop's configuration file, and ends.
     #[arg(long)]
     print_config: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Carried {
+    Http,
+    Websocket,
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
     if arguments.print_config {
         return print_config(&arguments);
     }
+    log(arguments.verbose);
     let given = std::env::var("MCP_AUTH_TOKEN").ok().filter(|token| !token.is_empty());
     let token = match (&arguments.token_file, given) {
         (Some(path), _) => Some(Token::File(path.clone())),
@@ -44,8 +66,23 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         },
         (None, None) => None,
     };
-    let Arguments { url, ca, timeout, .. } = arguments;
-    let config = Config { url, token, ca, timeout: Duration::from_secs(timeout) };
+    let Some(login) = arguments.login.config(token.is_none()) else { return ExitCode::FAILURE };
+    let socket = matches!(arguments.url.scheme(), "ws" | "wss");
+    let transport = match arguments.transport {
+        Some(Carried::Websocket) => Transport::WebSocket,
+        Some(Carried::Http) if !socket => Transport::Http,
+        None if !socket => Transport::Http,
+        None | Some(Carried::Http) => Transport::WebSocket,
+    };
+    let config = Config {
+        transport,
+        token,
+        login,
+        ask: !arguments.no_login,
+        network: arguments.network.config(),
+        timeout: Duration::from_secs(arguments.timeout),
+        url: arguments.url,
+    };
     // One thread is plenty, and starts at once.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -66,21 +103,21 @@ fn print_config(arguments: &Arguments) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let mut words = vec!["bridge".to_owned(), arguments.url.to_string()];
-    for (name, path) in [("--ca", &arguments.ca), ("--token-file", &arguments.token_file)] {
-        words.extend(path.iter().flat_map(|path| [name.to_owned(), absolute(path).display().to_string()]));
+    let Network { ca, certificate, key } = &arguments.network;
+    let files = [("--ca", ca), ("--certificate", certificate), ("--key", key), ("--token-file", &arguments.token_file)];
+    for (name, path) in files {
+        words.extend(path.iter().flat_map(|path| [name.to_owned(), absolute(path)]));
     }
-    let server = match &arguments.token_file {
-        Some(_) => json!({"command": program, "args": words}),
-        None => json!({
-            "command": program, "args": words, "env": {"MCP_AUTH_TOKEN": "put the access token or API key here"},
-        }),
-    };
+    if arguments.transport == Some(Carried::Websocket) {
+        words.extend(["--transport", "websocket"].map(str::to_owned));
+    }
+    words.extend(arguments.no_login.then(|| "--no-login".to_owned()));
+    if arguments.timeout != TIMEOUT {
+        words.extend(["--timeout".to_owned(), arguments.timeout.to_string()]);
+    }
+    words.extend(arguments.login.words());
+    let server = json!({"command": program, "args": words});
     let entry = json!({"mcpServers": {"whitelistmcp": server}});
     say(&serde_json::to_string_pretty(&entry).unwrap_or_default());
     ExitCode::SUCCESS
-}
-
-/// Claude Desktop starts its servers in a directory of its own.
-fn absolute(path: &std::path::Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

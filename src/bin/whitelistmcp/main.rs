@@ -8,6 +8,7 @@ mod check;
 mod doctor;
 mod iam;
 mod key;
+mod login;
 mod mode;
 mod policy;
 mod reconcile;
@@ -39,6 +40,10 @@ enum Command {
     Serve(run::Arguments),
     /// Leads from stdin and stdout to a remote server, for Claude Desktop and others that start their servers themselves.
     Bridge(bridge::Arguments),
+    /// Logs in to a remote server ahead of the bridge, in a browser or on another machine.
+    Login(login::Arguments),
+    /// Forgets the login to a remote server, and tells the provider.
+    Logout(login::LogoutArguments),
     /// Serves MCP over stdin and stdout to one person, with their own AWS profile and without a server.
     Stdio(stdio::Arguments),
     /// Closes what has ended, once.
@@ -101,6 +106,8 @@ impl Command {
             Self::Edge(arguments) => run::run(&arguments, run::Role::Edge),
             Self::Serve(arguments) => run::run(&arguments, run::Role::Serve),
             Self::Bridge(arguments) => bridge::run(arguments),
+            Self::Login(arguments) => login::login(&arguments),
+            Self::Logout(arguments) => login::logout(&arguments),
             Self::Stdio(arguments) => stdio::run(&arguments),
             Self::Reconcile(arguments) => reconcile::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),

@@ -1,3 +1,0 @@
-//! Lines of standard input.
-
-pub(super) use crate::lines::{Lines, Read, TOO_LONG};
