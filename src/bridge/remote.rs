@@ -195,8 +195,12 @@ impl Remote {
         if parts.status.is_success() && (body.is_empty() || line.wants_nothing()) {
             return Ok(());
         }
-        // A refusal that names the request is its answer as it is, and so is a batch's.
-        if line.is_answered_by(&body) || parts.status.is_success() && serde_json::from_slice::<Value>(&body).is_ok() {
+        // A refusal that names the request is its answer as it is, and so is a batch's; but of a token that was refused the
+        // bridge knows more than the server: how it got it, and how the person gets another.
+        let token_refused = parts.status == StatusCode::UNAUTHORIZED;
+        if !token_refused && line.is_answered_by(&body)
+            || parts.status.is_success() && serde_json::from_slice::<Value>(&body).is_ok()
+        {
             answers.take(body.to_vec()).await;
             return Ok(());
         }

@@ -7,6 +7,7 @@ use ::http::{HeaderName, HeaderValue, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::observe::REQUEST_ID;
+use crate::annotations::Annotations;
 
 /// What MCP clients send besides.
 const SENT: [HeaderName; 7] = [
@@ -26,12 +27,17 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 
 /// Lets those origins call, with a token in a header and without cookies. An origin that is not listed is told nothing, and
 /// refused by the guard if it calls all the same.
-pub(super) fn layer(origins: &[String]) -> CorsLayer {
+pub(super) fn layer(origins: &[String], annotations: &Annotations) -> CorsLayer {
     let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    let fields = annotations.tools().iter().flat_map(|tool| tool.method.input().fields().collect::<Vec<_>>());
+    let named = fields.filter_map(|field| annotations.field(&field).map(|about| about.header.clone()));
+    let arguments = named
+        .filter(|header| !header.is_empty())
+        .filter_map(|header| HeaderName::try_from(format!("mcp-param-{}", header.to_ascii_lowercase())).ok());
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers(SENT.into_iter().chain([AUTHORIZATION, CONTENT_TYPE]).collect::<Vec<_>>())
+        .allow_headers(SENT.into_iter().chain([AUTHORIZATION, CONTENT_TYPE]).chain(arguments).collect::<Vec<_>>())
         .expose_headers(READ.into_iter().chain([WWW_AUTHENTICATE, RETRY_AFTER, REQUEST_ID]).collect::<Vec<_>>())
         .max_age(REMEMBERED_FOR)
 }

@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use super::aside::Aside;
+use super::Edge;
+use super::dispatch::Call;
 use super::sealed::Sealed;
 use crate::digest::sha256_hex;
 use crate::mcp::envelope::Response;
@@ -17,8 +18,6 @@ use crate::mcp::message;
 
 /// How long somebody has to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(300);
-/// How many questions may wait at once: each holds its request's place.
-const WAITING_MOST: usize = 64;
 /// How many of one caller's: enough for a person, and not for all of the places.
 const OF_ONE_MOST: usize = 8;
 /// How often it is looked whether the answer came to another replica.
@@ -54,6 +53,8 @@ pub(super) enum AskError {
     Timeout,
     #[error("the client went away")]
     Gone,
+    #[error("this server ends or the connection does; ask again")]
+    Ending,
     #[error("the client refused the question: {0}")]
     Refused(String),
 }
@@ -74,11 +75,12 @@ impl Questions {
     /// Asks, and waits for the answer.
     pub(super) async fn ask(
         &self,
-        sealed: &Sealed,
-        aside: &Aside,
-        (principal, on_a_socket): (&str, bool),
+        edge: &Edge,
+        call: &Call<'_>,
         (method, params): (&str, &Value),
     ) -> Result<Map<String, Value>, AskError> {
+        let (sealed, aside, principal) = (&edge.sealed, call.aside, call.principal.id());
+        let on_a_socket = call.carried.is_a_channel();
         if !aside.is_open() {
             return Err(AskError::NoWay);
         }
@@ -90,7 +92,8 @@ impl Questions {
         let place = {
             let mut waiting = self.waiting();
             let own = waiting.values().filter(|waiting| waiting.principal == principal).count();
-            if waiting.len() >= WAITING_MOST || own >= OF_ONE_MOST {
+            // Each holds its request's place, and most of the places are for requests that end by themselves.
+            if waiting.len() >= (edge.config.in_flight_max / 4).max(1) || own >= OF_ONE_MOST {
                 return Err(AskError::TooMany);
             }
             waiting.insert(id.clone(), Waiting { principal: principal.to_owned(), answer });
@@ -105,6 +108,7 @@ impl Questions {
                 tokio::select! {
                     came = &mut answered => return came.map_err(|_| AskError::Gone)?.map_err(AskError::Refused),
                     _ = look.tick() => {}
+                    () = call.closing.cancelled() => return Err(AskError::Ending),
                 }
                 if !on_a_socket && let Some(came) = elsewhere(sealed, &id).await {
                     return came.map_err(AskError::Refused);

@@ -80,7 +80,7 @@ fn guarded(edge: &Arc<Edge>, routes: Router) -> Router {
         // Inside this line a foreign host or origin is refused; the probes stay outside, as balancers call by address.
         .layer(axum::middleware::from_fn_with_state(Arc::clone(edge), http::guard))
         // A browser asks first, without a token, and reads a refusal only where it may read the answer.
-        .layer(cors::layer(&edge.config.allowed_origins))
+        .layer(cors::layer(&edge.config.allowed_origins, &edge.annotations))
         .merge(probes.method_not_allowed_fallback(error::method_not_allowed))
         .fallback(error::not_found)
         // Outermost: whatever happens inside, the connection lives, nobody logs a token, and every answer is counted.

@@ -271,10 +271,9 @@ impl Rpc<'_> {
         needed: &InputRequired,
     ) -> Result<HashMap<String, prost_types::Struct>, String> {
         let mut answers = HashMap::new();
-        let whom = (call.principal.id(), call.carried.is_a_channel());
         for (name, question) in &needed.questions {
             let Some((method, params)) = params(question.clone(), true) else { continue };
-            let answer = edge.questions.ask(&edge.sealed, call.aside, whom, (method, &params)).await;
+            let answer = edge.questions.ask(edge, call, (method, &params)).await;
             answers.insert(name.clone(), transcode::to_struct(answer.map_err(|why| why.to_string())?));
         }
         Ok(answers)
