@@ -210,7 +210,7 @@ mod tests {
             &[("WHITELISTMCP_EDGE__PLAINTEXT", "true"), ("WHITELISTMCP_EDGE__TRUSTED_PROXIES", "[\"10.0.0.0/8\"]")],
         )
         .expect("sound");
-        assert_eq!(config.edge.map(|edge| (edge.plaintext, edge.trusted_proxies.len())), Some((true, 1)));
+        assert_eq!(config.edge.map(|edge| (edge.is_plain(), edge.trusted_proxies.len())), Some((true, 1)));
         assert!(
             parse("", &[("WHITELISTMCP_AUDIT__DIRECTROY", "b")])
                 .expect_err("unknown")

@@ -113,7 +113,7 @@ pub struct Config {
     pub connections_per_address: NonZeroUsize,
     /// Serve plain HTTP: to loopback, or behind a proxy named in `trusted_proxies`.
     #[serde(default)]
-    pub plaintext: bool,
+    pub plaintext: Option<bool>,
     /// The proxies that are believed about whom they speak for.
     #[serde(default, deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
@@ -261,7 +261,7 @@ pub struct Edge {
 impl Config {
     /// Checks what can be checked without opening anything.
     pub fn check(&self) -> Result<(), ConfigError> {
-        match (&self.tls, self.plaintext) {
+        match (&self.tls, self.is_plain()) {
             (None, false) => return Err(ConfigError::NoTls),
             (Some(_), true) => return Err(ConfigError::TlsAndPlaintext),
             (None, true) if self.trusted_proxies.is_empty() => {
@@ -344,9 +344,14 @@ impl Config {
         self.addresses().find(|address| !address.ip().is_loopback())
     }
 
+    /// Whether it serves plain HTTP.
+    pub fn is_plain(&self) -> bool {
+        self.plaintext.unwrap_or_default()
+    }
+
     /// Whether it serves plain HTTP where other machines reach it: then declared proxies alone are served.
     fn is_in_the_clear(&self) -> bool {
-        self.plaintext && self.reachable().is_some()
+        self.is_plain() && self.reachable().is_some()
     }
 
     /// The files that it does TLS by; none where it serves plain HTTP.

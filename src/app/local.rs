@@ -55,7 +55,7 @@ pub async fn local(config: &Config, name: &str, shutdown: &Shutdown) -> Result<L
     Policies::load(&config.policy)?;
     let limits = limits(config)?;
     let shared = shared(config)?;
-    let profile = Profile::find(&config.aws, name, Clock::system()).await?;
+    let profile = Profile::new(&config.aws, name, Clock::system())?;
     let annotations = Annotations::read(DESCRIPTOR_SET)?;
     let scopes: Scopes = annotations.scopes().scopes().map(str::to_owned).collect();
     let secret = Bearer::random().ok_or(StartError::Random)?;
@@ -118,7 +118,10 @@ impl Parts {
         let Self { config, profile, .. } = self;
         let configured = config.aws.accounts.iter().flat_map(|account| &account.regions).next();
         let configured = configured.or(config.targets.region.as_ref()).and_then(|region| Region::parse(region).ok());
-        let region = profile.region().cloned().or(configured).ok_or(ProfileError::NoRegion)?;
+        let region = match profile.region().await? {
+            Some(region) => region,
+            None => configured.ok_or(ProfileError::NoRegion)?,
+        };
         let identity = profile.identity(&region).await?;
         let accounts = Accounts::of_person(&config.aws, &identity, &region).map_err(|error| failed(&error))?;
         let mut targets = config.targets.clone();

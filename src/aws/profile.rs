@@ -12,6 +12,7 @@ use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_sdk_sts::config::{Credentials, ProvideCredentials};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_types::os_shim_internal::{Env, Fs};
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
@@ -32,7 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Profile {
     config: Config,
     http: SharedHttpClient,
-    region: Option<Region>,
     /// What the system calls the person.
     name: String,
     clock: Clock,
@@ -70,6 +70,9 @@ pub struct Identity {
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
+    /// No such profile.
+    #[error("there is no {named}: name one that stands in ~/.aws/config or ~/.aws/credentials in AWS_PROFILE", named = named())]
+    NoProfile,
     /// No Region.
     #[error("no AWS Region is set: give one as `region` in the AWS profile, or in AWS_REGION")]
     NoRegion,
@@ -122,7 +125,7 @@ impl From<ProfileError> for Error {
 
 impl std::fmt::Debug for Profile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Profile").field("region", &self.region).finish_non_exhaustive()
+        f.debug_struct("Profile").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -134,20 +137,31 @@ fn named() -> String {
     }
 }
 
+/// Whether a profile is named that no file has.
+async fn is_missing() -> bool {
+    let Some(name) = std::env::var("AWS_PROFILE").ok().filter(|name| !name.is_empty()) else { return false };
+    let files = aws_runtime::env_config::file::EnvConfigFiles::default();
+    let set = aws_config::profile::load(&Fs::real(), &Env::real(), &files, None).await;
+    set.is_ok_and(|set| set.get_profile(&name).is_none())
+}
+
 impl Profile {
-    /// Finds the profile's Region. Nothing is asked of AWS yet.
-    pub async fn find(config: &Config, name: &str, clock: Clock) -> Result<Self, ConfigError> {
+    /// Prepares to look for it. Nothing is asked of AWS yet.
+    pub fn new(config: &Config, name: &str, clock: Clock) -> Result<Self, ConfigError> {
         refuse_endpoint_variables()?;
-        let chain = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new());
-        let region = chain.or_else(ProfileFileRegionProvider::new()).region().await;
-        let region = region.map(|region| Region::parse(region.as_ref())).transpose()?;
         let (config, http, name) = (config.clone(), http_client(config)?, name.to_owned());
-        Ok(Self { config, http, region, name, clock, kept: Arc::default() })
+        Ok(Self { config, http, name, clock, kept: Arc::default() })
     }
 
-    /// The profile's Region.
-    pub fn region(&self) -> Option<&Region> {
-        self.region.as_ref()
+    /// The profile's Region as it is now, if it says one.
+    pub async fn region(&self) -> Result<Option<Region>, ProfileError> {
+        let chain = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new());
+        let region = chain.or_else(ProfileFileRegionProvider::new()).region().await;
+        match region {
+            Some(region) => Ok(Some(Region::parse(region.as_ref()).map_err(ConfigError::from)?)),
+            None if is_missing().await => Err(ProfileError::NoProfile),
+            None => Ok(None),
+        }
     }
 
     /// Who AWS says the owner is. From then on nobody else's credentials are taken.
@@ -193,7 +207,8 @@ impl Profile {
             return Ok(credentials.clone());
         }
         let found = async {
-            let base = loader(&self.config, self.http.clone(), self.region.as_ref()).load().await;
+            let region = self.region().await?;
+            let base = loader(&self.config, self.http.clone(), region.as_ref()).load().await;
             let provider = base.credentials_provider().ok_or("there is nothing to find them by")?;
             provider.provide_credentials().await.map_err(Box::<dyn std::error::Error + Send + Sync>::from)
         };

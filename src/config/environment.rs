@@ -12,6 +12,9 @@ pub const PREFIX: &str = "WHITELISTMCP_";
 /// The variable that names the configuration file; read by the command line, not here.
 const FILE: &str = "WHITELISTMCP_CONFIG";
 
+/// What variables of the bridge start with. They may stand in a shell's profile, and are nothing to a service.
+const BRIDGE: &str = "WHITELISTMCP_BRIDGE_";
+
 /// Its name by our own rule.
 const LISTED: &str = "WHITELISTMCP_EDGE__ALLOWED_ORIGINS";
 
@@ -28,7 +31,7 @@ pub(super) fn overlay(
     for (name, text) in environment {
         if name == ORIGINS {
             origins = Some(text);
-        } else if name.starts_with(PREFIX) && name != FILE {
+        } else if name.starts_with(PREFIX) && name != FILE && !name.starts_with(BRIDGE) {
             variables.push((name, text));
         }
     }

@@ -19,7 +19,7 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 
 /// Around everything else.
 pub(super) async fn observe(State(edge): State<Arc<Edge>>, request: Request<Body>, next: Next) -> Response {
-    let scheme = if edge.config.plaintext { "http" } else { "https" };
+    let scheme = if edge.config.is_plain() { "http" } else { "https" };
     let (begun, active) = (Instant::now(), ActiveRequest::count(request.method().as_str(), scheme));
     let stream = OpenStream::count("edge");
     let id = uuid::Uuid::new_v4().to_string();

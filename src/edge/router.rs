@@ -16,18 +16,7 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 /// The edge's router.
 pub fn router(edge: &Arc<Edge>) -> Router {
     let mcp_path = mcp_path(edge);
-    // RFC 9728, section 3.1: the resource's path goes behind the well-known one. Behind a path prefix the proxy may keep
-    // the prefix or take it off, and may pass the well-known paths on below it.
-    let mut well_known = vec![WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/mcp"), format!("{WELL_KNOWN}{mcp_path}")];
-    if let Some(prefix) = mcp_path.strip_suffix("/mcp") {
-        well_known.extend([format!("{prefix}{WELL_KNOWN}"), format!("{prefix}{WELL_KNOWN}/mcp")]);
-    }
-    well_known.sort();
-    well_known.dedup();
-    let metadata = well_known
-        .iter()
-        .fold(Router::new(), |router, path| router.route(path, get(challenge::metadata)))
-        .with_state(Arc::clone(edge));
+    let metadata = metadata(edge, &mcp_path);
     // GET is an upgrade, or opens a stream where there is anything to hear. DELETE would end a session: nothing is stored of
     // one that could be ended, so it is answered 405.
     let mut mcp = Router::new().route("/mcp", post(http::mcp).get(socket::upgrade)).route("/ws", get(socket::upgrade));
@@ -59,7 +48,23 @@ pub fn sockets(edge: &Arc<Edge>) -> Router {
     paths.sort();
     paths.dedup();
     let sockets = paths.iter().fold(Router::new(), |router, path| router.route(path, get(socket::upgrade)));
-    guarded(edge, sockets.with_state(Arc::clone(edge)))
+    guarded(edge, sockets.with_state(Arc::clone(edge)).merge(metadata(edge, &mcp_path)))
+}
+
+/// Where a protected resource's metadata is.
+fn metadata(edge: &Arc<Edge>, mcp_path: &str) -> Router {
+    // RFC 9728, section 3.1: the resource's path goes behind the well-known one. Behind a path prefix the proxy may keep
+    // the prefix or take it off, and may pass the well-known paths on below it.
+    let mut well_known = vec![WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/mcp"), format!("{WELL_KNOWN}{mcp_path}")];
+    if let Some(prefix) = mcp_path.strip_suffix("/mcp") {
+        well_known.extend([format!("{prefix}{WELL_KNOWN}"), format!("{prefix}{WELL_KNOWN}/mcp")]);
+    }
+    well_known.sort();
+    well_known.dedup();
+    well_known
+        .iter()
+        .fold(Router::new(), |router, path| router.route(path, get(challenge::metadata)))
+        .with_state(Arc::clone(edge))
 }
 
 /// The path of the MCP endpoint as clients see it.

@@ -171,6 +171,27 @@ async fn the_guide_s_entry_serves_a_person_with_their_own_profile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_that_is_not_there_is_named_and_found_once_it_is() {
+    let aws = opted_in().await;
+    let home = Home::new(&aws.access());
+    let mut server = home.start_with(&[("AWS_PROFILE", "nosuch")]);
+    let refused = error_of(&server.call("whitelist_targets", json!({})).await);
+    assert!(refused.to_string().contains("there is no AWS profile `nosuch`"), "{refused:#}");
+    let config = home.path().join(".aws/config");
+    let both = std::fs::read_to_string(&config).expect("read") + &format!("[profile nosuch]\nregion = {REGION}\n");
+    std::fs::write(&config, both).expect("written");
+    let credentials = home.path().join(".aws/credentials");
+    let both = std::fs::read_to_string(&credentials).expect("read").replace("[development]", "[nosuch]");
+    std::fs::write(&credentials, both).expect("written");
+    let found = crate::support::eventually("the profile is found", async || {
+        let answer = server.call("whitelist_targets", json!({})).await;
+        (answer["isError"] == false).then_some(answer)
+    });
+    assert_eq!(found.await["structuredContent"]["groups"].as_array().map(Vec::len), Some(1));
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_a_role_is_configured_the_session_is_the_server_s() {
     let aws = AwsDouble::start().await;
     let access = aws.access();

@@ -75,6 +75,9 @@ fn an_environment_that_says_nothing_sound_is_refused_with_what_would_be() {
         (with(&[("MCP_AUTH_TOKEN", "s3cret-of-all")]), &["no shared secret", "OpenID Connect", "key new", "MIGRATING"]),
         (with(&[("CORS_ORIGINS", "*")]), &["CORS_ORIGINS", "would let any web page call"]),
         (with(&[]), &["0.0.0.0:8080 is reachable from outside", "trusted_proxies", "[edge.tls]"]),
+        (with(&[("WHITELISTMCP_EDGE__PLAINTEXT", "false")]), &["`[edge]` needs `tls`"]),
+        // The bridge's own are nothing to a server.
+        (with(&[("WHITELISTMCP_BRIDGE_CA", "/x")]), &["0.0.0.0:8080 is reachable from outside"]),
         (with(&[("WHITELISTMCP_CONFIG", "/nowhere.toml")]), &["/nowhere.toml"]),
         (with(&[("WHITELISTMCP_EDGE__LISTNE", "x")]), &["WHITELISTMCP_EDGE__LISTNE"]),
     ] {

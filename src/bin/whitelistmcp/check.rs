@@ -173,7 +173,8 @@ fn edge(config: &Config, table: &mut Table) {
     let Some(edge) = &config.edge else {
         return table.note("edge", "not configured: `edge` and `serve` cannot run from this file");
     };
-    let listens = format!("{} as {}{}", edge.public_url, edge.listen, if edge.plaintext { ", plain HTTP" } else { "" });
+    let listens =
+        format!("{} as {}{}", edge.public_url, edge.listen, if edge.is_plain() { ", plain HTTP" } else { "" });
     table.add("edge", listens, edge.check());
     if let Some(identity) = &edge.tls {
         let sound = edge.files().map(|files| files.load(Clock::system().now())).transpose();

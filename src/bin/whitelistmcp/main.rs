@@ -142,7 +142,14 @@ fn complain(text: &str) {
     eprintln!("whitelistmcp: {text}");
 }
 
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+/// Says what the command was asked for. Whoever has stopped reading, such as `head`, has read enough.
+#[expect(clippy::exit, reason = "what was asked for cannot be said, and no command can go on without")]
 fn say(text: &str) {
-    println!("{text}");
+    use std::io::Write as _;
+    if let Err(error) = writeln!(std::io::stdout(), "{text}")
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        complain(&format!("the answer cannot be written: {error}"));
+        std::process::exit(1);
+    }
 }

@@ -77,7 +77,8 @@ fn subcommand(name: &str) -> ExitCode {
 
 /// The server's configuration: a file if one is named, and the environment.
 ///
-/// A container speaks plain HTTP to the proxy in front of it, so that is what is meant where no certificate is given. It is
+/// A container speaks plain HTTP to the proxy in front of it, so that is what is meant where no certificate is given and
+/// nothing else is said. It is
 /// served to declared proxies alone, as everywhere.
 fn remote() -> Result<Config, ModeError> {
     if variable(SECRET).is_some() {
@@ -88,7 +89,7 @@ fn remote() -> Result<Config, ModeError> {
         None => Config::of_environment(crate::environment())?,
     };
     let edge = config.edge.as_mut().ok_or(ModeError::NoEdge)?;
-    edge.plaintext |= edge.tls.is_none();
+    edge.plaintext.get_or_insert(edge.tls.is_none());
     Ok(config)
 }
 
