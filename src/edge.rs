@@ -22,6 +22,7 @@ mod log_levels;
 mod news;
 mod observe;
 mod offers;
+mod places;
 mod questions;
 mod reply;
 pub mod router;
@@ -41,7 +42,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,7 +55,8 @@ use url::Url;
 use callable::Callable;
 use events::{Event, Events};
 use log_levels::LogLevels;
-use news::Subscriptions;
+use news::{Listeners, Subscriptions};
+use places::Busy;
 use questions::Questions;
 use sealed::Sealed;
 
@@ -252,8 +254,11 @@ pub struct Edge {
     questions: Questions,
     log_levels: LogLevels,
     subscriptions: Subscriptions,
-    /// How many listen to what changes.
-    listening: AtomicUsize,
+    /// Who listens to what changes, and the way by which they do: a connection of its own, so that they take no call's place.
+    listeners: Listeners,
+    news_link: Link,
+    /// How many requests of each caller are worked on.
+    busy: Busy,
     /// The number of the next channel.
     channels: AtomicU64,
 }
@@ -392,6 +397,7 @@ impl Edge {
             offers: offers::of(&annotations),
         };
         let in_flight = Queue::new(config.in_flight_max, limits.queue());
+        let news_link = link.apart();
         Ok(Self {
             tools: catalogue::tools(&annotations),
             callable: Callable::new(),
@@ -409,7 +415,9 @@ impl Edge {
             questions: Questions::default(),
             log_levels: LogLevels::new(),
             subscriptions: Subscriptions::new(),
-            listening: AtomicUsize::new(0),
+            listeners: Listeners::default(),
+            news_link,
+            busy: Busy::default(),
             channels: AtomicU64::new(0),
         })
     }
@@ -440,6 +448,11 @@ impl Edge {
     pub fn with_instructions(mut self, more: &str) -> Self {
         self.server.instructions = format!("{}\n\n{more}", self.server.instructions);
         self
+    }
+
+    /// Whether another service than our own core stands behind it.
+    fn is_foreign(&self) -> bool {
+        self.config.backend.as_ref().is_some_and(|backend| backend.descriptors.is_some())
     }
 
     /// Whether legacy clients are given sessions: where the service behind asks something of them, or has something to tell.

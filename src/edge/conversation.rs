@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ::http::StatusCode;
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::aside::{self, Aside, Ear, Said};
+use super::batch::GivenUp;
 use super::dispatch::{Call, Carried};
 use super::reply::{self, Reply, reply};
 use super::session::Begun;
@@ -33,8 +35,10 @@ use crate::mcp::envelope::{self, EnvelopeError, Message, Received};
 use crate::mcp::era::Era;
 use crate::mcp::message::{RpcError, negotiated};
 
-/// How many calls run side by side; further messages wait in the channel.
+/// How many calls run side by side; further ones wait here, where they can still be given up.
 const CALLS_MOST: usize = 16;
+/// How many wait; further messages wait in the channel.
+const WAITING_MOST: usize = 256;
 
 /// A caller whose token is good.
 pub(super) struct Caller {
@@ -61,6 +65,9 @@ pub(super) struct Conversation {
     /// The requests that are worked on, by id as it was written, and how each is given up.
     in_flight: HashMap<String, CancellationToken>,
     running: FuturesUnordered<BoxFuture<'static, Finished>>,
+    /// How many of them are calls, which end by themselves; what is listened to does not.
+    calls: usize,
+    waiting: VecDeque<BoxFuture<'static, Finished>>,
     aside: mpsc::Sender<Said>,
     ear: Ear,
     ready: VecDeque<Reply>,
@@ -70,6 +77,8 @@ pub(super) struct Conversation {
     news: Option<BoxFuture<'static, Option<Reply>>>,
 }
 
+/// How often it is looked whether there is a place among those who listen.
+const NEWS_PAUSE: Duration = Duration::from_secs(5);
 /// The id under which changes are told: no request has it.
 const NEWS: &str = "";
 
@@ -78,14 +87,37 @@ struct Finished {
     ids: Vec<String>,
     /// None if it was given up: nobody waits for an answer.
     reply: Option<Reply>,
+    lasting: bool,
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.edge.subscriptions.forget(self.number);
+    }
 }
 
 impl Conversation {
     pub(super) fn new(edge: Arc<Edge>, origin: Origin, caller: Arc<Caller>, closing: CancellationToken) -> Self {
         let (aside, ear) = aside::way();
-        let (in_flight, running, ready) = (HashMap::new(), FuturesUnordered::new(), VecDeque::new());
+        let (in_flight, running) = (HashMap::new(), FuturesUnordered::new());
+        let (waiting, ready) = (VecDeque::new(), VecDeque::new());
         let number = edge.channels.fetch_add(1, Ordering::Relaxed);
-        Self { edge, origin, caller, begun: None, in_flight, running, aside, ear, ready, closing, number, news: None }
+        Self {
+            edge,
+            origin,
+            caller,
+            begun: None,
+            in_flight,
+            running,
+            calls: 0,
+            waiting,
+            aside,
+            ear,
+            ready,
+            closing,
+            number,
+            news: None,
+        }
     }
 
     pub(super) fn caller(&self) -> &Arc<Caller> {
@@ -99,12 +131,17 @@ impl Conversation {
 
     /// Whether another message can be taken.
     pub(super) fn has_room(&self) -> bool {
-        self.running.len() < CALLS_MOST
+        self.waiting.len() < WAITING_MOST
     }
 
-    /// Whether nothing is worked on, and nothing waits to be sent.
+    /// Whether nothing is worked on that ends by itself, and nothing waits to be sent.
     pub(super) fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.ready.is_empty()
+        self.calls == 0 && self.waiting.is_empty() && self.ready.is_empty()
+    }
+
+    /// Whether nothing at all is worked on.
+    pub(super) fn is_over(&self) -> bool {
+        self.running.is_empty() && self.is_idle()
     }
 
     /// Waits for the next message to send, or for the end of something that has none. Nothing comes while nothing is worked
@@ -129,6 +166,13 @@ impl Conversation {
                     }
                     for id in &finished.ids {
                         self.in_flight.remove(id);
+                    }
+                    if !finished.lasting {
+                        self.calls -= 1;
+                        if let Some(next) = self.waiting.pop_front() {
+                            self.calls += 1;
+                            self.running.push(next);
+                        }
                     }
                     self.ready.extend(finished.reply);
                     if self.ready.is_empty() {
@@ -156,12 +200,16 @@ impl Conversation {
         match received {
             Received::One(Message::Request(request)) => {
                 if request.method == "initialize" {
-                    let (revision, can) = (negotiated(request.params), Can::of_initialize(request.params));
-                    self.begun = Some(Begun { revision, can });
-                    self.tell_news();
+                    // A modern client has no such method, and is told so.
+                    let legacy = Era::of_frame(&request.method, request.params, None);
+                    if legacy.is_ok_and(|spoken| !spoken.era.is_modern()) {
+                        let (revision, can) = (negotiated(request.params), Can::of_initialize(request.params));
+                        self.begun = Some(Begun { revision, can });
+                        self.tell_news();
+                    }
                 }
-                let id = request.id.get().to_owned();
-                self.begin(vec![id], text.clone());
+                let (id, lasting) = (request.id.get().to_owned(), request.method == "subscriptions/listen");
+                self.begin(vec![id], text.clone(), lasting);
             }
             Received::One(Message::Notification { method, params }) => {
                 if method == "notifications/cancelled" {
@@ -187,7 +235,7 @@ impl Conversation {
                         _ => {}
                     }
                 }
-                self.begin(ids, text.clone());
+                self.begin(ids, text.clone(), false);
             }
         }
     }
@@ -205,6 +253,13 @@ impl Conversation {
             let (aside, carried) = (Aside::to(aside, NEWS), Carried::Channel { name, number, begun });
             let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
             let key = news::key(&call)?;
+            let _listening = loop {
+                match news::begin(&edge, principal.id()) {
+                    Ok(listening) => break listening,
+                    // Nobody is refused who has only said hello: the news come when there is a place.
+                    Err(_) => tokio::time::sleep(NEWS_PAUSE).await,
+                }
+            };
             // The channel looks at its token itself, and may have a newer one than this.
             news::tell(&edge, &call, &key).await;
             None
@@ -232,19 +287,20 @@ impl Conversation {
     }
 
     /// Begins to work on a request, or a batch of them.
-    fn begin(&mut self, ids: Vec<String>, text: Bytes) {
+    fn begin(&mut self, ids: Vec<String>, text: Bytes, lasting: bool) {
         let mut seen = HashSet::new();
-        let twice = ids.iter().find(|id| self.in_flight.contains_key(*id) || !seen.insert(*id));
-        if let Some(id) = twice {
-            let wrong = RpcError::new(code::INVALID_REQUEST, "a request with this `id` is still worked on");
-            let id = RawValue::from_string(id.clone()).ok();
-            self.ready.push_back(Reply::Message(wrong.to_body(id.as_deref())));
+        if ids.iter().any(|id| self.in_flight.contains_key(id) || !seen.insert(id)) {
+            // Of a batch every request is answered so: none is begun.
+            let wrong =
+                RpcError::new(code::INVALID_REQUEST, "a request with this `id`, or one beside it, is still worked on");
+            for id in ids {
+                let id = RawValue::from_string(id).ok();
+                self.ready.push_back(Reply::Message(wrong.to_body(id.as_deref())));
+            }
             return;
         }
-        let given_up = CancellationToken::new();
-        for id in &ids {
-            self.in_flight.insert(id.clone(), given_up.clone());
-        }
+        let given_up: GivenUp = ids.iter().map(|id| (id.clone(), CancellationToken::new())).collect();
+        self.in_flight.extend(given_up.clone());
         let (edge, caller, aside) = (Arc::clone(&self.edge), Arc::clone(&self.caller), self.aside.clone());
         let (Origin { name, address, certificate }, begun, number) = (self.origin, self.begun, self.number);
         let closing = self.closing.clone();
@@ -258,18 +314,23 @@ impl Conversation {
             };
             let carried = Carried::Channel { name, number, begun };
             let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
-            let work = std::panic::AssertUnwindSafe(answer(&edge, &text, &call));
-            let reply = given_up.run_until_cancelled(work.catch_unwind()).await;
-            let reply = reply.map(|reply| {
-                reply.unwrap_or_else(|_| {
-                    let fault = RpcError::new(code::INTERNAL_ERROR, "the service met a fault of its own");
-                    let id = ids.first().and_then(|id| RawValue::from_string(id.clone()).ok());
-                    Some(Reply::Message(fault.to_body(id.as_deref())))
-                })
+            let work = std::panic::AssertUnwindSafe(answer(&edge, &text, &call, &given_up));
+            let reply = work.catch_unwind().await.unwrap_or_else(|_| {
+                let fault = RpcError::new(code::INTERNAL_ERROR, "the service met a fault of its own");
+                let id = ids.first().and_then(|id| RawValue::from_string(id.clone()).ok());
+                Some(Reply::Message(fault.to_body(id.as_deref())))
             });
-            Finished { ids, reply: reply.flatten() }
+            Finished { ids, reply, lasting }
         };
-        self.running.push(work.instrument(span).boxed());
+        let work = work.instrument(span).boxed();
+        if lasting {
+            self.running.push(work);
+        } else if self.calls < CALLS_MOST {
+            self.calls += 1;
+            self.running.push(work);
+        } else {
+            self.waiting.push_back(work);
+        }
     }
 
     /// Gives up a call that the client wants no answer to any more (MCP, "Cancellation"). What it began to change is
@@ -289,10 +350,13 @@ impl Conversation {
 }
 
 /// Answers a request or a batch. None where nothing wants an answer.
-async fn answer(edge: &Edge, text: &[u8], call: &Call<'_>) -> Option<Reply> {
+async fn answer(edge: &Edge, text: &[u8], call: &Call<'_>, given_up: &GivenUp) -> Option<Reply> {
     match envelope::read(text) {
-        Ok(Received::One(Message::Request(request))) => Some(reply(edge, &request, call).await),
-        Ok(Received::Many(messages)) => super::batch::answer(edge, messages, call).await,
+        Ok(Received::One(Message::Request(request))) => match given_up.get(request.id.get()) {
+            Some(given_up) => given_up.run_until_cancelled(reply(edge, &request, call)).await,
+            None => Some(reply(edge, &request, call).await),
+        },
+        Ok(Received::Many(messages)) => super::batch::answer(edge, messages, call, given_up).await,
         _ => None,
     }
 }

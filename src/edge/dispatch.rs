@@ -137,7 +137,8 @@ pub(super) enum Answer {
 /// Calls of tools are counted by the core, whatever door they come through. What the edge answers or refuses by itself no
 /// core hears of, so it is counted here.
 pub(super) async fn dispatch(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, RpcError> {
-    let calls_a_tool = request.method == "tools/call";
+    // A core of ours counts calls of tools; of another service nobody knows whether it counts anything.
+    let calls_a_tool = request.method == "tools/call" && !edge.is_foreign();
     if !calls_a_tool && let Err(exceeded) = edge.limits.other(call.subject()).await {
         return Ok(Answer::Limited(exceeded));
     }

@@ -109,9 +109,19 @@ pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
         .into_response()
 }
 
+/// What tonic says of a message over its bound.
+const TOO_LARGE: &str = "message length too large";
+
 /// Gives words to what the service behind did not say itself: a broken link, whose details are ours.
 pub(super) fn unnamed(refusal: &mut Refusal, read_only: bool) {
     if !refusal.reason.is_empty() {
+        return;
+    }
+    if refusal.code == tonic::Code::OutOfRange && refusal.message.contains(TOO_LARGE) {
+        tracing::warn!(message = refusal.message, "an answer of the service behind the edge is too large");
+        refusal.code = tonic::Code::Internal;
+        refusal.reason = "ANSWER_TOO_LARGE".to_owned();
+        refusal.message = "the service's answer is too large to be carried; what was asked may have been done: look, and ask for less".to_owned();
         return;
     }
     // A service without reasons may still refuse in words of its own; these codes are never made by a link.
@@ -124,6 +134,8 @@ pub(super) fn unnamed(refusal: &mut Refusal, read_only: bool) {
             | tonic::Code::FailedPrecondition
             | tonic::Code::OutOfRange
             | tonic::Code::Aborted
+            | tonic::Code::ResourceExhausted
+            | tonic::Code::Unimplemented
     ) {
         status::name(refusal.code).clone_into(&mut refusal.reason);
         return;

@@ -4,7 +4,7 @@
 use ::http::HeaderMap;
 use serde_json::value::RawValue;
 
-use super::transcode::decode_header;
+use super::transcode::{decode_header, whole};
 use crate::annotations::{Annotations, ToolSpec};
 use crate::mcp::envelope::fields;
 use crate::mcp::era::mismatch;
@@ -58,8 +58,11 @@ fn is_same(argument: &str, said: &str) -> bool {
     if argument.starts_with('"') {
         return serde_json::from_str::<String>(argument).is_ok_and(|text| text == said);
     }
-    match (argument.parse::<i64>(), said.parse::<i64>()) {
-        (Ok(argument), Ok(said)) => argument == said,
+    let number = |text: &str| RawValue::from_string(text.to_owned()).ok().and_then(|raw| whole(&raw));
+    // Zeros in front are no JSON, and no other number.
+    let said_number = said.parse::<i64>().ok().or_else(|| number(said));
+    match (number(argument), said_number) {
+        (Some(argument), Some(said)) => argument == said,
         _ => argument == said,
     }
 }

@@ -22,14 +22,14 @@ use super::client_address::{ClientAddress, client_address, is_proxy};
 use super::dispatch::{self, Answer, Call, Carried};
 use super::reply::Reply;
 use super::session::{self, Begun};
-use super::{Edge, approvals, batch, error, news, stream};
+use super::{Edge, approvals, batch, error, headers, news, places, stream};
 use crate::error::Code;
 use crate::identity::thumbprint::Thumbprint;
 use crate::limit::{Exceeded, Subject};
 use crate::listen::Connection;
 use crate::mcp::code;
 use crate::mcp::envelope::{self, EnvelopeError, Message, Received};
-use crate::mcp::era::{Era, LEGACY, MODERN};
+use crate::mcp::era::{self, Era, LEGACY, MODERN};
 use crate::mcp::message::RpcError;
 use crate::telemetry;
 
@@ -171,7 +171,7 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
     let id = match envelope::read(&body) {
         Ok(Received::One(Message::Request(request))) => request.id.to_owned(),
         Ok(Received::Many(messages)) if has_batches(&parts.headers) => {
-            return match batch::answer(&edge, messages, &call).await {
+            return match batch::answer(&edge, messages, &call, &batch::GivenUp::new()).await {
                 Some(Reply::Message(body)) => error::json_response(StatusCode::OK, body),
                 Some(Reply::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why), None),
                 None => StatusCode::ACCEPTED.into_response(),
@@ -189,6 +189,7 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
             return match other {
                 Err(wrong) => refused(&wrong),
                 Ok(Received::Many(_)) => refused(&EnvelopeError::Batch),
+                Ok(Received::One(_)) if let Err(wrong) = check_revision(&parts.headers) => self::refused(&wrong, None),
                 // None of the notifications that exist asks anything of a server that keeps no state.
                 Ok(Received::One(Message::Notification { .. })) => StatusCode::ACCEPTED.into_response(),
                 Ok(Received::One(Message::Response(response))) if !is_modern(&parts.headers) => {
@@ -204,7 +205,7 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         }
     };
     // Only a whole request takes a place: a slow body holds nothing but its own connection.
-    let Some(place) = edge.in_flight.enter().await else {
+    let Some(place) = places::enter(&edge, who).await else {
         edge.refused(StatusCode::TOO_MANY_REQUESTS, "BUSY", address, Some(who), "too many requests at once");
         return error::busy(&id);
     };
@@ -256,7 +257,7 @@ pub(super) fn respond(about: &stream::About, answer: Result<Answer, RpcError>) -
         Err(wrong) => {
             let text = format!("JSON-RPC error {}", wrong.code);
             edge.refused(StatusCode::OK, "PROTOCOL_ERROR", address, who, &text);
-            refused(&wrong, id)
+            refused(&wrong, Some(id))
         }
     }
 }
@@ -275,6 +276,11 @@ fn session_of(edge: &Edge, who: &str, headers: &HeaderMap) -> Result<Option<Begu
         let text = "this session is unknown or over; begin another one by `initialize`";
         Box::new(error::rpc(status, None, error::code_of(status), text))
     })
+}
+
+/// A revision that is named must be one that is served (Streamable HTTP). Of a request its own reading says so.
+fn check_revision(headers: &HeaderMap) -> Result<(), RpcError> {
+    headers::one(headers, "mcp-protocol-version").and_then(|named| named.map_or(Ok(()), era::check))
 }
 
 /// Takes a legacy client's answer to a question of ours.
@@ -328,6 +334,9 @@ pub(super) async fn listen(edge: Arc<Edge>, request: Request<Body>) -> Response 
         Presented::Token(bearer, principal) => (bearer, principal),
         refused => return not_presented(&edge, address, refused, None),
     };
+    if let Err(wrong) = check_revision(&parts.headers) {
+        return refused(&wrong, None);
+    }
     let begun = match session_of(&edge, principal.id(), &parts.headers) {
         Ok(Some(begun)) => begun,
         Ok(None) => {
@@ -340,14 +349,23 @@ pub(super) async fn listen(edge: Arc<Edge>, request: Request<Body>) -> Response 
         return limited(&edge, address, &exceeded, None);
     }
     let closing = closing(parts.extensions.get::<Connection>());
+    let session = parts.headers.get(SESSION).map(crate::digest::sha256_hex).unwrap_or_default();
+    if edge.subscriptions.is_followed(&session) {
+        // 2025-11-25, "Streamable HTTP": a message goes out on one stream.
+        let (status, text) = (StatusCode::CONFLICT, "this session has a stream already");
+        return error::rpc(status, None, error::code_of(status), text);
+    }
+    let listening = match news::begin(&edge, principal.id()) {
+        Ok(listening) => listening,
+        Err(busy) => return refused(&busy, None),
+    };
     stream::open(move |aside| async move {
         let carried = Carried::Http(&parts.headers, Some(begun));
         let (bearer, principal) = (&bearer, &principal);
         let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
-        let Some(key) = news::key(&call) else { return };
-        match news::begin(&edge) {
-            Ok(_listening) => drop(news::tell(&edge, &call, &key).await),
-            Err(busy) => drop(aside.say(busy.to_body(None)).await),
+        let _listening = listening;
+        if let Some(key) = news::key(&call) {
+            drop(news::tell(&edge, &call, &key).await);
         }
     })
 }
@@ -422,11 +440,14 @@ async fn read_away(body: Body) -> Option<Box<RawValue>> {
     }
 }
 
-fn refused(wrong: &RpcError, id: &RawValue) -> Response {
-    error::json_response(
-        StatusCode::from_u16(wrong.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-        wrong.to_body(Some(id)),
-    )
+fn refused(wrong: &RpcError, id: Option<&RawValue>) -> Response {
+    let status = StatusCode::from_u16(wrong.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = error::json_response(status, wrong.to_body(id));
+    let wait = wrong.data.as_ref().and_then(|data| data.get("retry_after_seconds")?.as_u64());
+    if let (StatusCode::TOO_MANY_REQUESTS, Some(wait)) = (status, wait) {
+        response.headers_mut().insert(::http::header::RETRY_AFTER, HeaderValue::from(wait));
+    }
+    response
 }
 
 fn malformed(wrong: &EnvelopeError<'_>) -> Response {

@@ -31,9 +31,12 @@ impl LogLevels {
 
 /// A session, or whoever speaks where there is none.
 fn key(call: &Call<'_>) -> String {
-    let session = match call.carried {
-        Carried::Http(headers, _) => headers.get("mcp-session-id").map(::http::HeaderValue::as_bytes),
-        Carried::Channel { .. } | Carried::Itself => None,
-    };
-    sha256_hex(session.unwrap_or_else(|| call.principal.id().as_bytes()))
+    match call.carried {
+        Carried::Http(headers, _) => {
+            let session = headers.get("mcp-session-id").map(::http::HeaderValue::as_bytes);
+            sha256_hex(session.unwrap_or_else(|| call.principal.id().as_bytes()))
+        }
+        Carried::Channel { number, .. } => format!("channel:{number}"),
+        Carried::Itself => String::new(),
+    }
 }

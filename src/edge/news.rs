@@ -2,11 +2,13 @@
 //! (`subscriptions/listen`); a legacy one names resources (`resources/subscribe`) and hears of them on its own channel, or on
 //! the stream that it opens by GET. What a legacy client over HTTP has named is kept by the process that it told.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use prost::Message as _;
 use quick_cache::sync::Cache;
 use serde::Deserialize;
@@ -14,9 +16,11 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
+use tonic::Streaming;
 
 use super::Edge;
 use super::dispatch::{Answer, Call, Carried};
+use super::offers;
 use super::rpc::{self, outgoing_without_end};
 use crate::digest::sha256_hex;
 use crate::mcp::code;
@@ -28,6 +32,11 @@ use crate::pb::mcp::v1::{Changed, ChangedList, WatchRequest};
 const URIS_MOST: usize = 64;
 /// How many legacy clients' resources are kept.
 const CLIENTS_MOST: usize = 1024;
+/// How many listen at once. Each is a stream of the one connection to the service, of which not every service takes more
+/// than a hundred.
+const LISTENERS_MOST: usize = 64;
+/// How many of one caller's.
+const OF_ONE_MOST: usize = 16;
 /// How often the token of who listens is looked at again.
 const LOOK: Duration = Duration::from_secs(25);
 /// How long the service may take to begin.
@@ -38,7 +47,11 @@ const PAUSE_MOST: Duration = Duration::from_secs(30);
 
 /// What legacy clients watch, by who they are.
 #[derive(Debug)]
-pub(super) struct Subscriptions(Cache<String, Arc<Subscription>>);
+pub(super) struct Subscriptions {
+    kept: Cache<String, Arc<Subscription>>,
+    /// Those that somebody follows, which must not be forgotten meanwhile.
+    followed: Mutex<HashMap<String, Weak<Subscription>>>,
+}
 
 /// What one client watches.
 #[derive(Debug, Default)]
@@ -59,23 +72,79 @@ pub(super) enum Over {
     Token(String),
 }
 
-/// A place among those who listen; each keeps one of the edge's requests busy.
-pub(super) struct Listening<'e>(&'e Edge);
+/// How many listen, by who they are.
+#[derive(Debug, Default)]
+pub(super) struct Listeners(Arc<Mutex<HashMap<String, usize>>>);
 
-impl Drop for Listening<'_> {
+/// A place among them.
+#[derive(Debug)]
+pub(super) struct Listening {
+    listeners: Arc<Mutex<HashMap<String, usize>>>,
+    who: String,
+}
+
+impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.listening.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = listeners.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                listeners.remove(&self.who);
+            }
+        }
+    }
+}
+
+impl Listeners {
+    /// Takes a place, if there is one: for all together, and for each caller.
+    fn enter(&self, who: &str, most: usize) -> Option<Listening> {
+        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = listeners.get(who).copied().unwrap_or_default();
+        if listeners.values().sum::<usize>() >= most || own >= OF_ONE_MOST.min(most) {
+            return None;
+        }
+        listeners.insert(who.to_owned(), own + 1);
+        Some(Listening { listeners: Arc::clone(&self.0), who: who.to_owned() })
     }
 }
 
 impl Subscriptions {
     pub(super) fn new() -> Self {
-        Self(Cache::new(CLIENTS_MOST))
+        Self { kept: Cache::new(CLIENTS_MOST), followed: Mutex::default() }
     }
 
     fn of(&self, key: &str) -> Arc<Subscription> {
-        let made = self.0.get_or_insert_with(key, || Ok::<_, std::convert::Infallible>(Arc::default()));
-        made.unwrap_or_else(|never| match never {})
+        let followed = self.followed().get(key).and_then(Weak::upgrade);
+        followed.unwrap_or_else(|| {
+            let made = self.kept.get_or_insert_with(key, || Ok::<_, std::convert::Infallible>(Arc::default()));
+            made.unwrap_or_else(|never| match never {})
+        })
+    }
+
+    /// The same for whoever follows it from now on; none if somebody does already.
+    fn follow(&self, key: &str) -> Option<Arc<Subscription>> {
+        let subscription = self.of(key);
+        let mut followed = self.followed();
+        if subscription.named.receiver_count() > 0 {
+            return None;
+        }
+        followed.retain(|_, subscription| subscription.strong_count() > 0);
+        followed.insert(key.to_owned(), Arc::downgrade(&subscription));
+        Some(subscription)
+    }
+
+    /// Whether somebody follows it.
+    pub(super) fn is_followed(&self, key: &str) -> bool {
+        self.of(key).named.receiver_count() > 0
+    }
+
+    /// Forgets what a channel watched that is gone.
+    pub(super) fn forget(&self, number: u64) {
+        self.kept.remove(&channel(number));
+    }
+
+    fn followed(&self) -> MutexGuard<'_, HashMap<String, Weak<Subscription>>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a resource to what a client watches, or takes it out; whether there was room. Where somebody follows already, it
@@ -103,14 +172,21 @@ impl Subscriptions {
 pub(super) fn key(call: &Call<'_>) -> Option<String> {
     match call.carried {
         Carried::Http(headers, Some(_)) => headers.get("mcp-session-id").map(sha256_hex),
-        Carried::Channel { number, .. } => Some(format!("channel:{number}")),
+        Carried::Channel { number, .. } => Some(channel(number)),
         Carried::Http(_, None) | Carried::Itself => None,
     }
+}
+
+fn channel(number: u64) -> String {
+    format!("channel:{number}")
 }
 
 /// `resources/subscribe` and `resources/unsubscribe`.
 pub(super) async fn subscribe(edge: &Edge, call: &Call<'_>, uri: &str, watched: bool) -> Result<Value, RpcError> {
     let wrong = |text: &'static str| RpcError::new(code::INVALID_PARAMS, text);
+    if watched && known(edge, call, vec![uri.to_owned()]).is_empty() {
+        return Err(offers::no_resource(uri, false));
+    }
     if call.carried.is_a_channel() || !edge.sealed.is_apart() {
         let key =
             key(call).ok_or_else(|| wrong("this needs a session: send the Mcp-Session-Id of `initialize` along"))?;
@@ -159,13 +235,13 @@ pub(super) async fn listen(
     if !call.aside.is_open() {
         return Err(wrong("the answer is a stream: send `Accept: application/json, text/event-stream`"));
     }
-    let _listening = begin(edge)?;
+    let _listening = begin(edge, call.principal.id())?;
     let offered = edge.server.offers;
     let watch = WatchRequest {
         tools: asked.tools_list_changed && offered.tools_news,
         prompts: asked.prompts_list_changed && offered.prompts_news,
         resources: asked.resources_list_changed && offered.resources_news,
-        uris: if offered.resource_news { asked.resource_subscriptions } else { Vec::new() },
+        uris: if offered.resource_news { known(edge, call, asked.resource_subscriptions) } else { Vec::new() },
     };
     let about = |mut params: Map<String, Value>| {
         params.insert("_meta".to_owned(), json!({"io.modelcontextprotocol/subscriptionId": id}));
@@ -182,13 +258,14 @@ pub(super) async fn listen(
         accepted.insert("resourceSubscriptions".to_owned(), watch.uris.clone().into());
     }
     // Whoever is told that it listens must miss nothing from then on.
-    let opened = tokio::time::timeout(OPEN_PATIENCE, open(edge, call, &watch)).await.unwrap_or_default();
+    let mut source = Source::new(edge, call, watch.clone());
+    drop(tokio::time::timeout(OPEN_PATIENCE, source.opened()).await);
     let first = about(Map::from_iter([("notifications".to_owned(), accepted.into())]));
     if !call.aside.say(notification("notifications/subscriptions/acknowledged", &first)).await {
         return Err(RpcError::new(code::INTERNAL_ERROR, "the client went away"));
     }
     let (_keep, watched) = watch::channel(watch);
-    match follow(edge, call, watched, opened, |_| {}, |changed| news(changed, about)).await {
+    match follow(edge, call, watched, source, |_| {}, |changed| news(changed, about)).await {
         Over::Token(why) => Ok(Answer::TokenRefused(why)),
         Over::Ending | Over::Gone => {
             let end = edge.server.ended(json!({"io.modelcontextprotocol/subscriptionId": id}));
@@ -206,7 +283,7 @@ pub(super) async fn tell(edge: &Edge, call: &Call<'_>, key: &str) -> Over {
         prompts: offered.prompts_news,
         resources: offered.resources_news,
     };
-    let subscription = edge.subscriptions.of(key);
+    let Some(subscription) = edge.subscriptions.follow(key) else { return Over::Gone };
     let mut named = subscription.named.subscribe();
     let (wanted, watched) = watch::channel(all(&named.borrow_and_update()));
     let changes = async {
@@ -218,96 +295,180 @@ pub(super) async fn tell(edge: &Edge, call: &Call<'_>, key: &str) -> Over {
     let opened = |wanted: &WatchRequest| {
         subscription.followed.send_replace(wanted.uris.iter().cloned().collect());
     };
+    let source = Source::new(edge, call, watched.borrow().clone());
     tokio::select! {
-        over = follow(edge, call, watched, None, opened, |changed| news(changed, Value::Object)) => over,
+        over = follow(edge, call, watched, source, opened, |changed| news(changed, Value::Object)) => over,
         over = changes => over,
     }
 }
 
-/// Takes a place among those who listen.
-pub(super) fn begin(edge: &Edge) -> Result<Listening<'_>, RpcError> {
-    use std::sync::atomic::Ordering;
-    // A quarter of the places: the rest is for requests that end.
-    let most = (edge.config.in_flight_max / 4).max(1);
-    if edge.listening.fetch_add(1, Ordering::Relaxed) >= most {
-        edge.listening.fetch_sub(1, Ordering::Relaxed);
-        let data = json!({"reason": "BUSY", "retry_after_seconds": 30});
-        return Err(RpcError::new(429, "too many listen already; try again later").with_data(data));
-    }
-    Ok(Listening(edge))
+/// Those of the resources that the caller may read.
+fn known(edge: &Edge, call: &Call<'_>, uris: Vec<String>) -> Vec<String> {
+    let may = |uri: &String| {
+        offers::resource(edge, uri).is_some_and(|(spec, _)| offers::holds(edge, call, &spec.annotations.scope))
+    };
+    uris.into_iter().filter(may).collect()
 }
 
-/// Follows what changes, opening the stream again when it breaks or something else is wanted.
+/// Takes a place among those who listen.
+pub(super) fn begin(edge: &Edge, who: &str) -> Result<Listening, RpcError> {
+    // Each keeps a request busy, and the rest is for those that end.
+    let most = (edge.config.in_flight_max / 4).clamp(1, LISTENERS_MOST);
+    edge.listeners.enter(who, most).ok_or_else(|| {
+        let data = json!({"reason": "BUSY", "retry_after_seconds": 30});
+        RpcError::new(429, "too many listen already; try again later").with_http(429).with_data(data)
+    })
+}
+
+/// The service's stream of changes. It is opened again when it breaks or when something else is wanted; the old one goes when the
+/// new one is there, so that nothing is missed between them.
+struct Source<'a> {
+    edge: &'a Edge,
+    call: &'a Call<'a>,
+    wanted: WatchRequest,
+    stream: Option<Streaming<Bytes>>,
+    /// The one that is being opened. A service may take its time: until something has changed, if it likes.
+    opening: Option<BoxFuture<'a, Option<Streaming<Bytes>>>>,
+    again: Option<Instant>,
+    pause: Duration,
+    /// Whether something may have changed while nothing was followed.
+    missed: bool,
+}
+
+/// What a source has to say.
+enum News {
+    /// What is wanted is followed now.
+    Opened,
+    /// Something has changed.
+    Changed(Changed),
+}
+
+impl<'a> Source<'a> {
+    fn new(edge: &'a Edge, call: &'a Call<'a>, wanted: WatchRequest) -> Self {
+        let opening = Some(open(edge, call, wanted.clone()).boxed());
+        Self { edge, call, wanted, stream: None, opening, again: None, pause: PAUSE, missed: false }
+    }
+
+    /// Waits until the first stream is there, or cannot be had now.
+    async fn opened(&mut self) {
+        if let Some(opening) = &mut self.opening {
+            let opened = opening.await;
+            self.opening = None;
+            self.take(opened);
+        }
+    }
+
+    fn take(&mut self, opened: Option<Streaming<Bytes>>) {
+        match opened {
+            Some(stream) => self.stream = Some(stream),
+            None if self.stream.is_none() => self.later(),
+            // The old one is still there.
+            None => self.again = Some(Instant::now() + self.pause),
+        }
+    }
+
+    fn later(&mut self) {
+        self.missed = true;
+        self.again = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(PAUSE_MOST);
+    }
+
+    fn want(&mut self, wanted: WatchRequest) {
+        self.wanted = wanted;
+        self.again = None;
+        self.opening = Some(open(self.edge, self.call, self.wanted.clone()).boxed());
+    }
+
+    /// The next news. Nothing is lost if it is not waited for.
+    async fn next(&mut self) -> News {
+        loop {
+            let opening = async {
+                match &mut self.opening {
+                    Some(opening) => opening.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let changed = async {
+                match &mut self.stream {
+                    Some(stream) => stream.message().await.ok().flatten(),
+                    None => std::future::pending().await,
+                }
+            };
+            let again = async {
+                match self.again {
+                    Some(again) => tokio::time::sleep_until(again).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = changed => match changed.map(Changed::decode) {
+                    Some(Ok(changed)) => {
+                        self.pause = PAUSE;
+                        return News::Changed(changed);
+                    }
+                    Some(Err(_)) => {}
+                    None => {
+                        self.stream = None;
+                        if self.opening.is_none() {
+                            self.later();
+                        }
+                    }
+                },
+                opened = opening => {
+                    self.opening = None;
+                    let there = opened.is_some();
+                    self.take(opened);
+                    if there {
+                        return News::Opened;
+                    }
+                }
+                () = again => self.want(self.wanted.clone()),
+            }
+        }
+    }
+}
+
+/// Follows what changes, to the end of whoever listens.
 async fn follow(
     edge: &Edge,
     call: &Call<'_>,
     mut watched: watch::Receiver<WatchRequest>,
-    mut stream: Option<tonic::Streaming<bytes::Bytes>>,
+    mut source: Source<'_>,
     opened: impl Fn(&WatchRequest),
     told: impl Fn(Changed) -> Option<Vec<u8>>,
 ) -> Over {
     let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut pause, mut again, mut broke) = (PAUSE, Instant::now(), false);
     let say = async |changed: Changed| match told(changed) {
         Some(message) => call.aside.say(message).await,
         None => true,
     };
-    if stream.is_some() {
-        watched.mark_unchanged();
-    }
     loop {
-        if stream.is_none() && Instant::now() >= again {
-            let wanted = watched.borrow_and_update().clone();
-            stream = open(edge, call, &wanted).await;
-            if stream.is_none() {
-                again = Instant::now() + pause;
-                pause = (pause * 2).min(PAUSE_MOST);
-            } else {
-                opened(&wanted);
-                // What changed while nothing was followed is not known, so it may be anything.
-                let missed = if std::mem::take(&mut broke) { all_of(wanted) } else { Vec::new() };
-                for changed in missed {
-                    if !say(changed).await {
-                        return Over::Gone;
-                    }
-                }
-            }
-        }
         tokio::select! {
             () = call.closing.cancelled() => return Over::Ending,
             () = call.aside.closed() => return Over::Gone,
-            Ok(()) = watched.changed() => {
-                // The old stream goes when the new one is there, so that nothing is missed between them.
-                let wanted = watched.borrow_and_update().clone();
-                match tokio::time::timeout(OPEN_PATIENCE, open(edge, call, &wanted)).await {
-                    Ok(Some(new)) => {
-                        while let Some(Some(changed)) = next(&mut stream).now_or_never() {
-                            if !say(changed).await {
-                                return Over::Gone;
-                            }
-                        }
-                        stream = Some(new);
-                        opened(&wanted);
-                    }
-                    _ => (stream, again, broke) = (None, Instant::now() + pause, true),
-                }
-            }
-            () = tokio::time::sleep_until(again), if stream.is_none() => {}
-            changed = next(&mut stream) => match changed {
-                Some(changed) => {
-                    pause = PAUSE;
-                    if !say(changed).await {
-                        return Over::Gone;
-                    }
-                }
-                None => (stream, again, broke) = (None, Instant::now() + pause, true),
-            },
             _ = look.tick() => {
                 let verified = edge.verifier.verify(call.bearer, call.address, call.certificate.as_ref()).await;
                 if let Err(error) = verified {
                     let error: crate::error::Error = error.into();
                     return Over::Token(error.message().to_owned());
+                }
+            }
+            Ok(()) = watched.changed() => source.want(watched.borrow_and_update().clone()),
+            news = source.next() => {
+                let changes = match news {
+                    News::Changed(changed) => vec![changed],
+                    News::Opened => {
+                        opened(&source.wanted);
+                        // What changed while nothing was followed is not known, so it may be anything.
+                        if std::mem::take(&mut source.missed) { all_of(source.wanted.clone()) } else { Vec::new() }
+                    }
+                };
+                for changed in changes {
+                    if !say(changed).await {
+                        return Over::Gone;
+                    }
                 }
             }
         }
@@ -326,23 +487,15 @@ fn all_of(watched: WatchRequest) -> Vec<Changed> {
     lists.chain(uris).map(|what| Changed { what: Some(what) }).collect()
 }
 
-async fn open(edge: &Edge, call: &Call<'_>, wanted: &WatchRequest) -> Option<tonic::Streaming<bytes::Bytes>> {
+async fn open(edge: &Edge, call: &Call<'_>, wanted: WatchRequest) -> Option<Streaming<Bytes>> {
     let method = edge.annotations.watches()?;
     let request = outgoing_without_end(call, wanted.encode_to_vec().into())?;
-    match edge.link.server_streaming(rpc::path(method).ok()?, request).await {
+    match edge.news_link.server_streaming(rpc::path(method).ok()?, request).await {
         Ok(stream) => Some(stream.into_inner()),
         Err(status) => {
             tracing::debug!(code = ?status.code(), message = status.message(), "what changes cannot be followed");
             None
         }
-    }
-}
-
-/// The next change; it never comes where there is no stream. None where the stream has ended.
-async fn next(stream: &mut Option<tonic::Streaming<bytes::Bytes>>) -> Option<Changed> {
-    match stream {
-        None => std::future::pending().await,
-        Some(stream) => Changed::decode(stream.message().await.ok()??).ok(),
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn prompts(edge: &Edge, call: &Call<'_>) -> Vec<Value> {
     shown.map(|spec| crate::mcp::catalogue::prompt(spec, &edge.annotations)).collect()
 }
 
-fn holds(edge: &Edge, call: &Call<'_>, scope: &str) -> bool {
+pub(super) fn holds(edge: &Edge, call: &Call<'_>, scope: &str) -> bool {
     edge.annotations.scopes().grants(call.principal.scopes(), scope)
 }
 

@@ -109,6 +109,8 @@ impl Questions {
                     came = &mut answered => return came.map_err(|_| AskError::Gone)?.map_err(AskError::Refused),
                     _ = look.tick() => {}
                     () = call.closing.cancelled() => return Err(AskError::Ending),
+                    // Nothing that was answered could be told to who has gone.
+                    () = aside.closed() => return Err(AskError::Gone),
                 }
                 if !on_a_socket && let Some(came) = elsewhere(sealed, &id).await {
                     return came.map_err(AskError::Refused);

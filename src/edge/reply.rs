@@ -7,7 +7,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::dispatch::{self, Answer, Call};
-use super::{Edge, error};
+use super::{Edge, error, places};
 use crate::limit::Exceeded;
 use crate::mcp::envelope::{EnvelopeError, Request};
 use crate::mcp::message::RpcError;
@@ -24,7 +24,7 @@ pub(super) enum Reply {
 /// Answers a request, with a place of its own.
 pub(super) async fn reply(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Reply {
     let who = Some(call.principal.id());
-    let Some(_place) = edge.in_flight.enter().await else {
+    let Some(_place) = places::enter(edge, call.principal.id()).await else {
         let status = StatusCode::TOO_MANY_REQUESTS;
         edge.refused(status, "BUSY", call.address, who, "too many requests at once");
         let data = json!({"reason": "BUSY", "retry_after_seconds": 1});

@@ -143,10 +143,10 @@ impl Rpc<'_> {
         message: &Bytes,
         brought: &Brought,
     ) -> Result<Came, RpcError> {
-        let bound = self.bound(call, message);
+        let bound = || self.bound(call, message);
         let state = match &brought.state {
             None => None,
-            Some(state) => Some(edge.sealed.open_once(&bound, state, STATE_GOOD_FOR).await.map_err(|why| {
+            Some(state) => Some(edge.sealed.open_once(&bound(), state, STATE_GOOD_FOR).await.map_err(|why| {
                 RpcError::new(code::INVALID_PARAMS, format!("`requestState` is not taken: {why}; ask again without it"))
             })?),
         };
@@ -163,13 +163,19 @@ impl Rpc<'_> {
                     Ok(Some(needed)) => needed,
                     Err(status) => return Ok(Came::Refused(status)),
                 },
+                Came::Refused(status) => {
+                    if let (Some(state), tonic::Code::Unavailable) = (&brought.state, status.code()) {
+                        edge.sealed.give_back(state).await;
+                    }
+                    return Ok(Came::Refused(status));
+                }
                 other => return Ok(other),
             };
             if let Some(lacks) = self.can.lacks(needed.questions.values()) {
                 return Ok(self.undeclared(lacks));
             }
             if self.era.is_modern() {
-                return Ok(Came::Question(question(edge, &bound, needed)));
+                return Ok(Came::Question(question(edge, &bound(), needed)));
             }
             match self.ask(edge, call, &needed).await {
                 Ok(answers) => client.answers = answers,
@@ -194,7 +200,9 @@ impl Rpc<'_> {
 
     /// What a state is bound to: who asks, and for what.
     fn bound(&self, call: &Call<'_>, message: &Bytes) -> Vec<u8> {
-        let (who, what) = (sha256_hex(call.principal.id()), sha256_hex(message));
+        // Not of the bytes: what holds a map has no order of its own in them.
+        let arguments = transcode::canonical(&self.method.input(), message);
+        let (who, what) = (sha256_hex(call.principal.id()), sha256_hex(arguments));
         format!("state:{who}:{}:{what}", self.method.full_name()).into_bytes()
     }
 

@@ -92,10 +92,15 @@ impl Sealed {
     ) -> Result<Vec<u8>, SealedError> {
         let bytes = self.open(purpose, text)?;
         let key = sha256_hex(text);
-        if self.spent.get(&key).is_some() {
+        let mut first = false;
+        let marked = self.spent.get_or_insert_with(&key, || {
+            first = true;
+            Ok::<_, std::convert::Infallible>(())
+        });
+        marked.unwrap_or_else(|never| match never {});
+        if !first {
             return Err(SealedError::Spent);
         }
-        self.spent.insert(key.clone(), ());
         if let Some(shared) = &self.shared {
             let first = shared.put_new(&format!("spent:{key}"), b"1", good_for).await;
             match first {
@@ -109,6 +114,17 @@ impl Sealed {
             }
         }
         Ok(bytes)
+    }
+
+    /// Lets something be brought once more: what it was brought for was never asked of anybody.
+    pub(super) async fn give_back(&self, text: &str) {
+        let key = sha256_hex(text);
+        if let Some(shared) = &self.shared {
+            // Redis's shortest end, in place of a removal.
+            let forgotten = shared.put(&format!("spent:{key}"), b"0", Duration::from_secs(1)).await;
+            drop(forgotten);
+        }
+        self.spent.remove(&key);
     }
 
     fn now(&self) -> i64 {

@@ -45,6 +45,8 @@ use crate::telemetry::OpenStream;
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the other end is asked whether it is there, and the token whether it is still good.
 const PING: Duration = Duration::from_secs(25);
+/// How long what is listened to may take to say that it ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the other end may be silent.
 const SILENT: Duration = Duration::from_secs(75);
 /// The subprotocol that some clients ask for.
@@ -216,6 +218,8 @@ impl Session {
             let done: Result<(), Close> = tokio::select! {
                 () = closing.cancelled() => {
                     self.finish(socket).await;
+                    // What is listened to ends with the service, and says so.
+                    drop(tokio::time::timeout(LAST_WORDS, self.end(socket)).await);
                     return going_away();
                 }
                 reply = self.conversation.next() => tell(socket, reply).await,
@@ -284,6 +288,16 @@ impl Session {
         }
         self.conversation.renew(caller);
         Ok(())
+    }
+
+    /// Waits for the end of what does not end by itself.
+    async fn end(&mut self, socket: &mut WebSocket) {
+        while !self.conversation.is_over() {
+            let reply = self.conversation.next().await;
+            if tell(socket, reply).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Answers what runs, and begins nothing more.

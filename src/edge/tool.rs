@@ -46,6 +46,7 @@ pub(super) async fn call_tool(
         let counted = edge.limits.other(call.subject()).await;
         return Ok(counted.map_or_else(Outcome::Limited, |()| Outcome::Challenge(scope.clone())));
     }
+    call.carried.says_arguments(spec, arguments, &edge.annotations, rpc.era)?;
     let message = match transcode::to_message(&spec.method.input(), arguments, &edge.annotations) {
         Ok(message) => message,
         Err(wrong) => {
@@ -58,7 +59,6 @@ pub(super) async fn call_tool(
             return Ok(Outcome::ToolError(vec![text(format!("Refused: {wrong}")), text(structured.to_string())]));
         }
     };
-    call.carried.says_arguments(spec, arguments, &edge.annotations, rpc.era)?;
     let before = Before::of(brought);
     if before == Before::GaveUp {
         if let Err(exceeded) = edge.limits.other(call.subject()).await {

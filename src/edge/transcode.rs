@@ -141,6 +141,13 @@ pub(super) fn field<T: Message + Default>(
     Ok(messages(&message, field)?.into_iter().next_back())
 }
 
+/// What a message says, in one form whatever the order of its maps.
+pub(super) fn canonical(descriptor: &MessageDescriptor, message: &Bytes) -> String {
+    let read = DynamicMessage::decode(descriptor.clone(), message.clone()).ok();
+    let json = read.and_then(|read| serde_json::to_value(&read).ok());
+    json.map_or_else(|| crate::digest::sha256_hex(message), |json| json.to_string())
+}
+
 /// Adds a message as a field to one that is encoded already (Protocol Buffers, "Encoding": fields may come in any order).
 pub(super) fn with_field(message: &Bytes, field: &FieldDescriptor, value: &impl Message) -> Bytes {
     let mut whole = message.to_vec();
@@ -355,7 +362,7 @@ fn one(
 }
 
 /// A whole number, however it is written: JSON Schema takes `1.0` and `1e0` for integers too.
-fn whole(json: &RawValue) -> Option<i64> {
+pub(super) fn whole(json: &RawValue) -> Option<i64> {
     let text = json.get();
     // `parse` takes words as well, and JSON's numbers begin otherwise.
     let is_number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());

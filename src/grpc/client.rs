@@ -132,6 +132,20 @@ impl Link {
         Self::Later(later)
     }
 
+    /// The same by a connection of its own: what lasts does not stand in the way of what ends.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        match self {
+            Self::Remote(remote) => {
+                let set = Arc::clone(&remote.current.borrow());
+                let channel = connect(&remote.endpoint, &remote.address, &remote.name, &set);
+                let made = Arc::new(ArcSwap::from_pointee(Made { set, channel }));
+                Self::Remote(Box::new(Remote { made, ..Remote::clone(remote) }))
+            }
+            other => other.clone(),
+        }
+    }
+
     /// Calls a method with an encoded message, as a span of its own where there is a trace that it belongs to.
     pub async fn unary(&self, path: PathAndQuery, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
         self.traced(path, request, |path, request| self.send(path, request)).await

@@ -86,8 +86,10 @@ pub(super) async fn serve(
                 let request = request.map(|body| Arriving::new(body, BODY_TIMEOUT).into_body());
                 router.oneshot(request).await.unwrap_or_else(|never| match never {})
             };
-            drop(running);
-            Ok::<Response<Answer>, Infallible>(answer.map(|body| followed.follow(body)))
+            // What streams is still being worked on when its headers are out.
+            let is_stream = answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+            let running = is_stream.then_some(running);
+            Ok::<Response<Answer>, Infallible>(answer.map(|body| followed.follow(body, running)))
         }
     });
     let ended = {
@@ -98,6 +100,8 @@ pub(super) async fn serve(
             overdue = overdue(&traffic) => return Err(overdue),
             why = end.as_mut() => {
                 refused.store(matches!(why, End::Refused), Ordering::Relaxed);
+                // Answers that would last are ended in order.
+                connection.closing().cancel();
                 http.as_mut().graceful_shutdown();
                 let last = async {
                     match why {

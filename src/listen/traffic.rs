@@ -37,6 +37,7 @@ pub(super) struct Answer {
     rest: Bytes,
     id: u64,
     traffic: Arc<Traffic>,
+    _running: Option<Running>,
 }
 
 /// A request's body, which must have arrived by a certain time.
@@ -75,10 +76,10 @@ impl Traffic {
     }
 
     /// Follows an answer until it is handed over.
-    pub(super) fn follow(self: &Arc<Self>, body: axum::body::Body) -> Answer {
+    pub(super) fn follow(self: &Arc<Self>, body: axum::body::Body, running: Option<Running>) -> Answer {
         let id = self.answered.fetch_add(1, Ordering::Relaxed);
         self.answers().insert(id, Some(Instant::now()));
-        Answer { body, rest: Bytes::new(), id, traffic: Arc::clone(self) }
+        Answer { body, rest: Bytes::new(), id, traffic: Arc::clone(self), _running: running }
     }
 
     fn answers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Option<Instant>>> {

@@ -168,6 +168,11 @@ impl Era {
     }
 }
 
+/// Whether a revision is served.
+pub fn check(revision: &str) -> Result<(), RpcError> {
+    if supported().any(|known| known == revision) { Ok(()) } else { Err(unsupported(revision)) }
+}
+
 /// A progress token: a string or an integer.
 fn is_token(token: &RawValue) -> bool {
     token.get().starts_with('"') || token.get().parse::<i64>().is_ok()

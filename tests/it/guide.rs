@@ -194,7 +194,7 @@ async fn sockets_may_have_a_port_of_their_own() {
         (http::Method::POST, "/mcp", None, 405),
         (http::Method::GET, "/ws", None, 426),
         (http::Method::GET, "/ws", Some("https://evil.example"), 403),
-        (http::Method::GET, "/.well-known/oauth-protected-resource", None, 404),
+        (http::Method::GET, "/.well-known/oauth-protected-resource", None, 200),
         (http::Method::GET, "/approvals", None, 404),
         (http::Method::GET, "/health", None, 200),
         (http::Method::GET, "/livez", None, 200),
