@@ -145,7 +145,11 @@ pub(super) fn field<T: Message + Default>(
 pub(super) fn canonical(descriptor: &MessageDescriptor, message: &Bytes) -> String {
     let read = DynamicMessage::decode(descriptor.clone(), message.clone()).ok();
     let json = read.and_then(|read| serde_json::to_value(&read).ok());
-    json.map_or_else(|| crate::digest::sha256_hex(message), |json| json.to_string())
+    let sorted = json.map(|mut json| {
+        json.sort_all_objects();
+        json.to_string()
+    });
+    sorted.unwrap_or_else(|| crate::digest::sha256_hex(message))
 }
 
 /// Adds a message as a field to one that is encoded already (Protocol Buffers, "Encoding": fields may come in any order).

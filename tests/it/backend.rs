@@ -1,14 +1,17 @@
 //! What the edge carries for any service that is annotated: streams, questions, resources, prompts, news, and every kind of
 //! value, in both eras.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use whitelistmcp::pb::mcp::v1::changed::What;
 use whitelistmcp::pb::mcp::v1::{Changed, ChangedList};
 
 use crate::support::backend::Stage;
-use crate::support::eventually;
+use crate::support::{eventually, tls};
 
 fn request(id: u64, method: &str, params: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
@@ -108,7 +111,7 @@ async fn closing_a_stream_gives_up_a_modern_call_and_not_a_legacy_one() {
     assert_eq!(events.message().await["method"], "notifications/progress");
     drop(events);
     // It counts for two seconds; whoever gives up is seen at once.
-    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!(stage.seen.given_up.load(Ordering::SeqCst), 1, "the legacy call went on to its end");
     stage.stop().await;
 }
@@ -354,11 +357,7 @@ async fn resources_prompts_and_completion_are_carried() {
             .clone()
     };
     assert_eq!(tool("show").get("outputSchema"), None);
-    assert_eq!(
-        tool("greet")["inputSchema"]["properties"].as_object().map(serde_json::Map::len),
-        Some(1),
-        "no `client`"
-    );
+    assert_eq!(tool("greet")["inputSchema"]["properties"].get("client"), None);
     assert_eq!(tool("count")["inputSchema"]["properties"]["to"]["x-mcp-header"], "To");
     stage.stop().await;
 }
@@ -484,4 +483,172 @@ async fn a_service_that_the_edge_cannot_serve_is_refused_at_the_start() {
         let error = service(&rpc, more);
         assert!(error.contains(part), "{rpc} {more}: {error}");
     }
+}
+
+/// A socket to the edge, as alice.
+struct Socket(tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>);
+
+impl Socket {
+    async fn open(stage: &Stage) -> Self {
+        let tls = tls::client(stage.ground.directory.path(), None, &[b"http/1.1"]);
+        let stream = tokio::net::TcpStream::connect(stage.edge).await.expect("it listens");
+        let name = "localhost".try_into().expect("a name");
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream).await.expect("TLS");
+        let url = format!("wss://localhost:{}/ws", stage.edge.port());
+        let (socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("it upgrades");
+        let mut socket = Self(socket);
+        socket.say(json!({"token": stage.token("alice")})).await;
+        socket
+    }
+
+    async fn say(&mut self, message: Value) {
+        self.0.send(tokio_tungstenite::tungstenite::Message::text(message.to_string())).await.expect("sent");
+    }
+
+    async fn hear(&mut self) -> Value {
+        let heard = async {
+            loop {
+                if let tokio_tungstenite::tungstenite::Message::Text(text) =
+                    self.0.next().await.expect("a frame").expect("a sound one")
+                {
+                    return serde_json::from_str(&text).expect("JSON");
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), heard).await.expect("in time")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_hears_whatever_else_is_going_on_on_it() {
+    let stage = Stage::start().await;
+    let mut socket = Socket::open(&stage).await;
+    // As much as one caller may listen to, and more calls than run at once.
+    for id in 1..=17 {
+        let (_, body) =
+            modern(id, "subscriptions/listen", json!({"notifications": {"toolsListChanged": true}}), json!({}));
+        socket.say(body).await;
+        let answer = socket.hear().await;
+        if id <= 16 {
+            assert_eq!(answer["method"], "notifications/subscriptions/acknowledged", "{answer:#}");
+        } else {
+            assert_eq!(answer["error"]["code"], 429, "{answer:#}");
+        }
+    }
+    for id in 100..140 {
+        socket.say(request(id, "tools/call", json!({"name": "count", "arguments": {"to": 40, "pause": 500}}))).await;
+    }
+    for id in 100..139 {
+        socket.say(json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}})).await;
+    }
+    // The first sixteen were begun, all but the last are given up, and so the last is worked on.
+    socket.say(request(200, "ping", json!({}))).await;
+    let answer = socket.hear().await;
+    assert_eq!((answer["id"].as_u64(), &answer["result"]), (Some(200), &json!({})), "{answer:#}");
+    socket.say(json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 139}})).await;
+    drop(socket);
+    let unwatched = async || (stage.changes.receiver_count() == 0).then_some(());
+    eventually("nobody watches any more", unwatched).await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_message_of_a_batch_is_for_itself() {
+    let stage = Stage::start().await;
+    let mut socket = Socket::open(&stage).await;
+    let slow =
+        |id: u64, to: u32| request(id, "tools/call", json!({"name": "count", "arguments": {"to": to, "pause": 100}}));
+    // One is given up, and the other is answered.
+    socket.say(json!([slow(1, 300), slow(2, 10)])).await;
+    socket.say(json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}})).await;
+    let answer = socket.hear().await;
+    assert_eq!((answer.as_array().map(Vec::len), answer[0]["id"].as_u64()), (Some(1), Some(2)), "{answer:#}");
+    // An id that is in use costs the whole batch, and each of it is told.
+    socket.say(slow(5, 300)).await;
+    socket.say(json!([request(5, "ping", json!({})), request(6, "ping", json!({}))])).await;
+    for id in [5, 6] {
+        let answer = socket.hear().await;
+        assert_eq!((answer["id"].as_u64(), answer["error"]["code"].as_i64()), (Some(id), Some(-32600)), "{answer:#}");
+    }
+    drop(socket);
+    // Answers come in batches too (2025-03-26, "Streamable HTTP").
+    let able = session(&stage, "alice", json!({"elicitation": {}})).await;
+    let greet = request(5, "tools/call", json!({"name": "greet", "arguments": {"word": "Hello"}}));
+    let mut events = stage.open("POST", &[("mcp-session-id", &able)], &greet.to_string()).await;
+    events.head().await;
+    let question = events.message().await;
+    let response =
+        json!([{"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept", "content": {"name": "Ada"}}}]);
+    assert_eq!(stage.post(&[("mcp-session-id", &able)], &response).await.status, 202);
+    assert_eq!(events.message().await["result"]["structuredContent"]["greeting"], "Hello, Ada!");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_leaves_behind_is_not_in_its_way() {
+    let stage = Stage::start().await;
+    let able = session(&stage, "alice", json!({"elicitation": {}})).await;
+    let greet = request(5, "tools/call", json!({"name": "greet", "arguments": {"word": "Hello"}})).to_string();
+    // More than wait at once, each left alone.
+    for _ in 0..12 {
+        let mut events = stage.open("POST", &[("mcp-session-id", &able)], &greet).await;
+        let (_, headers) = events.head().await;
+        assert_eq!(headers["content-type"], "text/event-stream");
+        assert_eq!(events.message().await["method"], "elicitation/create");
+        drop(events);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // One stream of a session is enough, and a revision that is not served is refused whatever is sent.
+    let headers = [("mcp-session-id", able.as_str()), ("mcp-protocol-version", "2025-11-25")];
+    let mut first = stage.open("GET", &headers, "").await;
+    assert_eq!(first.head().await.0, 200);
+    let watching = async || (stage.changes.receiver_count() == 1).then_some(());
+    eventually("the service is watched", watching).await;
+    assert_eq!(stage.open("GET", &headers, "").await.head().await.0, 409);
+    let unknown = [("mcp-session-id", able.as_str()), ("mcp-protocol-version", "1999-01-01")];
+    assert_eq!(stage.open("GET", &unknown, "").await.head().await.0, 400);
+    let notification = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    assert_eq!(stage.post(&unknown, &notification).await.status, 400);
+    // What a service says of its own quota is said.
+    let answer = stage.post(&[], &request(1, "tools/call", json!({"name": "count", "arguments": {"to": 998}}))).await;
+    let answer = answer.json();
+    assert!(
+        answer["result"]["content"][0]["text"].as_str().is_some_and(|text| text.contains("quota of 5")),
+        "{answer:#}"
+    );
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_holds_whatever_the_order_of_a_map() {
+    let stage = Stage::start().await;
+    let titles = json!({"a": "1", "b": "2", "c": "3", "d": "4", "e": "5", "f": "6"});
+    for round in 0..8 {
+        let mut params = json!({"name": "greet", "arguments": {"word": "Hello", "titles": titles}});
+        let (_, asked) = ask(&stage, "tools/call", params.clone(), json!({"elicitation": {}})).await;
+        params["requestState"] = asked["result"]["requestState"].clone();
+        params["inputResponses"] = json!({"who": {"action": "accept", "content": {"name": "Ada"}}});
+        let (_, answer) = ask(&stage, "tools/call", params, json!({"elicitation": {}})).await;
+        assert_eq!(answer["result"]["structuredContent"]["greeting"], "Hello, Ada!", "round {round}: {answer:#}");
+    }
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_hears_of_what_they_may_not_read() {
+    let stage = Stage::start().await;
+    let uris = json!(["book://cover", "book://secret", "book://one/2", "other://x"]);
+    let filter = json!({"notifications": {"resourceSubscriptions": uris}});
+    let (headers, body) = modern(9, "subscriptions/listen", filter, json!({}));
+    let mut events = stage.open("POST", &borrowed(&headers), &body.to_string()).await;
+    events.head().await;
+    let first = events.message().await;
+    assert_eq!(first["params"]["notifications"], json!({"resourceSubscriptions": ["book://cover", "book://one/2"]}));
+    let able = session(&stage, "alice", json!({})).await;
+    for uri in ["book://secret", "other://x"] {
+        let answer =
+            stage.post(&[("mcp-session-id", &able)], &request(1, "resources/subscribe", json!({"uri": uri}))).await;
+        assert_eq!(answer.json()["error"]["code"], -32002, "{uri}");
+    }
+    stage.stop().await;
 }

@@ -331,6 +331,9 @@ async fn count(
 ) -> Result<Response<BoxStream<'static, Result<Vec<u8>, Status>>>, Status> {
     let CountRequest { to, pause } = CountRequest::decode(request.as_slice()).expect("a request");
     seen.begun.fetch_add(1, Ordering::SeqCst);
+    if to == 998 {
+        return Err(Status::resource_exhausted("your quota of 5 a day is used up"));
+    }
     if to == 999 {
         return Err(Status::failed_precondition("it does not count that far"));
     }
