@@ -27,6 +27,7 @@ clippy() { cargo clippy --locked --all-targets -- --deny warnings; }
 docs() { RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items; }
 protos() { .tools/node/node_modules/.bin/buf lint proto; }
 scripts() { python3 -m compileall -q examples/demo scripts tests/interop tests/conformance && bash -n scripts/*.sh .ci/run && sh -n tests/interop/clients/xdg-open; }
+fuzz_target() { cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir "$CARGO_TARGET_DIR"; }
 rust_client() {
   local crate=(--manifest-path tests/interop/rust/Cargo.toml)
   cargo fmt --check "${crate[@]}" && cargo build --locked "${crate[@]}" --target-dir "$CARGO_TARGET_DIR/interop"
@@ -41,6 +42,7 @@ step 'protos' protos
 step 'build' cargo build --locked --bins --tests
 step 'lints' clippy
 step 'documentation' docs
+step 'the fuzz target compiles' fuzz_target
 step 'tests' cargo test --locked --lib --bins --test it
 step 'the demo' python3 examples/demo/demo.py
 step 'clients of other makes, and the conformance suite' python3 examples/demo/tools/install.py interop interop-old interop-node
