@@ -149,6 +149,7 @@ fn links_between_documents_lead_somewhere() {
         "CONTRIBUTING.md",
         "docs/ARCHITECTURE.md",
         "docs/AUDIT.md",
+        "docs/CONFORMANCE.md",
         "docs/MIGRATING.md",
         "docs/OPERATIONS.md",
         "docs/TELEMETRY.md",
