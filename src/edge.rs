@@ -55,8 +55,8 @@ use url::Url;
 use callable::Callable;
 use events::{Event, Events};
 use log_levels::LogLevels;
-use news::{Listeners, Subscriptions};
-use places::Busy;
+use news::Subscriptions;
+use places::Shares;
 use questions::Questions;
 use sealed::Sealed;
 
@@ -255,10 +255,10 @@ pub struct Edge {
     log_levels: LogLevels,
     subscriptions: Subscriptions,
     /// Who listens to what changes, and the way by which they do: a connection of its own, so that they take no call's place.
-    listeners: Listeners,
+    listeners: Shares,
     news_link: Link,
     /// How many requests of each caller are worked on.
-    busy: Busy,
+    busy: Shares,
     /// The number of the next channel.
     channels: AtomicU64,
 }
@@ -415,9 +415,9 @@ impl Edge {
             questions: Questions::default(),
             log_levels: LogLevels::new(),
             subscriptions: Subscriptions::new(),
-            listeners: Listeners::default(),
+            listeners: Shares::default(),
             news_link,
-            busy: Busy::default(),
+            busy: Shares::default(),
             channels: AtomicU64::new(0),
         })
     }

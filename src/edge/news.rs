@@ -21,6 +21,7 @@ use tonic::Streaming;
 use super::Edge;
 use super::dispatch::{Answer, Call, Carried};
 use super::offers;
+use super::places::Share;
 use super::rpc::{self, outgoing_without_end};
 use crate::digest::sha256_hex;
 use crate::mcp::code;
@@ -70,42 +71,6 @@ pub(super) enum Over {
     Gone,
     /// The token is not good any more.
     Token(String),
-}
-
-/// How many listen, by who they are.
-#[derive(Debug, Default)]
-pub(super) struct Listeners(Arc<Mutex<HashMap<String, usize>>>);
-
-/// A place among them.
-#[derive(Debug)]
-pub(super) struct Listening {
-    listeners: Arc<Mutex<HashMap<String, usize>>>,
-    who: String,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = listeners.get_mut(&self.who) {
-            *count -= 1;
-            if *count == 0 {
-                listeners.remove(&self.who);
-            }
-        }
-    }
-}
-
-impl Listeners {
-    /// Takes a place, if there is one: for all together, and for each caller.
-    fn enter(&self, who: &str, most: usize) -> Option<Listening> {
-        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = listeners.get(who).copied().unwrap_or_default();
-        if listeners.values().sum::<usize>() >= most || own >= OF_ONE_MOST.min(most) {
-            return None;
-        }
-        listeners.insert(who.to_owned(), own + 1);
-        Some(Listening { listeners: Arc::clone(&self.0), who: who.to_owned() })
-    }
 }
 
 impl Subscriptions {
@@ -311,10 +276,10 @@ fn known(edge: &Edge, call: &Call<'_>, uris: Vec<String>) -> Vec<String> {
 }
 
 /// Takes a place among those who listen.
-pub(super) fn begin(edge: &Edge, who: &str) -> Result<Listening, RpcError> {
+pub(super) fn begin(edge: &Edge, who: &str) -> Result<Share, RpcError> {
     // Each keeps a request busy, and the rest is for those that end.
     let most = (edge.config.in_flight_max / 4).clamp(1, LISTENERS_MOST);
-    edge.listeners.enter(who, most).ok_or_else(|| {
+    edge.listeners.take(who, OF_ONE_MOST, most).ok_or_else(|| {
         let data = json!({"reason": "BUSY", "retry_after_seconds": 30});
         RpcError::new(429, "too many listen already; try again later").with_http(429).with_data(data)
     })
