@@ -50,11 +50,13 @@ impl Drop for Share {
     }
 }
 
-/// Takes a place; none if none has become free in time, or the caller has three quarters of all of them.
+/// Takes a place; none if none has become free in time. Of another service's edge no caller has more than three quarters; a core of
+/// ours has limits of its own for each caller.
 pub(super) async fn enter(edge: &Edge, who: &str) -> Option<Place> {
     let all = edge.config.in_flight_max;
     // Those who wait for a place count as well, so the queue is for everybody too.
-    let share = edge.busy.take(who, all - all / 4, usize::MAX)?;
+    let of_one = if edge.is_foreign() { all - all / 4 } else { usize::MAX };
+    let share = edge.busy.take(who, of_one, usize::MAX)?;
     Some(Place { _share: share, _permit: edge.in_flight.enter().await? })
 }
 
