@@ -14,6 +14,7 @@ mod line;
 mod login;
 mod network;
 mod parameters;
+mod plain;
 mod remote;
 mod session;
 mod socket;
@@ -96,6 +97,11 @@ pub enum BridgeError {
         "`{0}` must be https://… or wss://…, or http:// or ws:// to a loopback address: a token would be read on the way"
     )]
     Insecure(Url),
+    /// The URL has a name or a password in it, which no message may repeat.
+    #[error(
+        "the server's URL must not have a user name or a password in it: take out what stands before the `@`, and give a token by --token-file or MCP_AUTH_TOKEN"
+    )]
+    Userinfo,
     /// Standard input or output.
     #[error("standard input or output")]
     Io(#[from] std::io::Error),
@@ -183,7 +189,8 @@ pub async fn run(
         Some(token) => Access::Given(token),
         None => {
             let reach = if config.ask { Reach::Browser } else { Reach::Quiet };
-            Access::own(Logins::new(config.login, &url, network.clone(), Clock::system()), reach)
+            let socket = config.transport == Transport::WebSocket;
+            Access::own(Logins::new(config.login, &url, socket, network.clone(), Clock::system()), reach)
         }
     };
     let carrier = match config.transport {
@@ -208,18 +215,18 @@ pub async fn run(
 
 /// Logs a person in, whatever there was before, and keeps what comes of it. `device` shows a code to be typed in elsewhere.
 pub async fn log_in(url: &Url, login: LoginConfig, network: NetworkConfig, device: bool) -> Result<(), BridgeError> {
-    let url = address(url)?;
+    let (socket, url) = (is_socket(url), address(url)?);
     let network = Network::new(network);
     let (challenge, open) = challenge(&url, &network).await?;
     let reach = if device { Reach::Device } else { Reach::Terminal };
-    Logins::new(login, &url, network, Clock::system()).log_in(&challenge, open, reach).await?;
+    Logins::new(login, &url, socket, network, Clock::system()).log_in(&challenge, open, reach).await?;
     Ok(())
 }
 
 /// Forgets the logins at a server, and tells the provider. Whether there was one.
 pub async fn log_out(url: &Url, login: LoginConfig, network: NetworkConfig) -> Result<bool, BridgeError> {
-    let url = address(url)?;
-    Ok(Logins::new(login, &url, Network::new(network), Clock::system()).log_out().await?)
+    let (socket, url) = (is_socket(url), address(url)?);
+    Ok(Logins::new(login, &url, socket, Network::new(network), Clock::system()).log_out().await?)
 }
 
 /// What a server says to somebody without a token, and whether it answers them.
@@ -236,8 +243,15 @@ async fn challenge(url: &Url, network: &Network) -> Result<(Challenge, bool), Br
     Ok((Challenge::read(answer.headers()), answer.status().is_success()))
 }
 
+fn is_socket(url: &Url) -> bool {
+    matches!(url.scheme(), "ws" | "wss")
+}
+
 /// The endpoint as HTTP names it, if a token may go there.
-fn address(url: &Url) -> Result<Url, BridgeError> {
+pub fn address(url: &Url) -> Result<Url, BridgeError> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(BridgeError::Userinfo);
+    }
     let text = match url.scheme() {
         "wss" => url.as_str().replacen("wss", "https", 1),
         "ws" => url.as_str().replacen("ws", "http", 1),

@@ -9,6 +9,7 @@ use url::Url;
 use super::access::AccessError;
 use super::login::LoginError;
 use super::network::NetworkError;
+use super::plain::plain;
 use super::sse::TooLarge;
 use crate::error::Chain;
 
@@ -121,5 +122,5 @@ fn refused(why: &str) -> String {
 fn words_of(body: Option<&Value>) -> Option<String> {
     let said =
         body?.pointer("/error/message").or_else(|| body?.get("error_description")).or_else(|| body?.get("error"))?;
-    said.as_str().map(str::to_owned)
+    said.as_str().map(plain)
 }

@@ -20,11 +20,12 @@ use std::time::Duration;
 use url::Url;
 
 use super::network::{Network, NetworkError};
-use super::store::{self, Kept, Login, Store, StoreError};
+use super::plain::plain;
+use super::store::{self, Grant, Kept, Login, Store, StoreError};
 use crate::clock::Clock;
 use crate::http_client::HttpClient;
 use challenge::Challenge;
-use discovery::{AuthorizationServer, Discovered};
+use discovery::{AuthorizationServer, Discovered, Place};
 
 pub use attempt::Failed;
 pub use client::ClientError;
@@ -44,6 +45,8 @@ pub struct Config {
     pub client_id: Option<String>,
     /// The file with that client's secret, if it has one.
     pub client_secret: Option<PathBuf>,
+    /// The one issuer that may let people in. A configured secret goes to nobody else, and to nobody without it.
+    pub issuer: Option<String>,
     /// The URL of a Client ID Metadata Document, which is a client id by itself.
     pub client_metadata: Option<Url>,
     /// Where the browser is sent back to on this machine; without a port any will do.
@@ -134,15 +137,21 @@ pub enum LoginError {
 pub(super) struct Logins {
     config: Config,
     server: Url,
+    /// Whether it is spoken to over a WebSocket.
+    socket: bool,
     store: Store,
     network: Network,
     clock: Clock,
 }
 
 impl Logins {
-    pub(super) fn new(config: Config, server: &Url, network: Network, clock: Clock) -> Self {
+    pub(super) fn new(config: Config, server: &Url, socket: bool, network: Network, clock: Clock) -> Self {
         let store = Store::new(config.store.clone(), server);
-        Self { config, server: server.clone(), store, network, clock }
+        Self { config, server: server.clone(), socket, store, network, clock }
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { url: &self.server, socket: self.socket, issuer: self.config.issuer.as_deref() }
     }
 
     /// The login that there is.
@@ -165,7 +174,7 @@ impl Logins {
         let lock = tokio::time::timeout(ELSEWHERE, self.store.lock(|| {})).await;
         let _lock = lock.map_err(|_| LoginError::Busy)??;
         let mut kept = self.store.load().await?;
-        match kept.at(&old.issuer) {
+        match kept.at(&old.issuer).find(|login| self.is_ours(login)) {
             Some(found) if found.access_token != old.access_token => return Ok(found.clone()),
             // Somebody has logged out.
             None => return Err(LoginError::Quiet),
@@ -186,13 +195,14 @@ impl Logins {
         let http = self.network.http().await?;
         let before = self.kept().await?;
         let issuer = before.as_ref().map(|login| login.issuer.as_str());
-        let found = discovery::discover(http, &self.server, challenge, issuer).await?;
+        let found = discovery::discover(http, self.place(), challenge, issuer).await?;
         let since = self.clock.now();
         let _lock =
             self.store.lock(|| (self.config.tell)("another program logs in to this server; waiting for it")).await?;
         let mut kept = self.store.load().await?;
         let wanted = self.scopes(&found, challenge);
-        if let Some(login) = kept.at(&found.server.issuer).filter(|login| self.is_ours(login)).cloned() {
+        let before = kept.at(&found.server.issuer).find(|login| self.is_ours(login)).cloned();
+        if let Some(login) = before {
             let another = Some(login.access_token.as_str()) != refused;
             let covers = !challenge.is_insufficient_scope()
                 || wanted_by(challenge).iter().all(|scope| login.scopes.contains(scope));
@@ -213,7 +223,7 @@ impl Logins {
                     Err(error) if error.is_final() => {
                         tracing::info!(%error, "the login has ended");
                         if error.is_of_unknown_client() {
-                            kept.forget(&login.issuer);
+                            kept.forget(&login);
                         }
                     }
                     Err(error) => return Err(error.into()),
@@ -227,7 +237,7 @@ impl Logins {
     /// Logs in anew, whatever there is. `open` says that the server has answered somebody without a token.
     pub(super) async fn log_in(&self, challenge: &Challenge, open: bool, reach: Reach) -> Result<Login, LoginError> {
         let http = self.network.http().await?;
-        let found = discovery::discover(http, &self.server, challenge, None).await?;
+        let found = discovery::discover(http, self.place(), challenge, None).await?;
         if open && found.server.assumed {
             return Err(LoginError::Open);
         }
@@ -268,18 +278,23 @@ impl Logins {
         if reach == Reach::Quiet && !program {
             return Err(LoginError::Quiet);
         }
-        let before = kept.at(&server.issuer).filter(|login| self.is_ours(login));
+        let before = kept.at(&server.issuer).find(|login| self.is_ours(login)).cloned();
         // What was granted before is not lost by asking for more.
         for scope in before.iter().flat_map(|login| &login.scopes) {
             if !scopes.is_empty() && !scopes.contains(scope) {
                 scopes.push(scope.clone());
             }
         }
-        let client = before.map(|login| login.client.clone());
+        let client = before.as_ref().map(|login| login.client.clone());
+        let grant = match (program, self.config.as_program) {
+            (false, _) => Grant::Person,
+            (true, true) => Grant::Program,
+            (true, false) => Grant::OnlyProgram,
+        };
         let resource = found.resource.clone().filter(|_| !self.config.without_resource);
         let resource = resource
             .or_else(|| (found.resource.is_none() && !self.config.without_resource).then(|| canonical(&self.server)));
-        let wish = grant::Wish { server, scopes, resource };
+        let wish = grant::Wish { server, scopes, resource, grant };
         let asking = async {
             if program {
                 let client = client::client(http, server, &self.config, client, &self.config.redirect).await?;
@@ -306,7 +321,9 @@ impl Logins {
                 // A provider that has forgotten the client says so to the person alone, or not before the code is exchanged.
                 let unknown = matches!(&error, LoginError::Grant(error) if error.is_of_unknown_client());
                 if unknown || matches!(error, LoginError::Nobody) {
-                    kept.forget(&server.issuer);
+                    if let Some(login) = &before {
+                        kept.forget(login);
+                    }
                     self.store.save(std::mem::take(kept)).await?;
                 }
                 Err(error)
@@ -349,9 +366,18 @@ impl Logins {
         self.config.as_program || only && self.config.client_secret.is_some()
     }
 
-    /// Whether a login was made as the client that is configured now.
+    /// Whether a login is one that this configuration would make: as the client, at the issuer, and for the person or the
+    /// program, as is said now.
     fn is_ours(&self, login: &Login) -> bool {
-        self.config.client_id.as_ref().is_none_or(|id| *id == login.client.id)
+        let config = &self.config;
+        let grant = match login.grant {
+            Grant::Person => !config.as_program,
+            Grant::Program => config.as_program,
+            Grant::OnlyProgram => config.client_secret.is_some(),
+        };
+        grant
+            && config.client_id.as_ref().is_none_or(|id| *id == login.client.id)
+            && config.issuer.as_ref().is_none_or(|issuer| *issuer == login.issuer)
     }
 }
 

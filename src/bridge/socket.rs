@@ -32,6 +32,7 @@ use super::error::CarryError;
 use super::line::Line;
 use super::login::challenge::Challenge;
 use super::network::Network;
+use super::plain::plain;
 use super::remote::{CONNECT_AGAIN, CONNECT_PAUSE, INITIALIZED, TOKENS, authorization};
 use super::session::Session;
 use super::{Answers, one_line};
@@ -128,7 +129,7 @@ impl Connection {
         match answer.await {
             Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(why)) => Err(match &*why {
-                Why::Closed(code, reason) => CarryError::Closed { code: *code, reason: reason.clone() },
+                Why::Closed(code, reason) => CarryError::Closed { code: *code, reason: plain(reason) },
                 _ => CarryError::Broken(why.into()),
             }),
             Err(_) => Err(CarryError::Broken(Why::Gone.into())),

@@ -58,7 +58,7 @@ pub(super) struct Kept {
     version: u32,
     /// The server's URL, for people who look.
     server: String,
-    /// One for each issuer, the newest first.
+    /// One for each issuer and grant, the newest first.
     pub(super) logins: Vec<Login>,
 }
 
@@ -66,6 +66,9 @@ pub(super) struct Kept {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Login {
     pub(super) issuer: String,
+    /// Whom it is for.
+    #[serde(default)]
+    pub(super) grant: Grant,
     pub(super) client: Client,
     pub(super) token_endpoint: Url,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +112,18 @@ pub(super) enum Method {
     None,
 }
 
+/// Whom a login is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Grant {
+    #[default]
+    Person,
+    /// The client itself, because somebody said so.
+    Program,
+    /// The client itself, because the provider has nothing for people.
+    OnlyProgram,
+}
+
 /// Where a client id comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -137,19 +152,19 @@ impl std::fmt::Debug for Client {
 }
 
 impl Kept {
-    /// The login at an issuer.
-    pub(super) fn at(&self, issuer: &str) -> Option<&Login> {
-        self.logins.iter().find(|login| login.issuer == issuer)
+    /// The logins at an issuer.
+    pub(super) fn at(&self, issuer: &str) -> impl Iterator<Item = &Login> {
+        self.logins.iter().filter(move |login| login.issuer == issuer)
     }
 
-    /// Forgets the login at an issuer, and with it the client that was registered there.
-    pub(super) fn forget(&mut self, issuer: &str) {
-        self.logins.retain(|login| login.issuer != issuer);
+    /// Forgets a login and its like, and with it the client that was registered there.
+    pub(super) fn forget(&mut self, gone: &Login) {
+        self.logins.retain(|login| login.issuer != gone.issuer || login.grant != gone.grant);
     }
 
-    /// Puts a login first, in place of an older one at its issuer.
+    /// Puts a login first, in place of an older one at its issuer by the same grant.
     pub(super) fn put(&mut self, login: Login) {
-        self.forget(&login.issuer);
+        self.forget(&login);
         self.logins.insert(0, login);
     }
 }
@@ -248,6 +263,7 @@ mod tests {
         let url = || Url::parse("http://127.0.0.1/callback").expect("a URL");
         Login {
             issuer: issuer.to_owned(),
+            grant: Grant::Person,
             client: Client {
                 id: "x".to_owned(),
                 secret: None,
@@ -283,7 +299,7 @@ mod tests {
         store.save(kept).await.expect("kept");
         let kept = store.load().await.expect("read");
         let tokens: Vec<&str> = kept.logins.iter().map(|login| login.access_token.as_str()).collect();
-        assert_eq!((tokens, kept.at("b").is_some(), kept.at("c").is_none()), (vec!["3", "2"], true, true));
+        assert_eq!((tokens, kept.at("b").count() == 1, kept.at("c").count() == 0), (vec!["3", "2"], true, true));
         let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
         assert_eq!(mode(&store.path("json")), 0o600);
         assert_eq!(mode(&store.config.directory), 0o700);

@@ -272,18 +272,41 @@ async fn a_login_that_waits_holds_up_nobody_who_has_a_token() {
 async fn a_program_logs_in_as_itself() {
     let place = Place::new(&[]).await;
     let secret = place.home.write("secret", "ci-secret\n");
-    let words =
-        ["--client-id", "ci", "--client-secret-file", secret.to_str().expect("a path"), "--as-program", "--no-login"];
+    let (secret, issuer) = (secret.to_str().expect("a path"), place.provider.issuer());
+    let person = ["--client-id", "ci", "--client-secret-file", secret, "--issuer", &issuer, "--no-login"];
+    let words = [&person[..], &["--as-program"]].concat();
     let mut bridge = place.bridge(&words);
     called(&mut bridge).await;
     bridge.end().await;
     assert_eq!(place.opened(), Vec::<String>::new());
+    // What the program was given is not the person's, though the client is the same.
+    let mut bridge = place.bridge(&person);
+    assert!(refused(&mut bridge, 401).await.contains("whitelistmcp login"));
+    bridge.end().await;
     place.home.write("secret", "wrong");
     assert!(place.run(&["logout", &place.url]).await.0);
     let mut bridge = place.bridge(&words);
     let said = refused(&mut bridge, 401).await;
     assert!(said.contains("invalid_client") && !said.contains("wrong"), "{said}");
     bridge.end().await;
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_goes_to_its_own_issuer_alone() {
+    let place = Place::new(&[]).await;
+    let secret = place.home.write("secret", "ci-secret\n");
+    // The one that the secret is for, which here is asked nothing: the server leads to another.
+    let own = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let issuer = format!("http://{}", own.local_addr().expect("an address"));
+    let words = ["--client-id", "ci", "--client-secret-file", secret.to_str().expect("a path"), "--issuer", &issuer];
+    for more in [&["--as-program"][..], &[]] {
+        let mut bridge = place.bridge(&[&words[..], more].concat());
+        let said = refused(&mut bridge, 401).await;
+        assert!(said.contains(&place.provider.issuer()) && said.contains(&issuer), "{said}");
+        bridge.end().await;
+    }
+    assert_eq!(place.opened(), Vec::<String>::new());
     place.end().await;
 }
 
@@ -559,6 +582,8 @@ async fn a_client_that_was_registered_by_hand_is_used() {
         (&["--client-metadata", "http://example.com/client.json"], "https"),
         (&["--client-metadata", "https://example.com"], "path"),
         (&["--client-secret-file", "x"], "--client-id"),
+        (&["--client-id", "x", "--client-secret-file", "x"], "--issuer"),
+        (&["--client-id", "x", "--client-secret-file", "x", "--issuer", "http://example.com"], "issuer"),
         (&["--certificate", "x"], "--key"),
     ] {
         let (done, _, said) = place.run(&[&["login", &place.url], words].concat()).await;
@@ -566,5 +591,9 @@ async fn a_client_that_was_registered_by_hand_is_used() {
     }
     let (done, _, said) = place.run(&["login", "http://example.com/mcp"]).await;
     assert!(!done && said.contains("must be https://"), "{said}");
+    for words in [&["login"][..], &["logout"], &["bridge"], &["bridge", "--print-config"]] {
+        let (done, out, said) = place.run(&[words, &["http://user:pass-word@example.com/mcp"]].concat()).await;
+        assert!(!done && said.contains("before the `@`") && !format!("{out}{said}").contains("pass-word"), "{said}");
+    }
     place.end().await;
 }

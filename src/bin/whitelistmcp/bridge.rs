@@ -98,6 +98,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn print_config(arguments: &Arguments) -> ExitCode {
+    if let Err(error) = bridge::address(&arguments.url) {
+        return fail(&error);
+    }
     let Ok(program) = std::env::current_exe() else {
         complain("where this program is cannot be told; write the entry by hand, see the README");
         return ExitCode::FAILURE;
