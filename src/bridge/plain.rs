@@ -18,6 +18,9 @@ mod tests {
     #[test]
     fn a_terminal_obeys_nothing_of_it() {
         assert_eq!(plain("Grüße, 日本: \"a\""), "Grüße, 日本: \"a\"");
-        assert_eq!(plain("a\u{1b}[2Jb\r\nc\u{9b}d\u{202e}e\u{7}"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}");
+        assert_eq!(
+            plain("a\u{1b}[2Jb\r\nc\u{9b}d\u{202e}e\u{7}"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}"
+        );
     }
 }

@@ -499,7 +499,8 @@ async fn a_login_that_fails_is_answered_with_what_to_do() {
     let mut other = place.bridge(&[]);
     other.say(json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}).to_string()).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(other.end().await.0, "");
+    let last: Value = serde_json::from_str(&other.end().await.0).expect("an answer all the same");
+    assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(504)), "{last:#}");
     // Somebody else's answer changes nothing, and a refusal is passed on.
     let asked = url::Url::parse(&page).expect("a URL");
     let of = |name: &str| asked.query_pairs().find(|(key, _)| key == name).expect("said").1.into_owned();

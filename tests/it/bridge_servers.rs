@@ -390,6 +390,8 @@ async fn connections_that_end_badly_are_answered() {
             format!("{HEAD}text/event-stream\r\ncontent-length: 30\r\n\r\ndata: {{\"id\":99,\"result\":{{}}}}\n\n\n"),
             502,
         ),
+        ("a number", format!("{HEAD}application/json\r\ncontent-length: 2\r\n\r\n42"), 200),
+        ("a word", format!("{HEAD}application/json\r\ncontent-length: 6\r\n\r\n\"word\""), 200),
         ("an error of its own", "HTTP/1.1 500 X\r\ncontent-length: 4\r\n\r\noops".to_owned(), 500),
         ("too busy", "HTTP/1.1 429 X\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n".to_owned(), 429),
         ("elsewhere", "HTTP/1.1 307 X\r\nlocation: http://example.com/\r\ncontent-length: 0\r\n\r\n".to_owned(), 307),
@@ -429,6 +431,178 @@ async fn connections_that_end_badly_are_answered() {
         }
         bridge.end().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_but_messages_leaves_on_stdout() {
+    let server = Server::start(|asked| {
+        Box::pin(async move {
+            let id = asked.body["id"].clone();
+            let answer = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+            let other = json!({"jsonrpc": "2.0", "method": "other"});
+            let mut bytes = format!(
+                "event: endpoint\ndata: /messages\n\nevent: note\ndata: {other}\n\ndata: hello\n\ndata: 42\n\n\
+                 data: {{\"a\":\ndata: 1}}\n\ndata: {{\"b\": \"c\ndata: d\"}}\n\n"
+            )
+            .into_bytes();
+            bytes.extend_from_slice(b"data: {\"x\": \"\xff\"}\n\n");
+            bytes.extend_from_slice(format!("event: message\ndata: {answer}\n\n").as_bytes());
+            respond(200, &STREAM, bytes)
+        })
+    })
+    .await;
+    let mut bridge = server.bridge();
+    bridge.say(request(1, "ping")).await;
+    assert_eq!(bridge.hear().await, json!({"a": 1}));
+    assert_eq!(bridge.hear().await, json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+    let (rest, said) = bridge.end().await;
+    assert!(rest.is_empty() && said.contains("left out") && !said.contains("hello"), "{rest} {said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_of_a_batch_is_answered_and_ids_are_what_they_mean() {
+    let server = Server::start(|asked| {
+        Box::pin(async move {
+            let json = [("content-type", "application/json")];
+            let Some(batch) = asked.body.as_array() else {
+                return respond(200, &json, r#"{"jsonrpc":"2.0","id":"\u00e9\/","result":{}}"#);
+            };
+            match batch.first().map(|first| first["method"].as_str().unwrap_or_default()) {
+                Some("one") => respond(200, &json, r#"[{"jsonrpc":"2.0","id":2.0,"result":{}}]"#),
+                Some("none") => respond(202, &[], ""),
+                // Each by itself, in a stream.
+                _ => {
+                    let one = |id: &Value| format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n");
+                    stream(batch.iter().map(|message| one(&message["id"])).collect(), true)
+                }
+            }
+        })
+    })
+    .await;
+    let mut bridge = server.bridge();
+    let batch = |method: &str| {
+        let one = |id: i32| json!({"jsonrpc": "2.0", "id": id, "method": method});
+        json!([one(1), one(2), one(3)]).to_string()
+    };
+    let ids = |answer: &Value| -> Vec<i64> {
+        answer.as_array().expect("a batch").iter().filter_map(|one| one["id"].as_f64()).map(|id| id as i64).collect()
+    };
+    bridge.say(batch("one")).await;
+    assert_eq!(ids(&bridge.hear().await), [2]);
+    let mut rest = ids(&bridge.hear().await);
+    rest.sort_unstable();
+    assert_eq!(rest, [1, 3]);
+    bridge.say(batch("none")).await;
+    assert_eq!(ids(&bridge.hear().await).len(), 3);
+    bridge.say(batch("each")).await;
+    for _ in 0..3 {
+        assert!(bridge.hear().await["result"].is_object());
+    }
+    assert!(bridge.ask(json!("é/"), "ping", json!({})).await["result"].is_object());
+    assert_eq!(bridge.end().await.0, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_answered_in_time_is_given_up_and_what_goes_on_is_not() {
+    let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
+    let (finish, _) = tokio::sync::watch::channel(false);
+    let finish = Arc::new(finish);
+    let finished = Arc::clone(&finish);
+    let server = Server::start(move |asked| {
+        let mut finished = finished.subscribe();
+        Box::pin(async move {
+            let id = asked.body["id"].clone();
+            match asked.what() {
+                "subscriptions/listen" => {
+                    let begun = json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged"});
+                    let answer = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+                    let begun =
+                        futures_util::stream::once(async move { Ok(Bytes::from(format!("data: {begun}\n\n"))) });
+                    let end = futures_util::stream::once(async move {
+                        finished.wait_for(|finished| *finished).await.expect("it lives");
+                        Ok::<_, std::io::Error>(Bytes::from(format!("data: {answer}\n\n")))
+                    });
+                    respond(200, &STREAM, Body::from_stream(begun.chain(end)))
+                }
+                "slow" | "initialize" => std::future::pending().await,
+                _ => respond(202, &[], ""),
+            }
+        })
+    })
+    .await;
+    let url = format!("http://{}/mcp", server.address);
+    let mut bridge = Bridge::spawn(command(&["bridge", &url, "--no-login", "--timeout", "2"]));
+    let listen = json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": {"_meta": meta}});
+    bridge.say(listen.to_string()).await;
+    assert_eq!(bridge.hear().await["method"], "notifications/subscriptions/acknowledged");
+    let slow = bridge.ask(json!("s"), "slow", json!({})).await;
+    assert_eq!((&slow["id"], &slow["error"]["code"]), (&json!("s"), &json!(504)), "{slow:#}");
+    eventually("the server is told", async || {
+        server.asked().into_iter().find(|asked| asked.body["params"]["requestId"] == "s")
+    })
+    .await;
+    // The other one is still there.
+    finish.send_replace(true);
+    assert!(bridge.hear().await["result"].is_object());
+    // What waits for a silent beginning is answered in its own time, and what goes on ends with the input.
+    bridge.say(request(5, "initialize")).await;
+    bridge.say(request(6, "ping")).await;
+    let mut answered = [bridge.hear().await, bridge.hear().await].map(|answer| {
+        assert_eq!(answer["error"]["code"], 504, "{answer:#}");
+        answer["id"].as_i64().expect("an id")
+    });
+    answered.sort_unstable();
+    assert_eq!(answered, [5, 6]);
+    finish.send_replace(false);
+    bridge.say(listen.to_string()).await;
+    assert_eq!(bridge.hear().await["method"], "notifications/subscriptions/acknowledged");
+    let last: Value = serde_json::from_str(&bridge.end().await.0).expect("one answer");
+    assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(504)), "{last:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_answered_when_the_input_ends_is_answered_all_the_same() {
+    let server = Server::start(|_| Box::pin(std::future::pending())).await;
+    let mut bridge = server.bridge();
+    bridge.say(request(1, "ping")).await;
+    let begun = std::time::Instant::now();
+    let last: Value = serde_json::from_str(&bridge.end().await.0).expect("one answer");
+    assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(504)), "{last:#}");
+    assert!(begun.elapsed() >= Duration::from_secs(9), "it was waited for: {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_server_is_listened_to_again() {
+    let gets = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&gets);
+    let server = Server::start(move |asked| {
+        let gets = Arc::clone(&counted);
+        Box::pin(async move {
+            match (asked.method.as_str(), asked.what()) {
+                ("GET", _) => match gets.fetch_add(1, Ordering::SeqCst) {
+                    0 => respond(503, &[], ""),
+                    1 => respond(404, &[], ""),
+                    2 => respond(405, &[], ""),
+                    _ => stream(vec![r#"data: {"jsonrpc":"2.0","method":"news"}"#.to_owned() + "\n\n"], true),
+                },
+                (_, "initialize") => {
+                    result(&asked, &[("mcp-session-id", "s")], &json!({"protocolVersion": "2025-11-25"}))
+                }
+                (_, "lost") => respond(404, &[], ""),
+                _ => respond(202, &[], ""),
+            }
+        })
+    })
+    .await;
+    let mut bridge = server.bridge();
+    bridge.ask(json!(0), "initialize", first("2025-11-25")).await;
+    bridge.say(INITIALIZED).await;
+    eventually("it listens until it is told not to", async || (gets.load(Ordering::SeqCst) == 3).then_some(())).await;
+    // A session that is begun anew is listened to anew.
+    bridge.say(request(1, "lost")).await;
+    let (one, other) = (bridge.hear().await, bridge.hear().await);
+    assert!(one["method"] == "news" || other["method"] == "news", "{one:#} {other:#}");
+    bridge.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::{Config, plain};
 use super::discovery::AuthorizationServer;
+use super::{Config, plain};
 use crate::bridge::store::{Client, Method, Origin};
 use crate::http_client::{HttpClient, HttpError};
 

@@ -246,10 +246,9 @@ impl Answer {
             return Err(AnswerError::Issuer { expected: expected.clone(), named });
         }
         match (self.error, self.code) {
-            (Some(code), _) => Err(AnswerError::Refused {
-                code: plain(&code),
-                description: self.description.as_deref().map(plain),
-            }),
+            (Some(code), _) => {
+                Err(AnswerError::Refused { code: plain(&code), description: self.description.as_deref().map(plain) })
+            }
             (None, Some(code)) => Ok(code),
             (None, None) => Err(AnswerError::Empty),
         }

@@ -260,8 +260,9 @@ fn of_issuer(
     Ok(server)
 }
 
-/// Whether metadata of that resource may be believed for that address: it is the same. A WebSocket's address is not MCP's
-/// own, so `…/ws` may be that of the `…/mcp` beside it.
+/// Whether metadata of that resource may be believed for that address: it is the same, or the whole origin, which is what
+/// servers say that publish at the root only (the conformance suite's `auth/metadata-var2` is one). A WebSocket's address is
+/// not MCP's own, so `…/ws` may be that of the `…/mcp` beside it.
 fn is_resource_of(resource: &str, asked: &Url, socket: bool) -> bool {
     let Ok(resource) = Url::parse(resource) else { return false };
     if resource.origin() != asked.origin() || resource.fragment().is_some() {
@@ -269,7 +270,7 @@ fn is_resource_of(resource: &str, asked: &Url, socket: bool) -> bool {
     }
     let (named, path) = (resource.path().trim_end_matches('/'), asked.path().trim_end_matches('/'));
     let beside = socket && path.strip_suffix("/ws").is_some_and(|above| named.strip_suffix("/mcp") == Some(above));
-    named == path || beside
+    named == path || named.is_empty() || beside
 }
 
 impl Place<'_> {
@@ -335,14 +336,14 @@ mod tests {
             ("https://x.example/mcp", "https://x.example/mcp"),
             ("https://x.example/mcp/", "https://x.example/mcp"),
             ("https://x.example", "https://x.example/"),
+            ("https://x.example", "https://x.example/mcp"),
             ("https://x.example:443/mcp", "https://x.example/mcp?x=1"),
         ] {
             assert!(is_resource_of(resource, &url(asked), false), "{resource} {asked}");
         }
-        for (resource, asked) in [
-            ("https://x.example/mcp", "https://x.example/ws"),
-            ("https://x.example/a/mcp", "https://x.example/a/ws"),
-        ] {
+        for (resource, asked) in
+            [("https://x.example/mcp", "https://x.example/ws"), ("https://x.example/a/mcp", "https://x.example/a/ws")]
+        {
             assert!(is_resource_of(resource, &url(asked), true), "{resource} {asked}");
             assert!(!is_resource_of(resource, &url(asked), false), "{resource} {asked}");
         }
@@ -354,7 +355,6 @@ mod tests {
             ("https://x.example/mc", "https://x.example/mcp"),
             ("https://x.example/mcp#a", "https://x.example/mcp"),
             ("https://evil.example/mcp", "https://x.example/ws"),
-            ("https://x.example", "https://x.example/mcp"),
             ("https://x.example/a", "https://x.example/a/mcp"),
             ("https://x.example/b/mcp", "https://x.example/a/ws"),
             ("https://x.example/b", "https://x.example/ws"),

@@ -229,12 +229,10 @@ where
     T: oauth2::ErrorResponseType + std::fmt::Display + 'static,
 {
     match error {
-        RequestTokenError::ServerResponse(said) => {
-            GrantError::Refused {
-                code: plain(&said.error().to_string()),
-                description: said.error_description().map(|text| plain(text)),
-            }
-        }
+        RequestTokenError::ServerResponse(said) => GrantError::Refused {
+            code: plain(&said.error().to_string()),
+            description: said.error_description().map(|text| plain(text)),
+        },
         RequestTokenError::Request(error) => GrantError::Http(error),
         RequestTokenError::Parse(error, _) => GrantError::Answer(format!("at `{}`", error.path())),
         RequestTokenError::Other(text) => GrantError::Answer(plain(&text)),
