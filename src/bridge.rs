@@ -54,7 +54,7 @@ use socket::Socket;
 
 pub use login::{AnswerError, ClientError, Config as LoginConfig, DiscoveryError, Failed, GrantError, LoginError};
 pub use network::{Config as NetworkConfig, NetworkError};
-pub use store::{Config as StoreConfig, StoreError, default_directory};
+pub use store::{Config as StoreConfig, KeychainError, StoreError, default_directory};
 pub use token::{Token, TokenError};
 
 /// How many requests are on their way at once; further ones wait.

@@ -231,7 +231,9 @@ mod tests {
             read(r#"[{"id":1,"method":"ping"},{"id":"2","method":"ping"},{"method":"x"},{"id":3,"result":{}}]"#);
         assert_eq!((batch.batch.len(), batch.wants_nothing()), (2, false));
         assert!(batch.is_answered_by(br#"[{"id":"2","result":{}},{"id":1,"result":{}}]"#));
-        assert!(!batch.is_answered_by(br#"[{"id":"1","result":{}}]"#) && !batch.is_answered_by(br#"{"id":1}"#));
+        assert!(!batch.is_answered_by(br#"[{"id":"1","result":{}}]"#) && !batch.is_answered_by(br#"{"id":3}"#));
+        // One of them alone is answered, too.
+        assert_eq!(answered(br#"{"id":1,"result":{}}"#), ["1"]);
         assert!(Line::read(b"{".to_vec()).is_err() && Line::read(b"\xff".to_vec()).is_err());
     }
 }

@@ -15,6 +15,7 @@ mod opener;
 mod page;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use url::Url;
@@ -126,7 +127,7 @@ pub enum LoginError {
     #[error("somebody has to log in")]
     Quiet,
     /// Another program has the lock.
-    #[error("another program logs in to this server")]
+    #[error("another program is logging in to this server: finish that login, or end that program, and try again")]
     Busy,
     /// The server answers everybody, and names nobody who lets people in.
     #[error("the server wants no login")]
@@ -142,12 +143,14 @@ pub(super) struct Logins {
     store: Store,
     network: Network,
     clock: Clock,
+    /// The login that failed last, where other programs cannot be told of it either.
+    failed: Mutex<Option<Failed>>,
 }
 
 impl Logins {
     pub(super) fn new(config: Config, server: &Url, socket: bool, network: Network, clock: Clock) -> Self {
         let store = Store::new(config.store.clone(), server);
-        Self { config, server: server.clone(), socket, store, network, clock }
+        Self { config, server: server.clone(), socket, store, network, clock, failed: Mutex::default() }
     }
 
     fn place(&self) -> Place<'_> {
@@ -167,6 +170,11 @@ impl Logins {
     /// Whether a token should be renewed by now.
     pub(super) fn is_ending(&self, login: &Login) -> bool {
         login.refresh_token.is_some() && login.renew.is_some_and(|renew| renew <= self.clock.now())
+    }
+
+    /// Whether it has ended.
+    pub(super) fn has_ended(&self, login: &Login) -> bool {
+        login.ends.is_some_and(|ends| ends <= self.clock.now())
     }
 
     /// Renews a token that ends soon; another program may have done it already.
@@ -231,6 +239,10 @@ impl Logins {
             }
         }
         attempt::failed_since(&self.store, since)?;
+        // Who has said no is not asked again at once.
+        if !self.is_program(&found.server) {
+            attempt::refused_lately(&self.store, self.failed().as_ref(), self.clock.now())?;
+        }
         self.ask(http, &found, wanted, &mut kept, reach).await
     }
 
@@ -241,26 +253,31 @@ impl Logins {
         if open && found.server.assumed {
             return Err(LoginError::Open);
         }
-        let waiting = || match self.waiting() {
-            Some(url) => (self.config.tell)(&format!("another program waits for a login already, at {url}")),
-            None => (self.config.tell)("another program logs in to this server; waiting for it"),
-        };
-        let _lock = self.store.lock(waiting).await?;
+        let _lock = self.store.lock(|| self.tell_of_waiting()).await?;
         let mut kept = self.store.load().await?;
         let wanted = self.scopes(&found, challenge);
         self.ask(http, &found, wanted, &mut kept, reach).await
     }
 
+    fn tell_of_waiting(&self) {
+        match self.waiting() {
+            Some(url) => (self.config.tell)(&format!("another program waits for a login already, at {url}")),
+            None => (self.config.tell)("another program logs in to this server; waiting for it"),
+        }
+    }
+
     /// Forgets the logins, and tells the providers that have an ear for it (RFC 7009). Whether there was any.
     pub(super) async fn log_out(&self) -> Result<bool, LoginError> {
-        let _lock = self.store.lock(|| {}).await?;
+        let lock = tokio::time::timeout(ELSEWHERE, self.store.lock(|| self.tell_of_waiting())).await;
+        let _lock = lock.map_err(|_| LoginError::Busy)??;
         let kept = self.store.load().await?;
-        self.store.clear().await?;
+        let cleared = self.store.clear().await;
         for login in &kept.logins {
             if let Err(error) = grant::revoke(self.network.http().await?, login).await {
                 tracing::warn!(%error, issuer = login.issuer, "the provider could not be told; what it gave ends by itself");
             }
         }
+        cleared?;
         Ok(!kept.logins.is_empty())
     }
 
@@ -311,7 +328,7 @@ impl Logins {
             device::ask(http, &wish, &self.config, client, &self.clock).await
         };
         let asked = tokio::time::timeout(PERSON, asking).await.unwrap_or(Err(LoginError::Nobody));
-        attempt::over(&self.store, asked.as_ref().err(), self.clock.now());
+        *self.failed() = attempt::over(&self.store, asked.as_ref().err(), self.clock.now());
         match asked {
             Ok(login) => {
                 self.keep(kept, &login).await?;
@@ -324,16 +341,20 @@ impl Logins {
                     if let Some(login) = &before {
                         kept.forget(login);
                     }
-                    self.store.save(std::mem::take(kept)).await?;
+                    self.store.save(std::mem::take(kept), self.clock.now()).await?;
                 }
                 Err(error)
             }
         }
     }
 
+    fn failed(&self) -> std::sync::MutexGuard<'_, Option<Failed>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn keep(&self, kept: &mut Kept, login: &Login) -> Result<(), LoginError> {
         kept.put(login.clone());
-        Ok(self.store.save(std::mem::take(kept)).await?)
+        Ok(self.store.save(std::mem::take(kept), self.clock.now()).await?)
     }
 
     /// Which scopes to ask for: those of the challenge, else those that the resource names (MCP, "Scope Selection Strategy").
@@ -378,6 +399,18 @@ impl Logins {
         grant
             && config.client_id.as_ref().is_none_or(|id| *id == login.client.id)
             && config.issuer.as_ref().is_none_or(|issuer| *issuer == login.issuer)
+    }
+}
+
+impl LoginError {
+    /// Whether the person, or the provider for them, has said no.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Answer(AnswerError::Refused { code, .. }) | Self::Grant(GrantError::Refused { code, .. }) => {
+                code == "access_denied"
+            }
+            _ => false,
+        }
     }
 }
 

@@ -142,7 +142,8 @@ impl Remote {
                     Err(error) => return Err(error.into()),
                 }
             }
-            if response.status() == StatusCode::NOT_FOUND && said.id.is_some() && !anew {
+            // A modern message is of no session.
+            if response.status() == StatusCode::NOT_FOUND && said.id.is_some() && !line.is_modern() && !anew {
                 anew = true;
                 self.begin_anew(said.generation).await?;
                 continue;

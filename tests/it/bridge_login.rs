@@ -259,6 +259,8 @@ async fn a_login_that_waits_holds_up_nobody_who_has_a_token() {
     let mut other =
         place.command(&["login", &place.url]).stderr(std::process::Stdio::piped()).spawn().expect("it starts");
     read_until(&mut other.stderr.take().expect("stderr"), "log in in the browser").await;
+    let (done, _, said) = place.run(&["logout", &place.url]).await;
+    assert!(!done && said.contains("waits for a login already") && said.contains("try again"), "{said}");
     // By then it would renew its token; the server lets it in with the old one for a while.
     tokio::time::sleep(Duration::from_secs(4)).await;
     called(&mut bridge).await;
@@ -523,6 +525,14 @@ async fn a_login_that_fails_is_answered_with_what_to_do() {
     let answer = bridge.hear().await;
     let words = answer["error"]["message"].as_str().expect("words");
     assert!(answer["id"] == 2 && words.contains("access_denied"), "{answer:#}");
+    // Who has said no is not asked again for each request, by whichever bridge.
+    let pages = place.opened().len();
+    let mut other = place.bridge(&[]);
+    for bridge in [&mut bridge, &mut other] {
+        assert!(refused(bridge, 401).await.contains("access_denied"));
+    }
+    assert_eq!(place.opened().len(), pages);
+    other.end().await;
     bridge.end().await;
     // A server that is somewhere else than it says is not logged in to.
     let elsewhere = format!("https://localhost:{}/mcp", place.stack.edge.port());

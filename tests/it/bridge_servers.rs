@@ -14,6 +14,7 @@ use base64::Engine as _;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -569,6 +570,97 @@ async fn what_is_not_answered_when_the_input_ends_is_answered_all_the_same() {
     let last: Value = serde_json::from_str(&bridge.end().await.0).expect("one answer");
     assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(504)), "{last:#}");
     assert!(begun.elapsed() >= Duration::from_secs(9), "it was waited for: {:?}", begun.elapsed());
+}
+
+/// A login as it is kept, whose token is to be renewed by now, at a provider that never answers.
+fn document(url: &str, token: &str, saved: &str) -> String {
+    let origin = url.replace("/mcp", "");
+    let client =
+        json!({"id": "x", "method": "none", "redirect": "http://127.0.0.1:1/callback", "origin": "registered"});
+    let login = json!({"issuer": origin, "client": client, "token_endpoint": format!("{origin}/token"),
+        "access_token": token, "refresh_token": "again", "renew": "2026-01-01T00:00:00Z", "ends": "2999-01-01T00:00:00Z"});
+    json!({"version": 1, "server": url, "saved": saved, "logins": [login]}).to_string()
+}
+
+/// A keychain that is a file, and fails as the words behind its verbs say.
+fn keychain(home: &Directory, clear: &str) {
+    let script = format!(
+        "#!/bin/sh\ncase \"$1\" in\nlookup) cat \"$HOME/keychain\" 2>/dev/null;;\nstore) exit 1;;\nclear) {clear};;\nesac\n"
+    );
+    std::fs::create_dir_all(home.path().join("bin")).expect("a directory");
+    let (new, path) = (home.path().join("bin/new"), home.path().join("bin/secret-tool"));
+    std::fs::write(&new, script).expect("a script");
+    std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    std::fs::rename(new, path).expect("a script");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_login_counts_and_a_slow_provider_holds_up_nobody() {
+    let server = Server::start(|asked| {
+        Box::pin(async move {
+            // The provider says nothing.
+            if asked.header("content-type").contains("form") {
+                std::future::pending::<()>().await;
+            }
+            result(&asked, &[], &json!({"token": asked.header("authorization")}))
+        })
+    })
+    .await;
+    let home = Directory::new();
+    let url = format!("http://{}/mcp", server.address);
+    let named: String = Sha256::digest(&url).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let file = home.path().join(format!(".local/state/whitelistmcp/{named}.json"));
+    std::fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
+    let path = format!("{}:{}", home.path().join("bin").display(), std::env::var("PATH").expect("a path"));
+    let run = |words: &[&str]| {
+        let mut command = command(words);
+        command.env("HOME", home.path()).env("PATH", &path);
+        command
+    };
+    let (older, newer) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
+    keychain(&home, "true");
+    for (in_keychain, in_file, token) in [(older, newer, "of-file"), (newer, older, "of-keychain")] {
+        std::fs::write(home.path().join("keychain"), document(&url, "of-keychain", in_keychain)).expect("written");
+        std::fs::write(&file, document(&url, "of-file", in_file)).expect("written");
+        let mut bridge = Bridge::spawn(run(&["bridge", &url, "--timeout", "20"]));
+        for id in 0..3 {
+            let answer = bridge.ask(json!(id), "ping", json!({})).await;
+            assert_eq!(answer["result"]["token"], format!("Bearer {token}"), "{answer:#}");
+        }
+        let asked = server.asked();
+        let renewed = asked.iter().filter(|asked| asked.header("content-type").contains("form")).count();
+        assert!(renewed <= 1 || token == "of-keychain", "it is renewed by one for all");
+        bridge.end().await;
+    }
+    // A keychain that says that it has forgotten, and has not; and one that fails.
+    for clear in ["true", "echo locked >&2; exit 1"] {
+        keychain(&home, clear);
+        let output = run(&["logout", &url]).output().await.expect("it runs");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(!output.status.success() && said.contains("may still stand in the system's keychain"), "{said}");
+    }
+    keychain(&home, "rm \"$HOME/keychain\"");
+    assert!(run(&["logout", &url]).output().await.expect("it runs").status.success());
+    // Where there is none, nothing has to be forgotten by it.
+    std::fs::remove_file(home.path().join("bin/secret-tool")).expect("removed");
+    let mut logout = run(&["logout", &url]);
+    logout.env("PATH", home.path().join("bin"));
+    assert!(logout.output().await.expect("it runs").status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_environment_says_wrong_is_named() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let wrong = std::ffi::OsStr::from_bytes(b"\xff-secret");
+    for (name, value, part) in
+        [("MCP_MODE", std::ffi::OsStr::new("remote"), "`websocket`"), ("MCP_AUTH_TOKEN", wrong, "no token")]
+    {
+        let mut command = command(&["bridge", "http://127.0.0.1:1/mcp"]);
+        let output = command.env(name, value).stdin(std::process::Stdio::null()).output().await.expect("it runs");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(!output.status.success() && said.contains(name) && said.contains(part), "{said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
