@@ -274,7 +274,7 @@ impl Logins {
         let cleared = self.store.clear().await;
         for login in &kept.logins {
             if let Err(error) = grant::revoke(self.network.http().await?, login).await {
-                tracing::warn!(%error, issuer = login.issuer, "the provider could not be told; what it gave ends by itself");
+                tracing::warn!(%error, issuer = plain(&login.issuer), "the provider could not be told; what it gave ends by itself");
             }
         }
         cleared?;

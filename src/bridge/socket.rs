@@ -527,6 +527,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_has_begun_is_named_by_its_id() {
+        let said = |method: &str, id: &str| {
+            acknowledges(&format!(
+                r#"{{"method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}}}}}}"#
+            ))
+        };
+        let method = "notifications/subscriptions/acknowledged";
+        assert_eq!(said(method, "7").as_deref(), Some("7"));
+        assert_eq!(said(method, r#""a\/b""#).as_deref(), Some("\"a/b"));
+        assert_eq!(said("notifications/progress", "7"), None);
+        assert_eq!(acknowledges(r#"{"method":"notifications/subscriptions/acknowledged"}"#), None);
+    }
+
     #[tokio::test]
     async fn who_reads_nothing_any_more_is_noticed() {
         let why = carried(false).await;

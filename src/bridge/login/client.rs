@@ -71,7 +71,7 @@ pub(super) async fn client(
     if let Some(id) = &config.client_id {
         let secret = match &config.client_secret {
             Some(_) if config.issuer.as_ref() != Some(&server.issuer) => {
-                return Err(ClientError::Issuer(server.issuer.clone()));
+                return Err(ClientError::Issuer(plain(&server.issuer)));
             }
             Some(path) => {
                 let read = std::fs::read_to_string(path);
@@ -96,7 +96,7 @@ pub(super) async fn client(
     }
     match &server.registration_endpoint {
         Some(endpoint) => register(http, server, endpoint, redirect).await,
-        None => Err(ClientError::Unknown(server.issuer.clone(), config.redirect.clone())),
+        None => Err(ClientError::Unknown(plain(&server.issuer), config.redirect.clone())),
     }
 }
 

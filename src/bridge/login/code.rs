@@ -243,7 +243,7 @@ impl Answer {
             None => server.authorization_response_iss_parameter_supported.then(|| "nothing".to_owned()),
         };
         if let Some(named) = named {
-            return Err(AnswerError::Issuer { expected: expected.clone(), named });
+            return Err(AnswerError::Issuer { expected: plain(expected), named });
         }
         match (self.error, self.code) {
             (Some(code), _) => {
