@@ -377,8 +377,7 @@ async fn what_the_edge_answers_by_itself_is_counted_there() {
     let aws = AwsDouble::start().await;
     let stack = limited(&aws, "others_per_minute = 3").await;
     let responses = json!({"approval": {"action": "decline"}});
-    let declined =
-        json!({"name": "whitelist_add", "arguments": add(1), "inputResponses": responses, "requestState": "forged"});
+    let declined = json!({"name": "whitelist_add", "arguments": add(1), "inputResponses": responses, "requestState": "forged"});
     let declined = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": declined}).to_string();
     // Each of them is a way to keep the edge busy without a core ever hearing of it.
     let floods = [
