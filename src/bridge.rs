@@ -14,6 +14,7 @@ mod line;
 mod login;
 mod network;
 mod parameters;
+mod plain;
 mod remote;
 mod session;
 mod socket;
@@ -22,14 +23,17 @@ mod store;
 mod token;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -50,7 +54,7 @@ use socket::Socket;
 
 pub use login::{AnswerError, ClientError, Config as LoginConfig, DiscoveryError, Failed, GrantError, LoginError};
 pub use network::{Config as NetworkConfig, NetworkError};
-pub use store::{Config as StoreConfig, StoreError, default_directory};
+pub use store::{Config as StoreConfig, KeychainError, StoreError, default_directory};
 pub use token::{Token, TokenError};
 
 /// How many requests are on their way at once; further ones wait.
@@ -58,7 +62,11 @@ const AT_ONCE: usize = 64;
 /// How many messages are held at once, with those that wait; further ones stay on stdin.
 const HELD: usize = 2048;
 /// How long running requests may take to be answered once stdin has ended.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(10);
+/// How long it may take then to say that the others will not be.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long a server may take to be told that nobody waits any longer.
+const FORSAKE: Duration = Duration::from_secs(5);
 
 /// What a bridge leads to.
 #[derive(Clone, Debug)]
@@ -96,6 +104,11 @@ pub enum BridgeError {
         "`{0}` must be https://… or wss://…, or http:// or ws:// to a loopback address: a token would be read on the way"
     )]
     Insecure(Url),
+    /// The URL has a name or a password in it, which no message may repeat.
+    #[error(
+        "the server's URL must not have a user name or a password in it: take out what stands before the `@`, and give a token by --token-file or MCP_AUTH_TOKEN"
+    )]
+    Userinfo,
     /// Standard input or output.
     #[error("standard input or output")]
     Io(#[from] std::io::Error),
@@ -111,7 +124,13 @@ pub enum BridgeError {
 struct Bridge {
     carrier: Carrier,
     out: mpsc::Sender<Vec<u8>>,
+    /// How long one request may take.
+    timeout: Duration,
     in_flight: Mutex<HashMap<String, InFlight>>,
+    /// stdin has ended.
+    ended: CancellationToken,
+    /// What is not answered by now will not be.
+    leaving: CancellationToken,
 }
 
 /// A request that is on its way.
@@ -121,31 +140,43 @@ struct InFlight {
     modern: bool,
 }
 
+#[derive(Clone)]
 enum Carrier {
     Http(Arc<Remote>),
-    Socket(Box<Socket>),
+    Socket(Arc<Socket>),
 }
 
-/// Where the answer of one message goes.
+/// Where the answers of one message go.
 struct Answers<'a> {
     line: &'a Line,
     /// Nobody, if the bridge asked by itself.
     out: Option<&'a mpsc::Sender<Vec<u8>>>,
-    /// The message's answer, once it has come.
+    /// The ids that are not answered yet.
+    left: Vec<Box<RawValue>>,
+    /// The message's answer, once it has come; none of a batch's.
     answer: Option<Vec<u8>>,
+    /// Whether anything has come of it: what goes on until it is ended has begun.
+    acknowledged: Arc<AtomicBool>,
     /// Who learns from it which arguments are said in headers.
     teaches: Option<Arc<Parameters>>,
 }
 
 impl<'a> Answers<'a> {
     fn new(line: &'a Line, out: Option<&'a mpsc::Sender<Vec<u8>>>) -> Self {
-        Self { line, out, answer: None, teaches: None }
+        Self { line, out, left: line.wanted(), answer: None, acknowledged: Arc::default(), teaches: None }
     }
 
     /// Takes one message that came back.
     async fn take(&mut self, message: Vec<u8>) {
-        let mut message = one_line(message);
-        if self.line.is_answered_by(&message) {
+        let Some(mut message) = one_line(message) else { return };
+        self.acknowledged.store(true, Ordering::Relaxed);
+        let before = self.left.len();
+        for answered in line::answered(&message) {
+            if let Some(at) = self.left.iter().position(|id| line::key(id) == answered) {
+                self.left.swap_remove(at);
+            }
+        }
+        if self.left.len() < before && self.line.id.is_some() {
             if let Some(parameters) = &self.teaches {
                 message = parameters.learn(message);
             }
@@ -157,8 +188,9 @@ impl<'a> Answers<'a> {
         }
     }
 
+    /// Whether there is nothing more to wait for, of what wants an answer.
     fn is_answered(&self) -> bool {
-        self.answer.is_some()
+        self.left.is_empty() && !self.line.wants_nothing()
     }
 }
 
@@ -183,43 +215,49 @@ pub async fn run(
         Some(token) => Access::Given(token),
         None => {
             let reach = if config.ask { Reach::Browser } else { Reach::Quiet };
-            Access::own(Logins::new(config.login, &url, network.clone(), Clock::system()), reach)
+            let socket = config.transport == Transport::WebSocket;
+            Access::own(Logins::new(config.login, &url, socket, network.clone(), Clock::system()), reach)
         }
     };
     let carrier = match config.transport {
-        Transport::Http => Carrier::Http(Arc::new(Remote::new(url, config.timeout, network, access, out.clone()))),
-        Transport::WebSocket => {
-            Carrier::Socket(Box::new(Socket::new(url, config.timeout, network, access, out.clone())))
-        }
+        Transport::Http => Carrier::Http(Arc::new(Remote::new(url, network, access, out.clone()))),
+        Transport::WebSocket => Carrier::Socket(Arc::new(Socket::new(url, network, access, out.clone()))),
     };
-    let bridge = Arc::new(Bridge { carrier, out, in_flight: Mutex::default() });
+    let (ended, leaving) = (CancellationToken::new(), CancellationToken::new());
+    let bridge =
+        Arc::new(Bridge { carrier, out, timeout: config.timeout, in_flight: Mutex::default(), ended, leaving });
     let mut running = JoinSet::new();
     let read = bridge.read(input, &mut running).await;
+    bridge.ended.cancel();
     let rest = async { while running.join_next().await.is_some() {} };
-    tokio::time::timeout(FAREWELL, rest).await.unwrap_or_default();
+    if tokio::time::timeout(FAREWELL, rest).await.is_err() {
+        bridge.leaving.cancel();
+        let rest = async { while running.join_next().await.is_some() {} };
+        tokio::time::timeout(LAST_WORDS, rest).await.unwrap_or_default();
+    }
     running.shutdown().await;
     // Whatever the server still says on its own goes nowhere.
     bridge.carrier.end().await;
     drop(bridge);
     // Whoever read stdout may have gone first, and then there is nothing left to say.
-    tokio::time::timeout(FAREWELL, writer).await.map(drop).unwrap_or_default();
+    tokio::time::timeout(LAST_WORDS, writer).await.map(drop).unwrap_or_default();
     read
 }
 
 /// Logs a person in, whatever there was before, and keeps what comes of it. `device` shows a code to be typed in elsewhere.
 pub async fn log_in(url: &Url, login: LoginConfig, network: NetworkConfig, device: bool) -> Result<(), BridgeError> {
-    let url = address(url)?;
+    let (socket, url) = (is_socket(url), address(url)?);
     let network = Network::new(network);
     let (challenge, open) = challenge(&url, &network).await?;
     let reach = if device { Reach::Device } else { Reach::Terminal };
-    Logins::new(login, &url, network, Clock::system()).log_in(&challenge, open, reach).await?;
+    Logins::new(login, &url, socket, network, Clock::system()).log_in(&challenge, open, reach).await?;
     Ok(())
 }
 
 /// Forgets the logins at a server, and tells the provider. Whether there was one.
 pub async fn log_out(url: &Url, login: LoginConfig, network: NetworkConfig) -> Result<bool, BridgeError> {
-    let url = address(url)?;
-    Ok(Logins::new(login, &url, Network::new(network), Clock::system()).log_out().await?)
+    let (socket, url) = (is_socket(url), address(url)?);
+    Ok(Logins::new(login, &url, socket, Network::new(network), Clock::system()).log_out().await?)
 }
 
 /// What a server says to somebody without a token, and whether it answers them.
@@ -236,8 +274,15 @@ async fn challenge(url: &Url, network: &Network) -> Result<(Challenge, bool), Br
     Ok((Challenge::read(answer.headers()), answer.status().is_success()))
 }
 
+fn is_socket(url: &Url) -> bool {
+    matches!(url.scheme(), "ws" | "wss")
+}
+
 /// The endpoint as HTTP names it, if a token may go there.
-fn address(url: &Url) -> Result<Url, BridgeError> {
+pub fn address(url: &Url) -> Result<Url, BridgeError> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(BridgeError::Userinfo);
+    }
     let text = match url.scheme() {
         "wss" => url.as_str().replacen("wss", "https", 1),
         "ws" => url.as_str().replacen("ws", "http", 1),
@@ -247,10 +292,20 @@ fn address(url: &Url) -> Result<Url, BridgeError> {
     address.ok_or_else(|| BridgeError::Insecure(url.clone()))
 }
 
-/// A message as one line: JSON has no line feeds but between its parts.
-fn one_line(mut message: Vec<u8>) -> Vec<u8> {
+/// A message as one line: JSON has no line feeds but between its parts. What is none does not belong on stdout.
+fn one_line(mut message: Vec<u8>) -> Option<Vec<u8>> {
+    if !is_message(&message) {
+        tracing::warn!("the server sent what is no JSON object or array; it is left out");
+        return None;
+    }
     message.retain(|byte| !matches!(byte, b'\n' | b'\r'));
-    message
+    Some(message)
+}
+
+/// Whether it is a JSON object or array, in UTF-8.
+fn is_message(message: &[u8]) -> bool {
+    let text = std::str::from_utf8(message).unwrap_or_default();
+    serde_json::from_str::<&RawValue>(text).is_ok_and(|raw| raw.get().starts_with(['{', '[']))
 }
 
 impl Bridge {
@@ -274,6 +329,8 @@ impl Bridge {
                 Read::Line(line) if line.iter().all(u8::is_ascii_whitespace) => continue,
                 Read::Line(line) => line,
             };
+            // However long it waits for others here, it has been asked now.
+            let deadline = Instant::now() + self.timeout;
             let line = match Line::read(line) {
                 Ok(line) => line,
                 Err(wrong) => {
@@ -296,13 +353,16 @@ impl Bridge {
             let (bridge, places) = (Arc::clone(self), Arc::clone(&places));
             let given_up = self.begins(&line);
             running.spawn(async move {
-                if let Some(wait) = wait {
-                    wait.await.unwrap_or_default();
-                }
-                // What a request waits for may be the answer to a question of the server's, which must not wait for a place.
-                let place = if line.wants_nothing() { None } else { places.acquire_owned().await.ok() };
-                bridge.carry(line, given_up).await;
-                drop((room, place, done));
+                let turn = async {
+                    if let Some(wait) = wait {
+                        wait.await.unwrap_or_default();
+                    }
+                    // What a request waits for may be the answer to a question of the server's, which must not wait for a
+                    // place.
+                    if line.wants_nothing() { None } else { places.acquire_owned().await.ok() }
+                };
+                bridge.carry(&line, given_up, deadline, turn).await;
+                drop((room, done));
             });
             while running.try_join_next().is_some() {}
         }
@@ -313,49 +373,113 @@ impl Bridge {
         let given_up = CancellationToken::new();
         if let Some(id) = &line.id {
             let in_flight = InFlight { given_up: given_up.clone(), modern: line.is_modern() };
-            self.in_flight().insert(id.get().to_owned(), in_flight);
+            self.in_flight().insert(line::key(id), in_flight);
         }
         given_up
     }
 
-    /// Carries one message there, and its answer back.
-    async fn carry(&self, line: Line, given_up: CancellationToken) {
-        // Who has cancelled a request wants no answer.
-        given_up.run_until_cancelled(self.exchange(&line)).await;
+    /// Carries one message there, and its answers back, once it is its turn.
+    async fn carry<T>(
+        &self,
+        line: &Line,
+        given_up: CancellationToken,
+        deadline: Instant,
+        turn: impl Future<Output = T>,
+    ) {
+        let mut answers = Answers::new(line, Some(&self.out));
+        // Nobody waits for the end of what goes on until somebody ends it.
+        let leaving = if line.listens() { &self.ended } else { &self.leaving };
+        let sent = async {
+            tokio::select! {
+                sent = self.exchange(line, &mut answers, deadline, turn) => sent,
+                () = leaving.cancelled() => Err(CarryError::Leaving),
+            }
+        };
+        let sent = given_up.run_until_cancelled(sent).await;
         if let Some(id) = &line.id {
-            self.in_flight().remove(id.get());
+            self.in_flight().remove(&line::key(id));
+        }
+        // Who has cancelled a request wants no answer.
+        if let Some(sent) = sent {
+            self.close(line, answers.left, sent).await;
         }
     }
 
-    async fn exchange(&self, line: &Line) {
-        let mut answers = Answers::new(line, Some(&self.out));
-        let result = match &self.carrier {
-            Carrier::Http(remote) => remote.send(line, &mut answers).await,
-            Carrier::Socket(socket) => socket.send(line, &mut answers).await,
+    async fn exchange<T>(
+        &self,
+        line: &Line,
+        answers: &mut Answers<'_>,
+        deadline: Instant,
+        turn: impl Future<Output = T>,
+    ) -> Result<(), CarryError> {
+        let late = |other: fn(Duration) -> CarryError| match self.carrier.waiting() {
+            Some(page) => CarryError::Waiting(page),
+            None => other(self.timeout),
         };
-        if answers.is_answered() {
+        let Ok(_place) = tokio::time::timeout_at(deadline, turn).await else { return Err(late(CarryError::Behind)) };
+        let acknowledged = Arc::clone(&answers.acknowledged);
+        let sending = self.carrier.send(line, answers);
+        tokio::pin!(sending);
+        if let Ok(sent) = tokio::time::timeout_at(deadline, &mut sending).await {
+            return sent;
+        }
+        if line.listens() && acknowledged.load(Ordering::Relaxed) {
+            return sending.await;
+        }
+        let error = late(CarryError::Timeout);
+        if matches!(error, CarryError::Timeout(_)) {
+            self.forsake(line);
+        }
+        Err(error)
+    }
+
+    /// Answers what is not answered, if anything wants to be.
+    async fn close(&self, line: &Line, left: Vec<Box<RawValue>>, sent: Result<(), CarryError>) {
+        let error = match sent {
+            Err(error) if line.wants_nothing() => return tracing::warn!(%error, "a message could not be carried"),
+            Err(error) => error,
+            Ok(()) => CarryError::Ended,
+        };
+        let wrong = RpcError::new(error.code(), error.words(self.carrier.url()));
+        let mut bodies = left.iter().map(|id| wrong.clone().to_body(Some(id)));
+        if line.id.is_some() {
+            if let Some(body) = bodies.next() {
+                self.say(body).await;
+            }
+        } else if !left.is_empty() {
+            let bodies: Vec<Vec<u8>> = bodies.collect();
+            self.say([b"[".to_vec(), bodies.join(&b","[..]), b"]".to_vec()].concat()).await;
+        }
+    }
+
+    /// Tells the server that nobody waits for that any longer, where the end of the stream does not say it.
+    fn forsake(&self, line: &Line) {
+        let socket = matches!(self.carrier, Carrier::Socket(_));
+        let Some(id) = &line.id else { return };
+        // A session's beginning cannot be cancelled.
+        if line.method.as_deref() == Some("initialize") || line.is_modern() && !socket {
             return;
         }
-        let error = match result {
-            Err(error) => error,
-            Ok(()) if line.id.is_some() => CarryError::Ended,
-            Ok(()) => return,
-        };
-        let wrong = || RpcError::new(error.code(), error.words(self.carrier.url()));
-        match (&line.id, line.batch.as_slice()) {
-            (Some(id), _) => self.say(wrong().to_body(Some(id))).await,
-            (None, []) => tracing::warn!(%error, "a message could not be carried"),
-            (None, ids) => {
-                let bodies: Vec<Vec<u8>> = ids.iter().map(|id| wrong().to_body(Some(id))).collect();
-                self.say([b"[".to_vec(), bodies.join(&b","[..]), b"]".to_vec()].concat()).await;
-            }
+        let mut params = json!({"requestId": id, "reason": "no answer in time"});
+        if let (Some(revision), Some(params)) = (&line.revision, params.as_object_mut()) {
+            params.insert("_meta".to_owned(), json!({"io.modelcontextprotocol/protocolVersion": revision}));
         }
+        let body = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}).to_string();
+        let Ok(line) = Line::read(body.into_bytes()) else { return };
+        let carrier = self.carrier.clone();
+        tokio::spawn(async move {
+            let mut answers = Answers::new(&line, None);
+            let told = tokio::time::timeout(FORSAKE, carrier.send(&line, &mut answers)).await;
+            if !matches!(told, Ok(Ok(()))) {
+                tracing::debug!("the server could not be told that nobody waits any longer");
+            }
+        });
     }
 
     /// Gives up what `notifications/cancelled` names. Whether the server has to be told of it as well: over HTTP the stream's
     /// end says it in the modern era, and nothing but the notification in the others.
     fn cancel(&self, line: &Line) -> bool {
-        let named = line.cancels.as_deref().and_then(|id: &RawValue| self.in_flight().remove(id.get()));
+        let named = line.cancels.as_deref().and_then(|id: &RawValue| self.in_flight().remove(&line::key(id)));
         let Some(InFlight { given_up, modern }) = named else { return true };
         given_up.cancel();
         !modern || matches!(self.carrier, Carrier::Socket(_))
@@ -376,6 +500,20 @@ impl Carrier {
         match self {
             Self::Http(remote) => remote.url(),
             Self::Socket(socket) => socket.url(),
+        }
+    }
+
+    fn waiting(&self) -> Option<Url> {
+        match self {
+            Self::Http(remote) => remote.waiting(),
+            Self::Socket(socket) => socket.waiting(),
+        }
+    }
+
+    async fn send(&self, line: &Line, answers: &mut Answers<'_>) -> Result<(), CarryError> {
+        match self {
+            Self::Http(remote) => remote.send(line, answers).await,
+            Self::Socket(socket) => socket.send(line, answers).await,
         }
     }
 

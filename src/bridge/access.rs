@@ -2,9 +2,11 @@
 //! by itself when the server wants one and there is none.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use tokio::time::Instant;
 use url::Url;
 
 use super::login::challenge::Challenge;
@@ -55,8 +57,21 @@ struct Inner {
     logins: Logins,
     reach: Reach,
     known: tokio::sync::Mutex<Known>,
+    /// What renews the token ahead of its end.
+    renewing: Mutex<Renewing>,
     /// What is on its way to another token, for everybody who wants one meanwhile.
     running: Mutex<Option<Shared<BoxFuture<'static, Outcome>>>>,
+}
+
+/// How long a token that could not be renewed ahead of its end is left alone.
+const RENEW_AGAIN: Duration = Duration::from_secs(30);
+
+/// A token's renewal ahead of its end, which nobody waits for while the token is good.
+#[derive(Default)]
+struct Renewing {
+    running: Option<Shared<BoxFuture<'static, ()>>>,
+    /// After a failure: from when on it is tried again.
+    again: Option<Instant>,
 }
 
 /// What is known of the login.
@@ -77,6 +92,7 @@ impl Access {
             logins,
             reach,
             known: tokio::sync::Mutex::default(),
+            renewing: Mutex::default(),
             running: Mutex::default(),
         })))
     }
@@ -134,20 +150,61 @@ impl Access {
 }
 
 impl Inner {
-    async fn current(&self) -> Result<Option<Held>, AccessError> {
+    async fn current(self: &Arc<Self>) -> Result<Option<Held>, AccessError> {
+        let Some(login) = self.known().await? else { return Ok(None) };
+        if self.logins.is_ending(&login)
+            && let Some(renewing) = self.renew(&login)
+            && self.logins.has_ended(&login)
+        {
+            renewing.await;
+            // The server decides whether the old one is still good, and if not there is more that can be done.
+            return self.known().await?.map(|login| of(&login)).transpose();
+        }
+        Ok(Some(of(&login)?))
+    }
+
+    /// The login, read if nobody has done so.
+    async fn known(&self) -> Result<Option<Login>, AccessError> {
         let mut known = self.known.lock().await;
         if matches!(*known, Known::Unread) {
             *known = self.logins.kept().await?.map_or(Known::Nothing, |login| Known::Login(Box::new(login)));
         }
-        let Known::Login(login) = &mut *known else { return Ok(None) };
-        if self.logins.is_ending(login) {
-            match self.logins.renewed(login).await {
-                Ok(new) => **login = new,
-                // The server decides whether the old one is still good, and if not there is more that can be done.
-                Err(error) => tracing::info!(error = %Chain(&error), "the token could not be renewed ahead of its end"),
-            }
+        match &*known {
+            Known::Login(login) => Ok(Some((**login).clone())),
+            Known::Unread | Known::Nothing => Ok(None),
         }
-        Ok(Some(of(login)?))
+    }
+
+    /// Has the token renewed by one for all, unless that failed a moment ago.
+    fn renew(self: &Arc<Self>, old: &Login) -> Option<Shared<BoxFuture<'static, ()>>> {
+        let mut renewing = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = renewing.running.as_ref().filter(|running| running.peek().is_none()) {
+            return Some(running.clone());
+        }
+        if renewing.again.is_some_and(|again| again > Instant::now()) {
+            return None;
+        }
+        let (inner, old) = (Arc::clone(self), old.clone());
+        let task = tokio::spawn(async move {
+            match inner.logins.renewed(&old).await {
+                Ok(new) => {
+                    let mut known = inner.known.lock().await;
+                    // Somebody may have come by another one meanwhile.
+                    if let Known::Login(login) = &mut *known
+                        && login.access_token == old.access_token
+                    {
+                        **login = new;
+                    }
+                }
+                Err(error) => {
+                    tracing::info!(error = %Chain(&error), "the token could not be renewed ahead of its end");
+                    let mut renewing = inner.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+                    renewing.again = Some(Instant::now() + RENEW_AGAIN);
+                }
+            }
+        });
+        // A task that was ended has renewed nothing.
+        Some(renewing.running.insert(task.map(drop).boxed().shared()).clone())
     }
 
     async fn another(&self, refused: Option<Held>, challenge: Challenge) -> Outcome {

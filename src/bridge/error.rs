@@ -9,6 +9,7 @@ use url::Url;
 use super::access::AccessError;
 use super::login::LoginError;
 use super::network::NetworkError;
+use super::plain::plain;
 use super::sse::TooLarge;
 use crate::error::Chain;
 
@@ -36,6 +37,12 @@ pub(super) enum CarryError {
     TooLarge(#[from] TooLarge),
     #[error("no answer in time")]
     Timeout(Duration),
+    /// It never came to be sent.
+    #[error("what was asked before is not answered yet")]
+    Behind(Duration),
+    /// stdin has ended, and the bridge waits no longer.
+    #[error("the input has ended before the answer was there")]
+    Leaving,
     /// Somebody has to log in meanwhile, at that page.
     #[error("nobody has logged in yet")]
     Waiting(Url),
@@ -53,7 +60,7 @@ impl CarryError {
             Self::Access(AccessError::Login(error)) if matches!(**error, LoginError::Scopes(_)) => 403,
             Self::Access(_) | Self::Waiting(_) => 401,
             Self::Closed { code: 4001, .. } => 401,
-            Self::Timeout(_) => 504,
+            Self::Timeout(_) | Self::Behind(_) | Self::Leaving => 504,
             Self::Network(_) | Self::Request(_) => 500,
             Self::Connect(_) | Self::Closed { code: 1013, .. } => 503,
             Self::Broken(_) | Self::Closed { .. } | Self::Ended | Self::TooLarge(_) => 502,
@@ -105,7 +112,10 @@ impl CarryError {
             Self::Broken(_) | Self::Closed { .. } => {
                 format!("{why} before the answer was there; look whether it was done before trying again")
             }
-            Self::Ended => format!("{why}; look whether it was done before trying again"),
+            Self::Behind(most) => {
+                format!("{why}, after {} s, so this was not sent; try again", most.as_secs())
+            }
+            Self::Ended | Self::Leaving => format!("{why}; look whether it was done before trying again"),
             Self::Network(_) | Self::Request(_) | Self::TooLarge(_) | Self::InFlight => why.to_string(),
         }
     }
@@ -121,5 +131,5 @@ fn refused(why: &str) -> String {
 fn words_of(body: Option<&Value>) -> Option<String> {
     let said =
         body?.pointer("/error/message").or_else(|| body?.get("error_description")).or_else(|| body?.get("error"))?;
-    said.as_str().map(str::to_owned)
+    said.as_str().map(plain)
 }

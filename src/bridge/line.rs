@@ -94,6 +94,16 @@ impl Line {
         self.revision.is_some()
     }
 
+    /// The ids that want an answer.
+    pub(super) fn wanted(&self) -> Vec<Box<RawValue>> {
+        self.id.iter().chain(&self.batch).cloned().collect()
+    }
+
+    /// Whether it asks for what goes on until somebody ends it.
+    pub(super) fn listens(&self) -> bool {
+        self.id.is_some() && self.method.as_deref() == Some("subscriptions/listen")
+    }
+
     /// Whether it is a notification, a response, or a batch of nothing else.
     pub(super) fn wants_nothing(&self) -> bool {
         self.id.is_none() && self.batch.is_empty()
@@ -122,25 +132,43 @@ impl Line {
         headers
     }
 
-    /// Whether a message is this one's answer.
+    /// Whether a message answers this one, or part of it.
     pub(super) fn is_answered_by(&self, message: &[u8]) -> bool {
-        #[derive(Deserialize)]
-        struct Answer<'a> {
-            #[serde(borrow)]
-            id: Option<&'a RawValue>,
-            method: Option<serde::de::IgnoredAny>,
-        }
-        let answers = |answer: &Answer<'_>, id: &RawValue| {
-            answer.method.is_none() && answer.id.is_some_and(|own| own.get() == id.get())
-        };
-        match (&self.id, self.batch.first()) {
-            (Some(id), _) => serde_json::from_slice(message).is_ok_and(|answer| answers(&answer, id)),
-            // Answers of a batch come together, in whatever order.
-            (None, Some(id)) => serde_json::from_slice::<Vec<Answer<'_>>>(message)
-                .is_ok_and(|found| found.iter().any(|answer| answers(answer, id))),
-            (None, None) => false,
-        }
+        let answered = answered(message);
+        self.id.iter().chain(&self.batch).any(|id| answered.contains(&key(id)))
     }
+}
+
+/// What an id is, however it is written: strings may escape what they need not, and whole numbers end in `.0`.
+pub(super) fn key(id: &RawValue) -> String {
+    let text = id.get();
+    match serde_json::from_str(text) {
+        Ok(serde_json::Value::String(text)) => format!("\"{text}"),
+        Ok(serde_json::Value::Number(number)) => match number.as_f64() {
+            // INVARIANT: whole numbers of this size are exact, and are shown without a point.
+            Some(whole) if number.is_f64() && whole.fract() == 0.0 && whole.abs() < EXACT => format!("{whole}"),
+            _ => text.to_owned(),
+        },
+        _ => text.to_owned(),
+    }
+}
+
+/// From here on a number of 64 bits with a point is no longer exact.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// The ids that a message answers, or those of its parts.
+pub(super) fn answered(message: &[u8]) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        id: Option<&'a RawValue>,
+        method: Option<serde::de::IgnoredAny>,
+    }
+    // A struct may be read from an array as well, which here is one of several messages.
+    let batch = message.trim_ascii_start().starts_with(b"[");
+    let one = || serde_json::from_slice::<Answer<'_>>(message).map(|one| vec![one]);
+    let answers = if batch { serde_json::from_slice(message) } else { one() }.unwrap_or_default();
+    answers.iter().filter(|answer| answer.method.is_none()).filter_map(|answer| answer.id.map(key)).collect()
 }
 
 /// A value as a header can carry it (2026-07-28, "Streamable HTTP", value encoding).
@@ -178,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_known_by_its_id_as_written() {
+    fn an_answer_is_known_by_its_id() {
         let line = read(r#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#);
         assert!(line.is_answered_by(br#"{"jsonrpc":"2.0","id":"a","result":{}}"#));
         assert!(!line.is_answered_by(br#"{"jsonrpc":"2.0","id":"b","result":{}}"#));
@@ -186,11 +214,26 @@ mod tests {
         assert!(!line.is_answered_by(br#"{"jsonrpc":"2.0","error":{}}"#));
         assert!(read(r#"{"jsonrpc":"2.0","method":"notifications/x"}"#).id.is_none());
         assert!(read("[1]").id.is_none() && read("[1]").wants_nothing());
+        for (asked, answered) in [
+            (r#""é""#, r#""\u00e9""#),
+            (r#""a/b""#, r#""a\/b""#),
+            ("1", "1.0"),
+            ("18446744073709551615", "18446744073709551615"),
+        ] {
+            let line = read(&format!(r#"{{"id":{asked},"method":"ping"}}"#));
+            assert!(line.is_answered_by(format!(r#"{{"id":{answered},"result":1}}"#).as_bytes()), "{asked}");
+        }
+        for (asked, answered) in [("1", r#""1""#), ("18446744073709551615", "18446744073709551614"), ("1", "1.5")] {
+            let line = read(&format!(r#"{{"id":{asked},"method":"ping"}}"#));
+            assert!(!line.is_answered_by(format!(r#"{{"id":{answered},"result":1}}"#).as_bytes()), "{asked}");
+        }
         let batch =
             read(r#"[{"id":1,"method":"ping"},{"id":"2","method":"ping"},{"method":"x"},{"id":3,"result":{}}]"#);
         assert_eq!((batch.batch.len(), batch.wants_nothing()), (2, false));
         assert!(batch.is_answered_by(br#"[{"id":"2","result":{}},{"id":1,"result":{}}]"#));
-        assert!(!batch.is_answered_by(br#"[{"id":"1","result":{}}]"#) && !batch.is_answered_by(br#"{"id":1}"#));
+        assert!(!batch.is_answered_by(br#"[{"id":"1","result":{}}]"#) && !batch.is_answered_by(br#"{"id":3}"#));
+        // One of them alone is answered, too.
+        assert_eq!(answered(br#"{"id":1,"result":{}}"#), ["1"]);
         assert!(Line::read(b"{".to_vec()).is_err() && Line::read(b"\xff".to_vec()).is_err());
     }
 }

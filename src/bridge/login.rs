@@ -15,16 +15,18 @@ mod opener;
 mod page;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use url::Url;
 
 use super::network::{Network, NetworkError};
-use super::store::{self, Kept, Login, Store, StoreError};
+use super::plain::plain;
+use super::store::{self, Grant, Kept, Login, Store, StoreError};
 use crate::clock::Clock;
 use crate::http_client::HttpClient;
 use challenge::Challenge;
-use discovery::{AuthorizationServer, Discovered};
+use discovery::{AuthorizationServer, Discovered, Place};
 
 pub use attempt::Failed;
 pub use client::ClientError;
@@ -44,6 +46,8 @@ pub struct Config {
     pub client_id: Option<String>,
     /// The file with that client's secret, if it has one.
     pub client_secret: Option<PathBuf>,
+    /// The one issuer that may let people in. A configured secret goes to nobody else, and to nobody without it.
+    pub issuer: Option<String>,
     /// The URL of a Client ID Metadata Document, which is a client id by itself.
     pub client_metadata: Option<Url>,
     /// Where the browser is sent back to on this machine; without a port any will do.
@@ -123,7 +127,7 @@ pub enum LoginError {
     #[error("somebody has to log in")]
     Quiet,
     /// Another program has the lock.
-    #[error("another program logs in to this server")]
+    #[error("another program is logging in to this server: finish that login, or end that program, and try again")]
     Busy,
     /// The server answers everybody, and names nobody who lets people in.
     #[error("the server wants no login")]
@@ -134,15 +138,23 @@ pub enum LoginError {
 pub(super) struct Logins {
     config: Config,
     server: Url,
+    /// Whether it is spoken to over a WebSocket.
+    socket: bool,
     store: Store,
     network: Network,
     clock: Clock,
+    /// The login that failed last, where other programs cannot be told of it either.
+    failed: Mutex<Option<Failed>>,
 }
 
 impl Logins {
-    pub(super) fn new(config: Config, server: &Url, network: Network, clock: Clock) -> Self {
+    pub(super) fn new(config: Config, server: &Url, socket: bool, network: Network, clock: Clock) -> Self {
         let store = Store::new(config.store.clone(), server);
-        Self { config, server: server.clone(), store, network, clock }
+        Self { config, server: server.clone(), socket, store, network, clock, failed: Mutex::default() }
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { url: &self.server, socket: self.socket, issuer: self.config.issuer.as_deref() }
     }
 
     /// The login that there is.
@@ -160,12 +172,17 @@ impl Logins {
         login.refresh_token.is_some() && login.renew.is_some_and(|renew| renew <= self.clock.now())
     }
 
+    /// Whether it has ended.
+    pub(super) fn has_ended(&self, login: &Login) -> bool {
+        login.ends.is_some_and(|ends| ends <= self.clock.now())
+    }
+
     /// Renews a token that ends soon; another program may have done it already.
     pub(super) async fn renewed(&self, old: &Login) -> Result<Login, LoginError> {
         let lock = tokio::time::timeout(ELSEWHERE, self.store.lock(|| {})).await;
         let _lock = lock.map_err(|_| LoginError::Busy)??;
         let mut kept = self.store.load().await?;
-        match kept.at(&old.issuer) {
+        match kept.at(&old.issuer).find(|login| self.is_ours(login)) {
             Some(found) if found.access_token != old.access_token => return Ok(found.clone()),
             // Somebody has logged out.
             None => return Err(LoginError::Quiet),
@@ -186,13 +203,14 @@ impl Logins {
         let http = self.network.http().await?;
         let before = self.kept().await?;
         let issuer = before.as_ref().map(|login| login.issuer.as_str());
-        let found = discovery::discover(http, &self.server, challenge, issuer).await?;
+        let found = discovery::discover(http, self.place(), challenge, issuer).await?;
         let since = self.clock.now();
         let _lock =
             self.store.lock(|| (self.config.tell)("another program logs in to this server; waiting for it")).await?;
         let mut kept = self.store.load().await?;
         let wanted = self.scopes(&found, challenge);
-        if let Some(login) = kept.at(&found.server.issuer).filter(|login| self.is_ours(login)).cloned() {
+        let before = kept.at(&found.server.issuer).find(|login| self.is_ours(login)).cloned();
+        if let Some(login) = before {
             let another = Some(login.access_token.as_str()) != refused;
             let covers = !challenge.is_insufficient_scope()
                 || wanted_by(challenge).iter().all(|scope| login.scopes.contains(scope));
@@ -213,7 +231,7 @@ impl Logins {
                     Err(error) if error.is_final() => {
                         tracing::info!(%error, "the login has ended");
                         if error.is_of_unknown_client() {
-                            kept.forget(&login.issuer);
+                            kept.forget(&login);
                         }
                     }
                     Err(error) => return Err(error.into()),
@@ -221,36 +239,45 @@ impl Logins {
             }
         }
         attempt::failed_since(&self.store, since)?;
+        // Who has said no is not asked again at once.
+        if !self.is_program(&found.server) {
+            attempt::refused_lately(&self.store, self.failed().as_ref(), self.clock.now())?;
+        }
         self.ask(http, &found, wanted, &mut kept, reach).await
     }
 
     /// Logs in anew, whatever there is. `open` says that the server has answered somebody without a token.
     pub(super) async fn log_in(&self, challenge: &Challenge, open: bool, reach: Reach) -> Result<Login, LoginError> {
         let http = self.network.http().await?;
-        let found = discovery::discover(http, &self.server, challenge, None).await?;
+        let found = discovery::discover(http, self.place(), challenge, None).await?;
         if open && found.server.assumed {
             return Err(LoginError::Open);
         }
-        let waiting = || match self.waiting() {
-            Some(url) => (self.config.tell)(&format!("another program waits for a login already, at {url}")),
-            None => (self.config.tell)("another program logs in to this server; waiting for it"),
-        };
-        let _lock = self.store.lock(waiting).await?;
+        let _lock = self.store.lock(|| self.tell_of_waiting()).await?;
         let mut kept = self.store.load().await?;
         let wanted = self.scopes(&found, challenge);
         self.ask(http, &found, wanted, &mut kept, reach).await
     }
 
+    fn tell_of_waiting(&self) {
+        match self.waiting() {
+            Some(url) => (self.config.tell)(&format!("another program waits for a login already, at {url}")),
+            None => (self.config.tell)("another program logs in to this server; waiting for it"),
+        }
+    }
+
     /// Forgets the logins, and tells the providers that have an ear for it (RFC 7009). Whether there was any.
     pub(super) async fn log_out(&self) -> Result<bool, LoginError> {
-        let _lock = self.store.lock(|| {}).await?;
+        let lock = tokio::time::timeout(ELSEWHERE, self.store.lock(|| self.tell_of_waiting())).await;
+        let _lock = lock.map_err(|_| LoginError::Busy)??;
         let kept = self.store.load().await?;
-        self.store.clear().await?;
+        let cleared = self.store.clear().await;
         for login in &kept.logins {
             if let Err(error) = grant::revoke(self.network.http().await?, login).await {
-                tracing::warn!(%error, issuer = login.issuer, "the provider could not be told; what it gave ends by itself");
+                tracing::warn!(%error, issuer = plain(&login.issuer), "the provider could not be told; what it gave ends by itself");
             }
         }
+        cleared?;
         Ok(!kept.logins.is_empty())
     }
 
@@ -268,18 +295,23 @@ impl Logins {
         if reach == Reach::Quiet && !program {
             return Err(LoginError::Quiet);
         }
-        let before = kept.at(&server.issuer).filter(|login| self.is_ours(login));
+        let before = kept.at(&server.issuer).find(|login| self.is_ours(login)).cloned();
         // What was granted before is not lost by asking for more.
         for scope in before.iter().flat_map(|login| &login.scopes) {
             if !scopes.is_empty() && !scopes.contains(scope) {
                 scopes.push(scope.clone());
             }
         }
-        let client = before.map(|login| login.client.clone());
+        let client = before.as_ref().map(|login| login.client.clone());
+        let grant = match (program, self.config.as_program) {
+            (false, _) => Grant::Person,
+            (true, true) => Grant::Program,
+            (true, false) => Grant::OnlyProgram,
+        };
         let resource = found.resource.clone().filter(|_| !self.config.without_resource);
         let resource = resource
             .or_else(|| (found.resource.is_none() && !self.config.without_resource).then(|| canonical(&self.server)));
-        let wish = grant::Wish { server, scopes, resource };
+        let wish = grant::Wish { server, scopes, resource, grant };
         let asking = async {
             if program {
                 let client = client::client(http, server, &self.config, client, &self.config.redirect).await?;
@@ -296,7 +328,7 @@ impl Logins {
             device::ask(http, &wish, &self.config, client, &self.clock).await
         };
         let asked = tokio::time::timeout(PERSON, asking).await.unwrap_or(Err(LoginError::Nobody));
-        attempt::over(&self.store, asked.as_ref().err(), self.clock.now());
+        *self.failed() = attempt::over(&self.store, asked.as_ref().err(), self.clock.now());
         match asked {
             Ok(login) => {
                 self.keep(kept, &login).await?;
@@ -306,17 +338,23 @@ impl Logins {
                 // A provider that has forgotten the client says so to the person alone, or not before the code is exchanged.
                 let unknown = matches!(&error, LoginError::Grant(error) if error.is_of_unknown_client());
                 if unknown || matches!(error, LoginError::Nobody) {
-                    kept.forget(&server.issuer);
-                    self.store.save(std::mem::take(kept)).await?;
+                    if let Some(login) = &before {
+                        kept.forget(login);
+                    }
+                    self.store.save(std::mem::take(kept), self.clock.now()).await?;
                 }
                 Err(error)
             }
         }
     }
 
+    fn failed(&self) -> std::sync::MutexGuard<'_, Option<Failed>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn keep(&self, kept: &mut Kept, login: &Login) -> Result<(), LoginError> {
         kept.put(login.clone());
-        Ok(self.store.save(std::mem::take(kept)).await?)
+        Ok(self.store.save(std::mem::take(kept), self.clock.now()).await?)
     }
 
     /// Which scopes to ask for: those of the challenge, else those that the resource names (MCP, "Scope Selection Strategy").
@@ -349,9 +387,30 @@ impl Logins {
         self.config.as_program || only && self.config.client_secret.is_some()
     }
 
-    /// Whether a login was made as the client that is configured now.
+    /// Whether a login is one that this configuration would make: as the client, at the issuer, and for the person or the
+    /// program, as is said now.
     fn is_ours(&self, login: &Login) -> bool {
-        self.config.client_id.as_ref().is_none_or(|id| *id == login.client.id)
+        let config = &self.config;
+        let grant = match login.grant {
+            Grant::Person => !config.as_program,
+            Grant::Program => config.as_program,
+            Grant::OnlyProgram => config.client_secret.is_some(),
+        };
+        grant
+            && config.client_id.as_ref().is_none_or(|id| *id == login.client.id)
+            && config.issuer.as_ref().is_none_or(|issuer| *issuer == login.issuer)
+    }
+}
+
+impl LoginError {
+    /// Whether the person, or the provider for them, has said no.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Answer(AnswerError::Refused { code, .. }) | Self::Grant(GrantError::Refused { code, .. }) => {
+                code == "access_denied"
+            }
+            _ => false,
+        }
     }
 }
 

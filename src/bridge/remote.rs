@@ -11,7 +11,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -23,7 +24,7 @@ use super::network::Network;
 use super::parameters::Parameters;
 use super::session::{Said, Session};
 use super::sse::Events;
-use super::{Answers, one_line};
+use super::{Answers, is_message, one_line};
 use crate::error::Chain;
 
 /// The most bytes of an answer that is no stream.
@@ -36,6 +37,9 @@ pub(super) const TOKENS: u32 = 2;
 /// How long a stream that broke is left alone, unless the server says something else, and how often it may break in a row.
 const STREAM_PAUSE: Duration = Duration::from_secs(1);
 const STREAM_AGAIN: u32 = 20;
+/// The longest pause between two tries to listen, and how long a stream stays open that is worth coming back to at once.
+const LISTEN_PAUSE_MAX: Duration = Duration::from_secs(60);
+const LISTEN_WORTH: Duration = Duration::from_secs(10);
 /// How long a stream is read on behind its answer, so that its connection can be used again.
 const REST: Duration = Duration::from_millis(500);
 /// How long the end of a session may take.
@@ -48,7 +52,6 @@ pub(super) const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notificatio
 /// The way to the server.
 pub(super) struct Remote {
     url: Url,
-    timeout: Duration,
     network: Network,
     access: Access,
     session: Session,
@@ -57,22 +60,17 @@ pub(super) struct Remote {
     anew: tokio::sync::Mutex<()>,
     out: mpsc::Sender<Vec<u8>>,
     listening: AtomicBool,
+    /// Told when a session was begun anew.
+    begun_anew: Notify,
     ended: CancellationToken,
 }
 
 impl Remote {
-    pub(super) fn new(
-        url: Url,
-        timeout: Duration,
-        network: Network,
-        access: Access,
-        out: mpsc::Sender<Vec<u8>>,
-    ) -> Self {
+    pub(super) fn new(url: Url, network: Network, access: Access, out: mpsc::Sender<Vec<u8>>) -> Self {
         let (session, parameters, anew) = (Session::default(), Arc::default(), tokio::sync::Mutex::default());
         let listening = AtomicBool::default();
         Self {
             url,
-            timeout,
             network,
             access,
             session,
@@ -80,12 +78,18 @@ impl Remote {
             anew,
             out,
             listening,
+            begun_anew: Notify::new(),
             ended: CancellationToken::new(),
         }
     }
 
     pub(super) fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// The page that somebody has to log in at, if a login waits for it.
+    pub(super) fn waiting(&self) -> Option<Url> {
+        self.access.waiting()
     }
 
     /// Nothing more is listened to, and the server may forget the session.
@@ -109,19 +113,14 @@ impl Remote {
 
     /// Sends a message, and hands over whatever comes back, one message after another.
     pub(super) async fn send(self: &Arc<Self>, line: &Line, answers: &mut Answers<'_>) -> Result<(), CarryError> {
-        let most = self.timeout;
-        let sent = tokio::time::timeout(most, self.exchange(line, answers)).await;
-        let sent = sent.unwrap_or_else(|_| match self.access.waiting() {
-            Some(page) => Err(CarryError::Waiting(page)),
-            None => Err(CarryError::Timeout(most)),
-        });
+        let sent = self.exchange(line, answers).await;
         if sent.is_ok() && line.method.as_deref() == Some("notifications/initialized") {
             self.listen();
         }
         sent
     }
 
-    async fn exchange(&self, line: &Line, answers: &mut Answers<'_>) -> Result<(), CarryError> {
+    async fn exchange(self: &Arc<Self>, line: &Line, answers: &mut Answers<'_>) -> Result<(), CarryError> {
         let initialize = line.method.as_deref() == Some("initialize");
         if initialize {
             self.session.begins(line);
@@ -143,7 +142,8 @@ impl Remote {
                     Err(error) => return Err(error.into()),
                 }
             }
-            if response.status() == StatusCode::NOT_FOUND && said.id.is_some() && !anew {
+            // A modern message is of no session.
+            if response.status() == StatusCode::NOT_FOUND && said.id.is_some() && !line.is_modern() && !anew {
                 anew = true;
                 self.begin_anew(said.generation).await?;
                 continue;
@@ -159,7 +159,7 @@ impl Remote {
     }
 
     /// The server has forgotten the session: it is begun again as the client began it, whoever notices first.
-    async fn begin_anew(&self, generation: u64) -> Result<(), CarryError> {
+    async fn begin_anew(self: &Arc<Self>, generation: u64) -> Result<(), CarryError> {
         let _one = self.anew.lock().await;
         let Some(line) = self.session.initialize() else { return Ok(()) };
         if !self.session.begins_anew(generation) {
@@ -177,7 +177,11 @@ impl Remote {
         self.session.answered(answer);
         let Ok(line) = Line::read(INITIALIZED.to_vec()) else { return Ok(()) };
         let response = self.post(&line, &self.session.said(), held.as_ref()).await?;
-        self.take(response, &line, &mut Answers::new(&line, None)).await
+        self.take(response, &line, &mut Answers::new(&line, None)).await?;
+        // What was listened to is of the session that is gone.
+        self.begun_anew.notify_waiters();
+        self.listen();
+        Ok(())
     }
 
     /// Takes an answer, whatever it is.
@@ -198,16 +202,15 @@ impl Remote {
         // A refusal that names the request is its answer as it is, and so is a batch's; but of a token that was refused the
         // bridge knows more than the server: how it got it, and how the person gets another.
         let token_refused = parts.status == StatusCode::UNAUTHORIZED;
-        if !token_refused && line.is_answered_by(&body)
-            || parts.status.is_success() && serde_json::from_slice::<Value>(&body).is_ok()
-        {
+        if !token_refused && line.is_answered_by(&body) || parts.status.is_success() && is_message(&body) {
             answers.take(body.to_vec()).await;
             return Ok(());
         }
         let wait = parts.headers.get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
         let said: Option<Value> = serde_json::from_slice(&body).ok();
-        let said =
-            said.or_else(|| parts.status.is_success().then(|| json!({"error": "the server's answer is no JSON"})));
+        let said = said.or_else(|| {
+            parts.status.is_success().then(|| json!({"error": "the server's answer is no JSON object or array"}))
+        });
         Err(CarryError::Status(parts.status, said, wait))
     }
 
@@ -241,7 +244,7 @@ impl Remote {
     }
 
     /// Listens for what a server of an older revision says of its own accord, if it says anything. One that does not is not
-    /// asked again.
+    /// asked again before its session is begun anew.
     fn listen(self: &Arc<Self>) {
         if self.session.said().negotiated.is_none() || self.listening.swap(true, Ordering::Relaxed) {
             return;
@@ -255,25 +258,53 @@ impl Remote {
     }
 
     async fn hear(&self) {
-        let (mut events, mut broken) = (Events::default(), 0);
-        while broken <= STREAM_AGAIN {
+        let (mut events, mut failed) = (Events::default(), 0_u32);
+        loop {
             let last = events.last_id().and_then(|last| HeaderValue::from_bytes(last).ok());
             events.again();
-            let Ok(response) = self.get(last).await else { return };
-            if !is_stream(&response) {
-                return;
+            let (said, begun) = (self.session.said(), Instant::now());
+            let mut worth = false;
+            match self.get(last).await {
+                Ok(response) if is_stream(&response) => {
+                    let mut body = response.into_body();
+                    tokio::select! {
+                        heard = self.pass_on(&mut body, &mut events) => worth = heard || begun.elapsed() > LISTEN_WORTH,
+                        // An event's id means nothing to another session.
+                        () = self.begun_anew.notified() => (worth, events) = (true, Events::default()),
+                    }
+                }
+                Ok(response) if response.status() == StatusCode::METHOD_NOT_ALLOWED => return,
+                // Of a session that it has forgotten it says the same, and the next request begins that anew.
+                Ok(response) if response.status() == StatusCode::NOT_FOUND && said.id.is_none() => return,
+                Ok(_) | Err(_) => {}
             }
-            let (mut body, mut heard) = (response.into_body(), false);
-            while let Ok(Some(found)) = next(&mut body, &mut events).await {
-                for event in found {
-                    heard = true;
+            failed = if worth { 0 } else { failed.saturating_add(1) };
+            let pause = STREAM_PAUSE * 2_u32.pow(failed.saturating_sub(1).min(6));
+            let pause = match events.retry() {
+                Some(retry) if worth => retry,
+                Some(retry) => pause.max(retry),
+                None => pause,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause.min(LISTEN_PAUSE_MAX)) => {}
+                () = self.begun_anew.notified() => events = Events::default(),
+            }
+        }
+    }
+
+    /// Passes on what comes until the stream ends; whether anything did.
+    async fn pass_on(&self, body: &mut Incoming, events: &mut Events) -> bool {
+        let mut heard = false;
+        while let Ok(Some(found)) = next(body, events).await {
+            for event in found {
+                heard = true;
+                if let Some(message) = one_line(event) {
                     // With stdout gone there is nobody to say it to.
-                    self.out.send(one_line(event)).await.unwrap_or_default();
+                    self.out.send(message).await.unwrap_or_default();
                 }
             }
-            broken = if heard { 1 } else { broken + 1 };
-            tokio::time::sleep(events.retry().unwrap_or(STREAM_PAUSE * broken)).await;
         }
+        heard
     }
 
     /// Asks for a stream, from behind an event if one is named.
@@ -328,7 +359,7 @@ impl Remote {
             }
         }
         // INVARIANT: the last attempt returns.
-        Err(CarryError::Timeout(self.timeout))
+        Err(CarryError::Ended)
     }
 }
 

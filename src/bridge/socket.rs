@@ -5,9 +5,11 @@
 //! on its way with words, and the next message connects anew.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::StatusCode;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
@@ -16,9 +18,9 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -29,9 +31,10 @@ use url::Url;
 
 use super::access::{Access, AccessError, Held};
 use super::error::CarryError;
-use super::line::Line;
+use super::line::{self, Line, key};
 use super::login::challenge::Challenge;
 use super::network::Network;
+use super::plain::plain;
 use super::remote::{CONNECT_AGAIN, CONNECT_PAUSE, INITIALIZED, TOKENS, authorization};
 use super::session::Session;
 use super::{Answers, one_line};
@@ -43,6 +46,8 @@ const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 const TICK: Duration = Duration::from_secs(10);
 /// How long the other end may be silent: each tick's ping is answered by one that is there.
 const SILENT: Duration = Duration::from_secs(45);
+/// How long the end of a socket may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How a server closes a socket on which a token should have come first.
 const NO_TOKEN: u16 = 4002;
 /// How many messages wait to be sent.
@@ -54,7 +59,6 @@ type Stream = WebSocketStream<TokioIo<MaybeHttpsStream<MaybeHttpsStream<TokioIo<
 /// The way to the server.
 pub(super) struct Socket {
     url: Url,
-    timeout: Duration,
     network: Network,
     access: Arc<Access>,
     session: Session,
@@ -72,8 +76,13 @@ struct Connection {
     broken: CancellationToken,
 }
 
-/// Who waits for an answer: the answer, or why there will be none.
-type Waiter = oneshot::Sender<Result<Vec<u8>, Arc<Why>>>;
+/// Who waits for an answer, or for several: each, or why there will be none.
+#[derive(Clone)]
+struct Waiter {
+    sender: mpsc::UnboundedSender<Result<Vec<u8>, Arc<Why>>>,
+    /// Whether the server has said that it has begun what goes on until it is ended.
+    acknowledged: Arc<AtomicBool>,
+}
 
 /// Why a socket ended.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +95,8 @@ enum Why {
     Gone,
     #[error("the server was silent for {} s", SILENT.as_secs())]
     Silent,
+    #[error("the server took nothing for {} s", SILENT.as_secs())]
+    Stuck,
     #[error("a message of the server's is not text")]
     Binary,
 }
@@ -93,12 +104,15 @@ enum Why {
 /// A place among those who wait, which is given up with it.
 struct Place {
     connection: Arc<Connection>,
-    key: String,
+    keys: Vec<String>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.connection.waiting().remove(&self.key);
+        let mut waiting = self.connection.waiting();
+        for key in &self.keys {
+            waiting.remove(key);
+        }
     }
 }
 
@@ -107,32 +121,43 @@ impl Connection {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a message and waits for its answer, if it wants one.
-    async fn exchange(self: &Arc<Self>, line: &Line) -> Result<Option<Vec<u8>>, CarryError> {
-        let key = line.id.as_deref().or_else(|| line.batch.first().map(Box::as_ref)).map(|id| id.get().to_owned());
+    /// Sends a message and waits for its answer, if it wants one. Those of a batch are handed over as they come.
+    async fn exchange(self: &Arc<Self>, line: &Line, answers: &mut Answers<'_>) -> Result<Option<Vec<u8>>, CarryError> {
+        let keys: Vec<String> = line.wanted().iter().map(|id| key(id)).collect();
         // INVARIANT: lines are UTF-8, or they are no lines.
         let text = String::from_utf8(line.body.clone()).unwrap_or_default();
-        let Some(key) = key else {
+        if keys.is_empty() {
             return self.send(text).await.map(|()| None);
-        };
-        let (waiter, answer) = oneshot::channel();
+        }
+        let (sender, mut came) = mpsc::unbounded_channel();
         {
+            let waiter = Waiter { sender, acknowledged: Arc::clone(&answers.acknowledged) };
             let mut waiting = self.waiting();
-            if waiting.contains_key(&key) {
+            if keys.iter().any(|key| waiting.contains_key(key)) {
                 return Err(CarryError::InFlight);
             }
-            waiting.insert(key.clone(), waiter);
+            waiting.extend(keys.iter().map(|key| (key.clone(), waiter.clone())));
         }
-        let _place = Place { connection: Arc::clone(self), key };
+        let _place = Place { connection: Arc::clone(self), keys };
         self.send(text).await?;
-        match answer.await {
-            Ok(Ok(answer)) => Ok(Some(answer)),
-            Ok(Err(why)) => Err(match &*why {
-                Why::Closed(code, reason) => CarryError::Closed { code: *code, reason: reason.clone() },
+        while let Some(answer) = came.recv().await {
+            let why = match answer {
+                Ok(answer) if line.id.is_some() => return Ok(Some(answer)),
+                Ok(answer) => {
+                    answers.take(answer).await;
+                    if answers.is_answered() {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+                Err(why) => why,
+            };
+            return Err(match &*why {
+                Why::Closed(code, reason) => CarryError::Closed { code: *code, reason: plain(reason) },
                 _ => CarryError::Broken(why.into()),
-            }),
-            Err(_) => Err(CarryError::Broken(Why::Gone.into())),
+            });
         }
+        Err(CarryError::Broken(Why::Gone.into()))
     }
 
     async fn send(&self, text: String) -> Result<(), CarryError> {
@@ -151,41 +176,64 @@ impl Connection {
 
     /// Hands a message to whoever waits for it, or back, if nobody does and it is no answer.
     fn deliver(&self, text: &str) -> Option<Vec<u8>> {
-        #[derive(Deserialize)]
-        struct Envelope<'a> {
-            #[serde(borrow)]
-            id: Option<&'a RawValue>,
-            method: Option<serde::de::IgnoredAny>,
-        }
-        let one = |text| serde_json::from_str::<Envelope<'_>>(text).map(|one| vec![one]);
-        let messages = one(text).or_else(|_| serde_json::from_str(text)).unwrap_or_default();
-        let mut answers = messages.iter().filter(|message| message.method.is_none());
-        let waiter = answers.find_map(|message| self.waiting().remove(message.id?.get()));
-        let of_its_own = messages.iter().any(|message| message.method.is_some() || message.id.is_none());
-        match waiter {
+        let mut waiting = self.waiting();
+        let answered = line::answered(text.as_bytes());
+        if let Some(waiter) = answered.iter().find_map(|key| waiting.get(key).cloned()) {
+            for key in answered {
+                if waiting.get(&key).is_some_and(|other| other.sender.same_channel(&waiter.sender)) {
+                    waiting.remove(&key);
+                }
+            }
             // Whoever has given up waiting wants no answer.
-            Some(waiter) => drop(waiter.send(Ok(text.as_bytes().to_vec()))),
-            None if of_its_own => return Some(text.as_bytes().to_vec()),
-            None => tracing::debug!("an answer that nobody waits for"),
+            drop(waiter.sender.send(Ok(text.as_bytes().to_vec())));
+            return None;
         }
-        None
+        if !answered.is_empty() {
+            tracing::debug!("an answer that nobody waits for");
+            return None;
+        }
+        if let Some(waiter) = acknowledges(text).and_then(|key| waiting.get(&key).cloned()) {
+            waiter.acknowledged.store(true, Ordering::Relaxed);
+        }
+        Some(text.as_bytes().to_vec())
     }
 }
 
+/// The request that a notification says to have begun, if it is one of those.
+fn acknowledges(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Notification<'a> {
+        method: std::borrow::Cow<'a, str>,
+        #[serde(borrow)]
+        params: Params<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow, rename = "_meta")]
+        meta: Meta<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Meta<'a> {
+        #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
+        subscription: &'a RawValue,
+    }
+    let said: Notification<'_> = serde_json::from_str(text).ok()?;
+    (said.method == "notifications/subscriptions/acknowledged").then(|| key(said.params.meta.subscription))
+}
+
 impl Socket {
-    pub(super) fn new(
-        url: Url,
-        timeout: Duration,
-        network: Network,
-        access: Access,
-        out: mpsc::Sender<Vec<u8>>,
-    ) -> Self {
+    pub(super) fn new(url: Url, network: Network, access: Access, out: mpsc::Sender<Vec<u8>>) -> Self {
         let (access, session, connection) = (Arc::new(access), Session::default(), tokio::sync::Mutex::default());
-        Self { url, timeout, network, access, session, out, connection, ended: CancellationToken::new() }
+        Self { url, network, access, session, out, connection, ended: CancellationToken::new() }
     }
 
     pub(super) fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// The page that somebody has to log in at, if a login waits for it.
+    pub(super) fn waiting(&self) -> Option<Url> {
+        self.access.waiting()
     }
 
     /// The socket is closed.
@@ -195,15 +243,6 @@ impl Socket {
 
     /// Sends a message, and hands over its answer.
     pub(super) async fn send(&self, line: &Line, answers: &mut Answers<'_>) -> Result<(), CarryError> {
-        let most = self.timeout;
-        let sent = tokio::time::timeout(most, self.exchange(line, answers)).await;
-        sent.unwrap_or_else(|_| match self.access.waiting() {
-            Some(page) => Err(CarryError::Waiting(page)),
-            None => Err(CarryError::Timeout(most)),
-        })
-    }
-
-    async fn exchange(&self, line: &Line, answers: &mut Answers<'_>) -> Result<(), CarryError> {
         let initialize = line.method.as_deref() == Some("initialize");
         if initialize {
             self.session.begins(line);
@@ -213,7 +252,7 @@ impl Socket {
         let answer = loop {
             let exchanged = async {
                 let connection = self.connected(session).await?;
-                let answer = connection.exchange(line).await?;
+                let answer = connection.exchange(line, answers).await?;
                 Ok((connection, answer))
             };
             match exchanged.await {
@@ -258,7 +297,7 @@ impl Socket {
         let connection = self.run(stream, held);
         if let Some(line) = self.session.initialize().filter(|_| session) {
             tracing::info!("the connection is new; the session is begun again");
-            let answer = connection.exchange(&line).await?;
+            let answer = connection.exchange(&line, &mut Answers::new(&line, None)).await?;
             self.session.answered(&answer.unwrap_or_default());
             connection.send(String::from_utf8_lossy(INITIALIZED).into_owned()).await?;
         }
@@ -338,63 +377,86 @@ impl Socket {
         tokio::spawn(renew(Arc::clone(&connection), Arc::clone(&self.access)));
         let (out, ended, carried) = (self.out.clone(), self.ended.clone(), Arc::clone(&connection));
         tokio::spawn(async move {
-            let why = Arc::new(carry(stream, queue, &carried, &out, &ended).await);
+            let why = Arc::new(carry(stream, queue, &carried, &out, &ended, SILENT).await);
             carried.broken.cancel();
             let waiting = std::mem::take(&mut *carried.waiting());
             for waiter in waiting.into_values() {
-                drop(waiter.send(Err(Arc::clone(&why))));
+                drop(waiter.sender.send(Err(Arc::clone(&why))));
             }
         });
         connection
     }
 }
 
-/// Carries frames until the socket ends; why it did.
-async fn carry(
-    mut stream: Stream,
-    mut queue: mpsc::Receiver<Message>,
+/// Carries frames until the socket ends; why it did. What comes and what goes do not wait for each other: the other end may
+/// have ceased to read.
+async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: WebSocketStream<S>,
+    queue: mpsc::Receiver<Message>,
     connection: &Connection,
     out: &mpsc::Sender<Vec<u8>>,
     ended: &CancellationToken,
+    silent: Duration,
 ) -> Why {
-    let mut heard = Instant::now();
+    let (sink, stream) = stream.split();
+    tokio::select! {
+        // Why the other end has closed says more than that nothing can be sent any more.
+        biased;
+        why = hear(stream, connection, out, silent) => why,
+        why = say(sink, queue, ended, silent) => why,
+    }
+}
+
+/// Takes what comes.
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: SplitStream<WebSocketStream<S>>,
+    connection: &Connection,
+    out: &mpsc::Sender<Vec<u8>>,
+    silent: Duration,
+) -> Why {
+    loop {
+        let Ok(frame) = tokio::time::timeout(silent, stream.next()).await else { return Why::Silent };
+        match frame {
+            None => return Why::Gone,
+            Some(Ok(Message::Text(text))) => {
+                if let Some(message) = connection.deliver(&text).and_then(one_line) {
+                    // With stdout gone there is nobody to say it to.
+                    out.send(message).await.unwrap_or_default();
+                }
+            }
+            Some(Ok(Message::Close(Some(frame)))) => {
+                return Why::Closed(frame.code.into(), frame.reason.as_str().to_owned());
+            }
+            Some(Ok(Message::Close(None))) => return Why::Gone,
+            Some(Ok(Message::Binary(_))) => return Why::Binary,
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return error.into(),
+        }
+    }
+}
+
+/// Sends what waits to be sent, and asks now and then whether the other end is there.
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+    mut sink: SplitSink<WebSocketStream<S>, Message>,
+    mut queue: mpsc::Receiver<Message>,
+    ended: &CancellationToken,
+    silent: Duration,
+) -> Why {
     let mut tick = tokio::time::interval(TICK);
     loop {
-        let sent = tokio::select! {
+        let frame = tokio::select! {
             () = ended.cancelled() => {
-                drop(stream.close(None).await);
+                // Whoever does not take it is left without.
+                drop(tokio::time::timeout(FAREWELL, sink.close()).await);
                 return Why::Gone;
             }
-            _ = tick.tick() => {
-                if heard.elapsed() > SILENT {
-                    return Why::Silent;
-                }
-                stream.send(Message::Ping(bytes::Bytes::new())).await
-            }
-            Some(frame) = queue.recv() => stream.send(frame).await,
-            frame = stream.next() => {
-                heard = Instant::now();
-                match frame {
-                    None => return Why::Gone,
-                    Some(Ok(Message::Text(text))) => {
-                        if let Some(message) = connection.deliver(&text) {
-                            // With stdout gone there is nobody to say it to.
-                            out.send(one_line(message)).await.unwrap_or_default();
-                        }
-                        Ok(())
-                    }
-                    Some(Ok(Message::Close(Some(frame)))) => {
-                        return Why::Closed(frame.code.into(), frame.reason.as_str().to_owned());
-                    }
-                    Some(Ok(Message::Close(None))) => return Why::Gone,
-                    Some(Ok(Message::Binary(_))) => return Why::Binary,
-                    Some(Ok(_)) => Ok(()),
-                    Some(Err(error)) => Err(error),
-                }
-            }
+            _ = tick.tick() => Message::Ping(bytes::Bytes::new()),
+            Some(frame) = queue.recv() => frame,
         };
-        if let Err(error) = sent {
-            return error.into();
+        match tokio::time::timeout(silent, sink.send(frame)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.into(),
+            Err(_) => return Why::Stuck,
         }
     }
 }
@@ -427,4 +489,64 @@ fn lacking(answer: &[u8]) -> Option<Challenge> {
     let Lacking { reason, scope } = serde_json::from_slice::<Answer>(answer).ok()?.error.data;
     let error = Some("insufficient_scope".to_owned());
     (reason == "SCOPE_MISSING").then(|| Challenge { scope: Some(scope), error, ..Challenge::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+
+    /// Carries what is in the queue to somebody who never reads; why it ended.
+    async fn carried(speaks: bool) -> Why {
+        let (near, far) = tokio::io::duplex(1024);
+        let stream = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
+        let (frames, queue) = mpsc::channel(QUEUE);
+        let connection = Connection {
+            frames: frames.clone(),
+            waiting: Mutex::default(),
+            held: tokio::sync::Mutex::default(),
+            broken: CancellationToken::new(),
+        };
+        frames.send(Message::text("x".repeat(1 << 20))).await.expect("queued");
+        let (_, mut far) = tokio::io::split(far);
+        let speaking = async {
+            loop {
+                if speaks {
+                    // An empty ping.
+                    tokio::io::AsyncWriteExt::write_all(&mut far, &[0x89, 0]).await.expect("written");
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let (out, ended) = (mpsc::channel(1).0, CancellationToken::new());
+        let silent = Duration::from_secs(2);
+        tokio::select! {
+            why = carry(stream, queue, &connection, &out, &ended, silent) => why,
+            never = speaking => never,
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("it was not noticed"),
+        }
+    }
+
+    #[test]
+    fn what_has_begun_is_named_by_its_id() {
+        let said = |method: &str, id: &str| {
+            acknowledges(&format!(
+                r#"{{"method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}}}}}}"#
+            ))
+        };
+        let method = "notifications/subscriptions/acknowledged";
+        assert_eq!(said(method, "7").as_deref(), Some("7"));
+        assert_eq!(said(method, r#""a\/b""#).as_deref(), Some("\"a/b"));
+        assert_eq!(said("notifications/progress", "7"), None);
+        assert_eq!(acknowledges(r#"{"method":"notifications/subscriptions/acknowledged"}"#), None);
+    }
+
+    #[tokio::test]
+    async fn who_reads_nothing_any_more_is_noticed() {
+        let why = carried(false).await;
+        assert!(matches!(why, Why::Silent | Why::Stuck), "{why:?}");
+        let why = carried(true).await;
+        assert!(matches!(why, Why::Stuck), "{why:?}");
+    }
 }

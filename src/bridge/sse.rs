@@ -11,6 +11,8 @@ pub(super) struct Events {
     line: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
+    /// Of which kind the event is; messages are of none, or of the one that is called so.
+    kind: Vec<u8>,
     after_return: bool,
     /// The id of the line that is read, which counts once its event has ended.
     id: Option<Vec<u8>>,
@@ -68,6 +70,11 @@ impl Events {
             if let Some(id) = self.id.take() {
                 self.last_id = id;
             }
+            let kind = std::mem::take(&mut self.kind);
+            if !kind.is_empty() && kind != b"message" {
+                tracing::warn!("the server sent an event of a kind that is no message; it is left out");
+                return None;
+            }
             // One without data only primes the client for a later one.
             return (has && !data.is_empty()).then_some(data);
         }
@@ -82,6 +89,7 @@ impl Events {
                 self.has_data = true;
                 self.data.extend_from_slice(value);
             }
+            b"event" => self.kind = value.to_owned(),
             b"id" if !value.contains(&0) => self.id = Some(value.to_owned()),
             b"retry" if value.iter().all(u8::is_ascii_digit) => {
                 let milliseconds = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
@@ -108,6 +116,8 @@ mod tests {
             let found: Vec<String> = found.into_iter().map(|data| String::from_utf8(data).expect("text")).collect();
             assert_eq!(found, ["{\"a\":\n1}", "x"], "in pieces of {size}");
         }
+        let other = b"event: endpoint\ndata: a\n\ndata: b\n\nevent: message\ndata: c\n\nevent:\ndata: d\n\n";
+        assert_eq!(Events::default().take(other).expect("small"), [b"b", b"c", b"d"]);
         let mut events = Events::default();
         events.take(b"id: 1\nretry: 500\ndata: a\n\nid: 2\nretry: x\ndata: b\n").expect("small");
         assert_eq!((events.last_id(), events.retry()), (Some(&b"1"[..]), Some(Duration::from_millis(500))));

@@ -11,11 +11,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use crate::error::Chain;
 pub(super) use file::{read, remove, write};
+pub use keychain::KeychainError;
 
 /// How often a lock that somebody else holds is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -43,6 +46,11 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// The keychain, where that cannot be left at it.
+    #[error(
+        "a login may still stand in the system's keychain: open the keychain and log out again, or say --store file if nothing was ever kept there"
+    )]
+    Keychain(#[from] KeychainError),
 }
 
 /// The logins at one server.
@@ -56,9 +64,12 @@ pub(super) struct Store {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Kept {
     version: u32,
+    /// When: the keychain and the file may both have one.
+    #[serde(default)]
+    saved: Option<Timestamp>,
     /// The server's URL, for people who look.
     server: String,
-    /// One for each issuer, the newest first.
+    /// One for each issuer and grant, the newest first.
     pub(super) logins: Vec<Login>,
 }
 
@@ -66,6 +77,9 @@ pub(super) struct Kept {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Login {
     pub(super) issuer: String,
+    /// Whom it is for.
+    #[serde(default)]
+    pub(super) grant: Grant,
     pub(super) client: Client,
     pub(super) token_endpoint: Url,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,10 +93,10 @@ pub(super) struct Login {
     pub(super) access_token: String,
     /// When the access token ends, if that was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) ends: Option<jiff::Timestamp>,
+    pub(super) ends: Option<Timestamp>,
     /// From when on it is renewed ahead of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) renew: Option<jiff::Timestamp>,
+    pub(super) renew: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) refresh_token: Option<String>,
 }
@@ -107,6 +121,18 @@ pub(super) enum Method {
     ClientSecretBasic,
     ClientSecretPost,
     None,
+}
+
+/// Whom a login is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Grant {
+    #[default]
+    Person,
+    /// The client itself, because somebody said so.
+    Program,
+    /// The client itself, because the provider has nothing for people.
+    OnlyProgram,
 }
 
 /// Where a client id comes from.
@@ -137,19 +163,19 @@ impl std::fmt::Debug for Client {
 }
 
 impl Kept {
-    /// The login at an issuer.
-    pub(super) fn at(&self, issuer: &str) -> Option<&Login> {
-        self.logins.iter().find(|login| login.issuer == issuer)
+    /// The logins at an issuer.
+    pub(super) fn at(&self, issuer: &str) -> impl Iterator<Item = &Login> {
+        self.logins.iter().filter(move |login| login.issuer == issuer)
     }
 
-    /// Forgets the login at an issuer, and with it the client that was registered there.
-    pub(super) fn forget(&mut self, issuer: &str) {
-        self.logins.retain(|login| login.issuer != issuer);
+    /// Forgets a login and its like, and with it the client that was registered there.
+    pub(super) fn forget(&mut self, gone: &Login) {
+        self.logins.retain(|login| login.issuer != gone.issuer || login.grant != gone.grant);
     }
 
-    /// Puts a login first, in place of an older one at its issuer.
+    /// Puts a login first, in place of an older one at its issuer by the same grant.
     pub(super) fn put(&mut self, login: Login) {
-        self.forget(&login.issuer);
+        self.forget(&login);
         self.logins.insert(0, login);
     }
 }
@@ -163,17 +189,29 @@ impl Store {
 
     /// What is kept. Whatever cannot be understood counts as nothing: a login makes it anew.
     pub(super) async fn load(&self) -> Result<Kept, StoreError> {
-        if self.config.keychain
-            && let Some(kept) = keychain::load(&self.server).await.as_deref().and_then(understand)
-        {
-            return Ok(kept);
+        let file = read(&self.path("json"))?.as_deref().and_then(understand);
+        let keychain = if self.config.keychain { self.of_keychain().await } else { None };
+        // A keychain that could not be written to for a while may have an older one than the file.
+        let newest =
+            keychain.into_iter().chain(file).reduce(|one, other| if other.saved > one.saved { other } else { one });
+        Ok(newest.unwrap_or_default())
+    }
+
+    async fn of_keychain(&self) -> Option<Kept> {
+        match keychain::load(&self.server).await {
+            Ok(text) => text.as_deref().and_then(understand),
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "the keychain cannot be read");
+                None
+            }
         }
-        let kept = read(&self.path("json"))?.as_deref().and_then(understand);
-        Ok(kept.unwrap_or_default())
     }
 
     /// Keeps this in place of what was kept.
-    pub(super) async fn save(&self, mut kept: Kept) -> Result<(), StoreError> {
+    pub(super) async fn save(&self, mut kept: Kept, now: Timestamp) -> Result<(), StoreError> {
+        // Whatever the clock does, what is kept later is the later one.
+        let next = kept.saved.and_then(|saved| saved.checked_add(jiff::SignedDuration::from_micros(1)).ok());
+        kept.saved = Some(next.map_or(now, |next| next.max(now)));
         (kept.version, kept.server) = (VERSION, self.server.clone());
         // INVARIANT: strings, numbers and lists can always be written.
         let text = serde_json::to_string(&kept).unwrap_or_default();
@@ -183,13 +221,13 @@ impl Store {
         write(&self.path("json"), text.as_bytes())
     }
 
-    /// Forgets the server.
+    /// Forgets the server, as far as that can be done.
     pub(super) async fn clear(&self) -> Result<(), StoreError> {
+        let removed = remove(&self.path("json")).and(remove(&self.path("attempt")));
         if self.config.keychain {
-            keychain::clear(&self.server).await;
+            keychain::clear(&self.server).await?;
         }
-        remove(&self.path("json"))?;
-        remove(&self.path("attempt"))
+        removed
     }
 
     /// A file of this server's, beside the lock.
@@ -248,6 +286,7 @@ mod tests {
         let url = || Url::parse("http://127.0.0.1/callback").expect("a URL");
         Login {
             issuer: issuer.to_owned(),
+            grant: Grant::Person,
             client: Client {
                 id: "x".to_owned(),
                 secret: None,
@@ -280,16 +319,16 @@ mod tests {
         for (issuer, token) in [("a", "1"), ("b", "2"), ("a", "3")] {
             kept.put(login(issuer, token));
         }
-        store.save(kept).await.expect("kept");
+        store.save(kept, Timestamp::UNIX_EPOCH).await.expect("kept");
         let kept = store.load().await.expect("read");
         let tokens: Vec<&str> = kept.logins.iter().map(|login| login.access_token.as_str()).collect();
-        assert_eq!((tokens, kept.at("b").is_some(), kept.at("c").is_none()), (vec!["3", "2"], true, true));
+        assert_eq!((tokens, kept.at("b").count() == 1, kept.at("c").count() == 0), (vec!["3", "2"], true, true));
         let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
         assert_eq!(mode(&store.path("json")), 0o600);
         assert_eq!(mode(&store.config.directory), 0o700);
         // A directory that was opened to others is closed to them again.
         std::fs::set_permissions(&store.config.directory, std::fs::Permissions::from_mode(0o755)).expect("changed");
-        store.save(Kept::default()).await.expect("kept");
+        store.save(Kept::default(), Timestamp::UNIX_EPOCH).await.expect("kept");
         assert_eq!(mode(&store.config.directory), 0o700);
         // What is no document of ours is nothing, and is replaced.
         for wrong in ["", "{", "[]", "{\"version\":2,\"server\":\"x\",\"logins\":[]}"] {

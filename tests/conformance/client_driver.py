@@ -9,7 +9,10 @@ import json
 import os
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import mcp.types as types
 from mcp.client.client import Client
@@ -23,6 +26,18 @@ CONTEXT = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
 DOCUMENT = "https://conformance-test.local/client-metadata.json"
 
 
+def issuer() -> str:
+    """Whom the server names: a person would have registered their client there."""
+    url = urlsplit(URL)
+    for path in (url.path, ""):
+        try:
+            with urllib.request.urlopen(f"{url.scheme}://{url.netloc}/.well-known/oauth-protected-resource{path}") as answer:
+                return json.load(answer)["authorization_servers"][0]
+        except urllib.error.HTTPError:
+            continue
+    return f"{url.scheme}://{url.netloc}"
+
+
 def command(directory: Path) -> list[str]:
     words = json.loads(os.environ["BRIDGE"])
     kind = os.environ["BRIDGE_KIND"]
@@ -34,7 +49,7 @@ def command(directory: Path) -> list[str]:
             if "client_secret" in CONTEXT:
                 secret = directory / "secret"
                 secret.write_text(CONTEXT["client_secret"])
-                words += ["--client-secret-file", str(secret)]
+                words += ["--client-secret-file", str(secret), "--issuer", issuer()]
         else:
             words += ["--client-metadata", DOCUMENT]
     elif "client_id" in CONTEXT:

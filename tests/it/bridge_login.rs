@@ -259,6 +259,8 @@ async fn a_login_that_waits_holds_up_nobody_who_has_a_token() {
     let mut other =
         place.command(&["login", &place.url]).stderr(std::process::Stdio::piped()).spawn().expect("it starts");
     read_until(&mut other.stderr.take().expect("stderr"), "log in in the browser").await;
+    let (done, _, said) = place.run(&["logout", &place.url]).await;
+    assert!(!done && said.contains("waits for a login already") && said.contains("try again"), "{said}");
     // By then it would renew its token; the server lets it in with the old one for a while.
     tokio::time::sleep(Duration::from_secs(4)).await;
     called(&mut bridge).await;
@@ -272,18 +274,41 @@ async fn a_login_that_waits_holds_up_nobody_who_has_a_token() {
 async fn a_program_logs_in_as_itself() {
     let place = Place::new(&[]).await;
     let secret = place.home.write("secret", "ci-secret\n");
-    let words =
-        ["--client-id", "ci", "--client-secret-file", secret.to_str().expect("a path"), "--as-program", "--no-login"];
+    let (secret, issuer) = (secret.to_str().expect("a path"), place.provider.issuer());
+    let person = ["--client-id", "ci", "--client-secret-file", secret, "--issuer", &issuer, "--no-login"];
+    let words = [&person[..], &["--as-program"]].concat();
     let mut bridge = place.bridge(&words);
     called(&mut bridge).await;
     bridge.end().await;
     assert_eq!(place.opened(), Vec::<String>::new());
+    // What the program was given is not the person's, though the client is the same.
+    let mut bridge = place.bridge(&person);
+    assert!(refused(&mut bridge, 401).await.contains("whitelistmcp login"));
+    bridge.end().await;
     place.home.write("secret", "wrong");
     assert!(place.run(&["logout", &place.url]).await.0);
     let mut bridge = place.bridge(&words);
     let said = refused(&mut bridge, 401).await;
     assert!(said.contains("invalid_client") && !said.contains("wrong"), "{said}");
     bridge.end().await;
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_goes_to_its_own_issuer_alone() {
+    let place = Place::new(&[]).await;
+    let secret = place.home.write("secret", "ci-secret\n");
+    // The one that the secret is for, which here is asked nothing: the server leads to another.
+    let own = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let issuer = format!("http://{}", own.local_addr().expect("an address"));
+    let words = ["--client-id", "ci", "--client-secret-file", secret.to_str().expect("a path"), "--issuer", &issuer];
+    for more in [&["--as-program"][..], &[]] {
+        let mut bridge = place.bridge(&[&words[..], more].concat());
+        let said = refused(&mut bridge, 401).await;
+        assert!(said.contains(&place.provider.issuer()) && said.contains(&issuer), "{said}");
+        bridge.end().await;
+    }
+    assert_eq!(place.opened(), Vec::<String>::new());
     place.end().await;
 }
 
@@ -476,7 +501,8 @@ async fn a_login_that_fails_is_answered_with_what_to_do() {
     let mut other = place.bridge(&[]);
     other.say(json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}).to_string()).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(other.end().await.0, "");
+    let last: Value = serde_json::from_str(&other.end().await.0).expect("an answer all the same");
+    assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(504)), "{last:#}");
     // Somebody else's answer changes nothing, and a refusal is passed on.
     let asked = url::Url::parse(&page).expect("a URL");
     let of = |name: &str| asked.query_pairs().find(|(key, _)| key == name).expect("said").1.into_owned();
@@ -499,6 +525,14 @@ async fn a_login_that_fails_is_answered_with_what_to_do() {
     let answer = bridge.hear().await;
     let words = answer["error"]["message"].as_str().expect("words");
     assert!(answer["id"] == 2 && words.contains("access_denied"), "{answer:#}");
+    // Who has said no is not asked again for each request, by whichever bridge.
+    let pages = place.opened().len();
+    let mut other = place.bridge(&[]);
+    for bridge in [&mut bridge, &mut other] {
+        assert!(refused(bridge, 401).await.contains("access_denied"));
+    }
+    assert_eq!(place.opened().len(), pages);
+    other.end().await;
     bridge.end().await;
     // A server that is somewhere else than it says is not logged in to.
     let elsewhere = format!("https://localhost:{}/mcp", place.stack.edge.port());
@@ -559,6 +593,8 @@ async fn a_client_that_was_registered_by_hand_is_used() {
         (&["--client-metadata", "http://example.com/client.json"], "https"),
         (&["--client-metadata", "https://example.com"], "path"),
         (&["--client-secret-file", "x"], "--client-id"),
+        (&["--client-id", "x", "--client-secret-file", "x"], "--issuer"),
+        (&["--client-id", "x", "--client-secret-file", "x", "--issuer", "http://example.com"], "issuer"),
         (&["--certificate", "x"], "--key"),
     ] {
         let (done, _, said) = place.run(&[&["login", &place.url], words].concat()).await;
@@ -566,5 +602,9 @@ async fn a_client_that_was_registered_by_hand_is_used() {
     }
     let (done, _, said) = place.run(&["login", "http://example.com/mcp"]).await;
     assert!(!done && said.contains("must be https://"), "{said}");
+    for words in [&["login"][..], &["logout"], &["bridge"], &["bridge", "--print-config"]] {
+        let (done, out, said) = place.run(&[words, &["http://user:pass-word@example.com/mcp"]].concat()).await;
+        assert!(!done && said.contains("before the `@`") && !format!("{out}{said}").contains("pass-word"), "{said}");
+    }
     place.end().await;
 }

@@ -14,6 +14,7 @@ use base64::Engine as _;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -390,6 +391,8 @@ async fn connections_that_end_badly_are_answered() {
             format!("{HEAD}text/event-stream\r\ncontent-length: 30\r\n\r\ndata: {{\"id\":99,\"result\":{{}}}}\n\n\n"),
             502,
         ),
+        ("a number", format!("{HEAD}application/json\r\ncontent-length: 2\r\n\r\n42"), 200),
+        ("a word", format!("{HEAD}application/json\r\ncontent-length: 6\r\n\r\n\"word\""), 200),
         ("an error of its own", "HTTP/1.1 500 X\r\ncontent-length: 4\r\n\r\noops".to_owned(), 500),
         ("too busy", "HTTP/1.1 429 X\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n".to_owned(), 429),
         ("elsewhere", "HTTP/1.1 307 X\r\nlocation: http://example.com/\r\ncontent-length: 0\r\n\r\n".to_owned(), 307),
@@ -429,6 +432,270 @@ async fn connections_that_end_badly_are_answered() {
         }
         bridge.end().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_but_messages_leaves_on_stdout() {
+    let server = Server::start(|asked| {
+        Box::pin(async move {
+            let id = asked.body["id"].clone();
+            let answer = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+            let other = json!({"jsonrpc": "2.0", "method": "other"});
+            let mut bytes = format!(
+                "event: endpoint\ndata: /messages\n\nevent: note\ndata: {other}\n\ndata: hello\n\ndata: 42\n\n\
+                 data: {{\"a\":\ndata: 1}}\n\ndata: {{\"b\": \"c\ndata: d\"}}\n\n"
+            )
+            .into_bytes();
+            bytes.extend_from_slice(b"data: {\"x\": \"\xff\"}\n\n");
+            bytes.extend_from_slice(format!("event: message\ndata: {answer}\n\n").as_bytes());
+            respond(200, &STREAM, bytes)
+        })
+    })
+    .await;
+    let mut bridge = server.bridge();
+    bridge.say(request(1, "ping")).await;
+    assert_eq!(bridge.hear().await, json!({"a": 1}));
+    assert_eq!(bridge.hear().await, json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+    let (rest, said) = bridge.end().await;
+    assert!(rest.is_empty() && said.contains("left out") && !said.contains("hello"), "{rest} {said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_of_a_batch_is_answered_and_ids_are_what_they_mean() {
+    let server = Server::start(|asked| {
+        Box::pin(async move {
+            let json = [("content-type", "application/json")];
+            let Some(batch) = asked.body.as_array() else {
+                return respond(200, &json, r#"{"jsonrpc":"2.0","id":"\u00e9\/","result":{}}"#);
+            };
+            match batch.first().map(|first| first["method"].as_str().unwrap_or_default()) {
+                Some("one") => respond(200, &json, r#"[{"jsonrpc":"2.0","id":2.0,"result":{}}]"#),
+                Some("none") => respond(202, &[], ""),
+                // Each by itself, in a stream.
+                _ => {
+                    let one = |id: &Value| format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n");
+                    stream(batch.iter().map(|message| one(&message["id"])).collect(), true)
+                }
+            }
+        })
+    })
+    .await;
+    let mut bridge = server.bridge();
+    let batch = |method: &str| {
+        let one = |id: i32| json!({"jsonrpc": "2.0", "id": id, "method": method});
+        json!([one(1), one(2), one(3)]).to_string()
+    };
+    let ids = |answer: &Value| -> Vec<String> {
+        let one = |one: &Value| one["id"].to_string().trim_end_matches(".0").to_owned();
+        let mut ids: Vec<String> = answer.as_array().expect("a batch").iter().map(one).collect();
+        ids.sort_unstable();
+        ids
+    };
+    bridge.say(batch("one")).await;
+    assert_eq!(ids(&bridge.hear().await), ["2"]);
+    assert_eq!(ids(&bridge.hear().await), ["1", "3"]);
+    bridge.say(batch("none")).await;
+    assert_eq!(ids(&bridge.hear().await), ["1", "2", "3"]);
+    bridge.say(batch("each")).await;
+    for _ in 0..3 {
+        assert!(bridge.hear().await["result"].is_object());
+    }
+    assert!(bridge.ask(json!("é/"), "ping", json!({})).await["result"].is_object());
+    assert_eq!(bridge.end().await.0, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_answered_in_time_is_given_up_and_what_goes_on_is_not() {
+    let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
+    let (finish, _) = tokio::sync::watch::channel(false);
+    let finish = Arc::new(finish);
+    let finished = Arc::clone(&finish);
+    let server = Server::start(move |asked| {
+        let mut finished = finished.subscribe();
+        Box::pin(async move {
+            let id = asked.body["id"].clone();
+            match asked.what() {
+                "subscriptions/listen" => {
+                    let begun = json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged"});
+                    let answer = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+                    let begun =
+                        futures_util::stream::once(async move { Ok(Bytes::from(format!("data: {begun}\n\n"))) });
+                    let end = futures_util::stream::once(async move {
+                        finished.wait_for(|finished| *finished).await.expect("it lives");
+                        Ok::<_, std::io::Error>(Bytes::from(format!("data: {answer}\n\n")))
+                    });
+                    respond(200, &STREAM, Body::from_stream(begun.chain(end)))
+                }
+                "slow" | "initialize" => std::future::pending().await,
+                _ => respond(202, &[], ""),
+            }
+        })
+    })
+    .await;
+    let url = format!("http://{}/mcp", server.address);
+    let mut bridge = Bridge::spawn(command(&["bridge", &url, "--no-login", "--timeout", "2"]));
+    let listen = json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": {"_meta": meta}});
+    bridge.say(listen.to_string()).await;
+    assert_eq!(bridge.hear().await["method"], "notifications/subscriptions/acknowledged");
+    let slow = bridge.ask(json!("s"), "slow", json!({})).await;
+    assert_eq!((&slow["id"], &slow["error"]["code"]), (&json!("s"), &json!(504)), "{slow:#}");
+    eventually("the server is told", async || {
+        server.asked().into_iter().find(|asked| asked.body["params"]["requestId"] == "s")
+    })
+    .await;
+    // The other one is still there.
+    finish.send_replace(true);
+    assert!(bridge.hear().await["result"].is_object());
+    // What waits for a silent beginning is answered in its own time, and what goes on ends with the input.
+    bridge.say(request(5, "initialize")).await;
+    bridge.say(request(6, "ping")).await;
+    let mut answered = [bridge.hear().await, bridge.hear().await].map(|answer| {
+        assert_eq!(answer["error"]["code"], 504, "{answer:#}");
+        answer["id"].as_i64().expect("an id")
+    });
+    answered.sort_unstable();
+    assert_eq!(answered, [5, 6]);
+    finish.send_replace(false);
+    bridge.say(listen.to_string()).await;
+    assert_eq!(bridge.hear().await["method"], "notifications/subscriptions/acknowledged");
+    let last: Value = serde_json::from_str(&bridge.end().await.0).expect("one answer");
+    assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(504)), "{last:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_answered_when_the_input_ends_is_answered_all_the_same() {
+    let server = Server::start(|_| Box::pin(std::future::pending())).await;
+    let mut bridge = server.bridge();
+    bridge.say(request(1, "ping")).await;
+    let begun = std::time::Instant::now();
+    let last: Value = serde_json::from_str(&bridge.end().await.0).expect("one answer");
+    assert_eq!((&last["id"], &last["error"]["code"]), (&json!(1), &json!(504)), "{last:#}");
+    assert!(begun.elapsed() >= Duration::from_secs(9), "it was waited for: {:?}", begun.elapsed());
+}
+
+/// A login as it is kept, whose token is to be renewed by now, at a provider that never answers.
+fn document(url: &str, token: &str, saved: &str) -> String {
+    let origin = url.replace("/mcp", "");
+    let client =
+        json!({"id": "x", "method": "none", "redirect": "http://127.0.0.1:1/callback", "origin": "registered"});
+    let login = json!({"issuer": origin, "client": client, "token_endpoint": format!("{origin}/token"),
+        "access_token": token, "refresh_token": "again", "renew": "2026-01-01T00:00:00Z", "ends": "2999-01-01T00:00:00Z"});
+    json!({"version": 1, "server": url, "saved": saved, "logins": [login]}).to_string()
+}
+
+/// A keychain that is a file, and fails as the words behind its verbs say.
+fn keychain(home: &Directory, clear: &str) {
+    let script = format!(
+        "#!/bin/sh\ncase \"$1\" in\nlookup) cat \"$HOME/keychain\" 2>/dev/null;;\nstore) exit 1;;\nclear) {clear};;\nesac\n"
+    );
+    std::fs::create_dir_all(home.path().join("bin")).expect("a directory");
+    let (new, path) = (home.path().join("bin/new"), home.path().join("bin/secret-tool"));
+    std::fs::write(&new, script).expect("a script");
+    std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    std::fs::rename(new, path).expect("a script");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_login_counts_and_a_slow_provider_holds_up_nobody() {
+    let server = Server::start(|asked| {
+        Box::pin(async move {
+            // The provider says nothing.
+            if asked.header("content-type").contains("form") {
+                std::future::pending::<()>().await;
+            }
+            result(&asked, &[], &json!({"token": asked.header("authorization")}))
+        })
+    })
+    .await;
+    let home = Directory::new();
+    let url = format!("http://{}/mcp", server.address);
+    let named: String = Sha256::digest(&url).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let file = home.path().join(format!(".local/state/whitelistmcp/{named}.json"));
+    std::fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
+    let path = format!("{}:{}", home.path().join("bin").display(), std::env::var("PATH").expect("a path"));
+    let run = |words: &[&str]| {
+        let mut command = command(words);
+        command.env("HOME", home.path()).env("PATH", &path);
+        command
+    };
+    let (older, newer) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
+    keychain(&home, "true");
+    for (in_keychain, in_file, token) in [(older, newer, "of-file"), (newer, older, "of-keychain")] {
+        std::fs::write(home.path().join("keychain"), document(&url, "of-keychain", in_keychain)).expect("written");
+        std::fs::write(&file, document(&url, "of-file", in_file)).expect("written");
+        let mut bridge = Bridge::spawn(run(&["bridge", &url, "--timeout", "20"]));
+        for id in 0..3 {
+            let answer = bridge.ask(json!(id), "ping", json!({})).await;
+            assert_eq!(answer["result"]["token"], format!("Bearer {token}"), "{answer:#}");
+        }
+        let asked = server.asked();
+        let renewed = asked.iter().filter(|asked| asked.header("content-type").contains("form")).count();
+        assert!(renewed <= 1 || token == "of-keychain", "it is renewed by one for all");
+        bridge.end().await;
+    }
+    // A keychain that says that it has forgotten, and has not; and one that fails.
+    for clear in ["true", "echo locked >&2; exit 1"] {
+        keychain(&home, clear);
+        let output = run(&["logout", &url]).output().await.expect("it runs");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(!output.status.success() && said.contains("may still stand in the system's keychain"), "{said}");
+    }
+    keychain(&home, "rm \"$HOME/keychain\"");
+    assert!(run(&["logout", &url]).output().await.expect("it runs").status.success());
+    // Where there is none, nothing has to be forgotten by it.
+    std::fs::remove_file(home.path().join("bin/secret-tool")).expect("removed");
+    let mut logout = run(&["logout", &url]);
+    logout.env("PATH", home.path().join("bin"));
+    assert!(logout.output().await.expect("it runs").status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_environment_says_wrong_is_named() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let wrong = std::ffi::OsStr::from_bytes(b"\xff-secret");
+    for (name, value, part) in
+        [("MCP_MODE", std::ffi::OsStr::new("remote"), "`websocket`"), ("MCP_AUTH_TOKEN", wrong, "no token")]
+    {
+        let mut command = command(&["bridge", "http://127.0.0.1:1/mcp"]);
+        let output = command.env(name, value).stdin(std::process::Stdio::null()).output().await.expect("it runs");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(!output.status.success() && said.contains(name) && said.contains(part), "{said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_server_is_listened_to_again() {
+    let gets = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&gets);
+    let server = Server::start(move |asked| {
+        let gets = Arc::clone(&counted);
+        Box::pin(async move {
+            match (asked.method.as_str(), asked.what()) {
+                ("GET", _) => match gets.fetch_add(1, Ordering::SeqCst) {
+                    0 => respond(503, &[], ""),
+                    1 => respond(404, &[], ""),
+                    2 => respond(405, &[], ""),
+                    _ => stream(vec![r#"data: {"jsonrpc":"2.0","method":"news"}"#.to_owned() + "\n\n"], true),
+                },
+                (_, "initialize") => {
+                    result(&asked, &[("mcp-session-id", "s")], &json!({"protocolVersion": "2025-11-25"}))
+                }
+                (_, "lost") => respond(404, &[], ""),
+                _ => respond(202, &[], ""),
+            }
+        })
+    })
+    .await;
+    let mut bridge = server.bridge();
+    bridge.ask(json!(0), "initialize", first("2025-11-25")).await;
+    bridge.say(INITIALIZED).await;
+    eventually("it listens until it is told not to", async || (gets.load(Ordering::SeqCst) == 3).then_some(())).await;
+    // A session that is begun anew is listened to anew.
+    bridge.say(request(1, "lost")).await;
+    let (one, other) = (bridge.hear().await, bridge.hear().await);
+    assert!(one["method"] == "news" || other["method"] == "news", "{one:#} {other:#}");
+    bridge.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,8 +21,9 @@ pub(crate) struct Arguments {
     /// The server's MCP endpoint, such as `https://whitelist.example.com/mcp`; also ws:// or wss://.
     #[arg(env = "MCP_REMOTE_URL")]
     url: Url,
-    /// How messages are carried. A ws:// or wss:// URL means a WebSocket.
-    #[arg(long, value_enum, env = "MCP_MODE")]
+    /// How messages are carried; without it `MCP_MODE` says so (http or websocket). A ws:// or wss:// URL means a
+    /// WebSocket.
+    #[arg(long, value_enum)]
     transport: Option<Carried>,
     /// A file with an access token or API key, read anew for every request. Without it `MCP_AUTH_TOKEN` is used, and
     /// without that the bridge logs in.
@@ -52,15 +53,28 @@ enum Carried {
     Websocket,
 }
 
-pub(crate) fn run(arguments: Arguments) -> ExitCode {
+pub(crate) fn run(mut arguments: Arguments) -> ExitCode {
+    if arguments.transport.is_none() {
+        arguments.transport = match carried(std::env::var_os("MCP_MODE")) {
+            Ok(carried) => carried,
+            Err(why) => {
+                complain(&why);
+                return ExitCode::FAILURE;
+            }
+        };
+    }
     if arguments.print_config {
         return print_config(&arguments);
     }
     log(arguments.verbose);
-    let given = std::env::var("MCP_AUTH_TOKEN").ok().filter(|token| !token.is_empty());
-    let token = match (&arguments.token_file, given) {
+    let given = std::env::var_os("MCP_AUTH_TOKEN").filter(|token| !token.is_empty());
+    let token = match (&arguments.token_file, given.map(std::ffi::OsString::into_string)) {
         (Some(path), _) => Some(Token::File(path.clone())),
-        (None, Some(token)) => match Token::given(&token, "MCP_AUTH_TOKEN") {
+        (None, Some(Err(_))) => {
+            complain("MCP_AUTH_TOKEN holds no token: it must be one word of letters, digits and -._~+/=");
+            return ExitCode::FAILURE;
+        }
+        (None, Some(Ok(token))) => match Token::given(&token, "MCP_AUTH_TOKEN") {
             Ok(token) => Some(token),
             Err(error) => return fail(&error),
         },
@@ -97,7 +111,22 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
+/// How the environment says that messages are carried, in the words of the predecessor's clients.
+fn carried(mode: Option<std::ffi::OsString>) -> Result<Option<Carried>, String> {
+    match mode.as_deref().map(|mode| mode.to_string_lossy()).as_deref() {
+        None | Some("") => Ok(None),
+        Some("http") => Ok(Some(Carried::Http)),
+        Some("websocket") => Ok(Some(Carried::Websocket)),
+        Some(other) => Err(format!(
+            "MCP_MODE is {other:?}, which is not how a bridge speaks to its server: that is `http` or `websocket`. Change it, take it out, or say --transport"
+        )),
+    }
+}
+
 fn print_config(arguments: &Arguments) -> ExitCode {
+    if let Err(error) = bridge::address(&arguments.url) {
+        return fail(&error);
+    }
     let Ok(program) = std::env::current_exe() else {
         complain("where this program is cannot be told; write the entry by hand, see the README");
         return ExitCode::FAILURE;

@@ -47,8 +47,12 @@ pub(crate) struct Login {
     #[arg(long, env = "WHITELISTMCP_BRIDGE_CLIENT_ID")]
     client_id: Option<String>,
     /// A file with that client's secret, if it has one.
-    #[arg(long, requires = "client_id", env = "WHITELISTMCP_BRIDGE_CLIENT_SECRET_FILE")]
+    #[arg(long, requires_all = ["client_id", "issuer"], env = "WHITELISTMCP_BRIDGE_CLIENT_SECRET_FILE")]
     client_secret_file: Option<PathBuf>,
+    /// The one provider that may let people in, exactly as it names itself. A client secret goes to no other, whatever
+    /// the server says.
+    #[arg(long, value_name = "URL", value_parser = issuer)]
+    issuer: Option<String>,
     /// The https URL of a Client ID Metadata Document, for providers that take one as a client id.
     #[arg(long, value_name = "URL", value_parser = document, env = "WHITELISTMCP_BRIDGE_CLIENT_METADATA")]
     client_metadata: Option<Url>,
@@ -59,7 +63,7 @@ pub(crate) struct Login {
     #[arg(long, value_name = "SCOPES", env = "WHITELISTMCP_BRIDGE_SCOPE")]
     scope: Option<String>,
     /// Logs in as the client itself and not as a person (OAuth's client credentials), for programs.
-    #[arg(long, requires = "client_secret_file")]
+    #[arg(long, requires_all = ["client_secret_file", "issuer"])]
     as_program: bool,
     /// Leaves out the `resource` parameter, for providers that refuse it.
     #[arg(long)]
@@ -111,6 +115,7 @@ impl Login {
         Some(LoginConfig {
             client_id: self.client_id.clone(),
             client_secret: self.client_secret_file.clone(),
+            issuer: self.issuer.clone(),
             client_metadata: self.client_metadata.clone(),
             redirect: self.redirect_uri.clone(),
             scope: self.scope.clone(),
@@ -129,6 +134,7 @@ impl Login {
         };
         add("--client-id", self.client_id.clone());
         add("--client-secret-file", self.client_secret_file.as_deref().map(absolute));
+        add("--issuer", self.issuer.clone());
         add("--client-metadata", self.client_metadata.as_ref().map(ToString::to_string));
         let other = self.redirect_uri.as_str() != "http://127.0.0.1/callback";
         add("--redirect-uri", other.then(|| self.redirect_uri.to_string()));
@@ -159,6 +165,16 @@ fn loopback(text: &str) -> Result<Url, String> {
         Ok(url)
     } else {
         Err("it must be http:// to a loopback address, such as http://127.0.0.1/callback or http://localhost:8765/callback".to_owned())
+    }
+}
+
+/// As it was written: issuers are compared letter by letter.
+fn issuer(text: &str) -> Result<String, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if whitelistmcp::http_client::is_https_or_loopback(&url) && url.query().is_none() && url.fragment().is_none() {
+        Ok(text.to_owned())
+    } else {
+        Err("it must be the https URL that the provider calls itself (`issuer` in its metadata)".to_owned())
     }
 }
 

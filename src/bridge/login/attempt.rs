@@ -1,6 +1,8 @@
 //! A login that waits for its person, as other programs see it: whoever comes next goes on with it if its program has been
 //! ended, by the same page that is open already, and whoever has waited for it in vain learns why.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -30,12 +32,18 @@ pub(super) struct Open {
 }
 
 /// A login of another program that failed.
-#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{why}")]
 pub struct Failed {
     at: Timestamp,
     why: String,
+    /// Whether somebody has said no.
+    #[serde(default)]
+    refused: bool,
 }
+
+/// How long somebody who has said no is not asked again.
+const REFUSED: Duration = Duration::from_secs(60);
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,13 +108,25 @@ pub(super) fn failed_since(store: &Store, since: Timestamp) -> Result<(), Failed
     }
 }
 
-/// It is over. Who cannot be told of it finds a page that nobody answers to, and opens another.
-pub(super) fn over(store: &Store, error: Option<&super::LoginError>, now: Timestamp) {
-    let written = match error {
-        Some(error) => write(store, &Attempt::Failed(Failed { at: now, why: Chain(error).to_string() })),
+/// Whether somebody has just said no, to this program (`own`) or to another.
+pub(super) fn refused_lately(store: &Store, own: Option<&Failed>, now: Timestamp) -> Result<(), Failed> {
+    let others = match read(store) {
+        Some(Attempt::Failed(failed)) => Some(failed),
+        _ => None,
+    };
+    let lately = |failed: &Failed| failed.refused && now.duration_since(failed.at).unsigned_abs() < REFUSED;
+    others.or_else(|| own.cloned()).filter(lately).map_or(Ok(()), Err)
+}
+
+/// It is over: how it failed, if it did. Who cannot be told of it finds a page that nobody answers to, and opens another.
+pub(super) fn over(store: &Store, error: Option<&super::LoginError>, now: Timestamp) -> Option<Failed> {
+    let failed = error.map(|error| Failed { at: now, why: Chain(error).to_string(), refused: error.is_refusal() });
+    let written = match &failed {
+        Some(failed) => write(store, &Attempt::Failed(failed.clone())),
         None => store::remove(&store.path(ENDING)),
     };
     if let Err(error) = written {
         tracing::warn!(error = %Chain(&error), "other programs cannot be told how the login ended");
     }
+    failed
 }

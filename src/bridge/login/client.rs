@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::Config;
 use super::discovery::AuthorizationServer;
+use super::{Config, plain};
 use crate::bridge::store::{Client, Method, Origin};
 use crate::http_client::{HttpClient, HttpError};
 
@@ -31,6 +31,9 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
+    /// The secret belongs to nobody.
+    #[error("a client secret goes to its own issuer alone: give --issuer, and if `{0}` is it, that")]
+    Issuer(String),
     /// The registration brought no answer.
     #[error("the provider could not be asked for a client id")]
     Http(#[from] HttpError),
@@ -67,6 +70,9 @@ pub(super) async fn client(
 ) -> Result<Client, ClientError> {
     if let Some(id) = &config.client_id {
         let secret = match &config.client_secret {
+            Some(_) if config.issuer.as_ref() != Some(&server.issuer) => {
+                return Err(ClientError::Issuer(plain(&server.issuer)));
+            }
             Some(path) => {
                 let read = std::fs::read_to_string(path);
                 let text = read.map_err(|source| ClientError::Secret { path: path.clone(), source })?;
@@ -90,7 +96,7 @@ pub(super) async fn client(
     }
     match &server.registration_endpoint {
         Some(endpoint) => register(http, server, endpoint, redirect).await,
-        None => Err(ClientError::Unknown(server.issuer.clone(), config.redirect.clone())),
+        None => Err(ClientError::Unknown(plain(&server.issuer), config.redirect.clone())),
     }
 }
 
@@ -128,7 +134,7 @@ async fn register(
     if !answer.status().is_success() {
         let said: Option<Value> = serde_json::from_slice(answer.body()).ok();
         let word = |key: &str| said.as_ref().and_then(|said| said.get(key)?.as_str());
-        let said = word("error_description").or_else(|| word("error")).unwrap_or_default().to_owned();
+        let said = word("error_description").or_else(|| word("error")).map(plain).unwrap_or_default();
         return Err(ClientError::Refused { status: answer.status(), said });
     }
     let Registration { client_id, client_secret, token_endpoint_auth_method } = serde_json::from_slice(answer.body())?;

@@ -19,7 +19,7 @@ use url::Url;
 use super::attempt::Open;
 use super::discovery::AuthorizationServer;
 use super::grant::{self, Wish};
-use super::{Config, LoginError, OFFLINE, Reach, can_pkce, client, opener, page};
+use super::{Config, LoginError, OFFLINE, Reach, can_pkce, client, opener, page, plain};
 use crate::bridge::store::{Client, Login, Store};
 use crate::clock::Clock;
 use crate::error::Chain;
@@ -239,14 +239,16 @@ impl Answer {
         let expected = &server.issuer;
         let named = match self.iss {
             Some(named) if named == *expected => None,
-            Some(named) => Some(named),
+            Some(named) => Some(plain(&named)),
             None => server.authorization_response_iss_parameter_supported.then(|| "nothing".to_owned()),
         };
         if let Some(named) = named {
-            return Err(AnswerError::Issuer { expected: expected.clone(), named });
+            return Err(AnswerError::Issuer { expected: plain(expected), named });
         }
         match (self.error, self.code) {
-            (Some(code), _) => Err(AnswerError::Refused { code, description: self.description }),
+            (Some(code), _) => {
+                Err(AnswerError::Refused { code: plain(&code), description: self.description.as_deref().map(plain) })
+            }
             (None, Some(code)) => Ok(code),
             (None, None) => Err(AnswerError::Empty),
         }

@@ -3,7 +3,7 @@
 use oauth2::{DeviceAuthorizationResponse, EmptyExtraDeviceAuthorizationFields, Scope};
 
 use super::grant::{self, Wish};
-use super::{Config, LoginError, client};
+use super::{Config, LoginError, client, plain};
 use crate::bridge::store::{Client, Login};
 use crate::clock::Clock;
 use crate::http_client::HttpClient;
@@ -29,8 +29,8 @@ pub(super) async fn ask(
     }
     let shown: DeviceAuthorizationResponse<EmptyExtraDeviceAuthorizationFields> =
         request.request_async(http).await.map_err(grant::from_oauth2)?;
-    let (code, page) = (shown.user_code().secret(), shown.verification_uri().as_str());
-    let whole = shown.verification_uri_complete().map(|url| format!(" (or open {} at once)", url.secret()));
+    let (code, page) = (plain(shown.user_code().secret()), plain(shown.verification_uri().as_str()));
+    let whole = shown.verification_uri_complete().map(|url| format!(" (or open {} at once)", plain(url.secret())));
     (config.tell)(&format!("open {page} on any machine, and enter the code {code}{}", whole.unwrap_or_default()));
     let mut request = asked.exchange_device_access_token(&shown);
     if let Some(resource) = &wish.resource {

@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::challenge::Challenge;
-use crate::http_client::{HttpClient, HttpError, is_https_or_loopback};
+use super::plain;
+use crate::http_client::{HttpClient, HttpError, is_https_or_loopback, is_loopback};
 
 /// What is known of a server and of who lets people in to it.
 #[derive(Clone, Debug)]
@@ -79,7 +80,7 @@ pub enum DiscoveryError {
         source: serde_json::Error,
     },
     /// Something that is no URL that may be asked.
-    #[error("`{0}` must be https://…, or http:// to a loopback address")]
+    #[error("`{0}` must be https://…, or http:// to a loopback address where the server is at one as well")]
     Insecure(String),
     /// Metadata of another resource.
     #[error(
@@ -104,25 +105,51 @@ pub enum DiscoveryError {
     /// Nobody is named.
     #[error("the server names no authorization server, so nobody can log in to it")]
     Nobody,
+    /// Somebody else than the one who was configured.
+    #[error("the server is let in to by {named}, and --issuer says `{expected}`; nothing was sent there")]
+    OtherIssuer {
+        /// Who the server names.
+        named: String,
+        /// Who was configured.
+        expected: String,
+    },
 }
 
-/// Finds out who lets people in to the server at `url`. `preferred` is the issuer of a login that there was before, which
-/// stays if it is still named.
+/// A server, and what holds for whatever is found from it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// The MCP endpoint, as HTTP names it.
+    pub(super) url: &'a Url,
+    /// Whether it is spoken to over a WebSocket.
+    pub(super) socket: bool,
+    /// The one issuer that may let people in, if one is configured.
+    pub(super) issuer: Option<&'a str>,
+}
+
+/// Finds out who lets people in to the server. `preferred` is the issuer of a login that there was before, which stays if
+/// it is still named.
 pub(super) async fn discover(
     http: &HttpClient,
-    url: &Url,
+    place: Place<'_>,
     challenge: &Challenge,
     preferred: Option<&str>,
 ) -> Result<Discovered, DiscoveryError> {
-    let Some(resource) = protected_resource(http, url, challenge).await? else {
-        return fallback(http, url).await;
+    let Some(resource) = protected_resource(http, place, challenge).await? else {
+        return fallback(http, place).await;
     };
     let mut issuers = resource.authorization_servers;
+    if let Some(expected) = place.issuer {
+        let named = issuers.iter().map(|issuer| format!("`{}`", plain(issuer))).collect::<Vec<_>>().join(", ");
+        issuers.retain(|issuer| issuer == expected);
+        if issuers.is_empty() && !named.is_empty() {
+            return Err(DiscoveryError::OtherIssuer { named, expected: expected.to_owned() });
+        }
+    }
     // Whoever was good before is asked first.
     issuers.sort_by_key(|issuer| Some(issuer.as_str()) != preferred);
     let mut failed = None;
     for issuer in issuers {
-        match authorization_server(http, &issuer).await {
+        match authorization_server(http, place, &issuer).await {
             Ok(server) => {
                 return Ok(Discovered { resource: Some(resource.resource), scopes: resource.scopes_supported, server });
             }
@@ -134,18 +161,19 @@ pub(super) async fn discover(
 
 async fn protected_resource(
     http: &HttpClient,
-    url: &Url,
+    place: Place<'_>,
     challenge: &Challenge,
 ) -> Result<Option<ProtectedResource>, DiscoveryError> {
+    let url = place.url;
     let named = match &challenge.resource_metadata {
-        Some(named) => vec![allowed(named)?],
+        Some(named) => vec![place.allowed(named)?],
         None => well_known(url, "oauth-protected-resource"),
     };
     for at in named {
         let found: Option<ProtectedResource> = fetch(http, &at).await?;
         let Some(found) = found else { continue };
-        if !is_resource_of(&found.resource, url) {
-            return Err(DiscoveryError::Resource { named: found.resource, asked: url.clone() });
+        if !is_resource_of(&found.resource, url, place.socket) {
+            return Err(DiscoveryError::Resource { named: plain(&found.resource), asked: url.clone() });
         }
         return Ok(Some(found));
     }
@@ -153,8 +181,12 @@ async fn protected_resource(
 }
 
 /// The metadata of an issuer, wherever it is.
-async fn authorization_server(http: &HttpClient, issuer: &str) -> Result<AuthorizationServer, DiscoveryError> {
-    let base = allowed(issuer)?;
+async fn authorization_server(
+    http: &HttpClient,
+    server: Place<'_>,
+    issuer: &str,
+) -> Result<AuthorizationServer, DiscoveryError> {
+    let base = server.allowed(issuer)?;
     let mut places = vec![];
     let path = base.path().trim_end_matches('/').to_owned();
     for (before, kind, behind) in [
@@ -170,8 +202,8 @@ async fn authorization_server(http: &HttpClient, issuer: &str) -> Result<Authori
     }
     let mut last = base;
     for at in places {
-        if let Some(server) = fetch::<AuthorizationServer>(http, &at).await? {
-            return of_issuer(server, issuer, at);
+        if let Some(found) = fetch::<AuthorizationServer>(http, &at).await? {
+            return of_issuer(server, found, issuer, at);
         }
         last = at;
     }
@@ -179,9 +211,12 @@ async fn authorization_server(http: &HttpClient, issuer: &str) -> Result<Authori
 }
 
 /// Servers of 2025-03-26 publish nothing of themselves, and are their own authorization server.
-async fn fallback(http: &HttpClient, url: &Url) -> Result<Discovered, DiscoveryError> {
-    let issuer = url.origin().ascii_serialization();
-    let base = allowed(&issuer)?;
+async fn fallback(http: &HttpClient, server: Place<'_>) -> Result<Discovered, DiscoveryError> {
+    let issuer = server.url.origin().ascii_serialization();
+    if let Some(expected) = server.issuer.filter(|expected| *expected != issuer) {
+        return Err(DiscoveryError::OtherIssuer { named: format!("`{issuer}`"), expected: expected.to_owned() });
+    }
+    let base = server.allowed(&issuer)?;
     let at = |path: &str| {
         let mut url = base.clone();
         url.set_path(path);
@@ -189,7 +224,7 @@ async fn fallback(http: &HttpClient, url: &Url) -> Result<Discovered, DiscoveryE
     };
     let place = at("/.well-known/oauth-authorization-server");
     let server = match fetch::<AuthorizationServer>(http, &place).await? {
-        Some(server) => of_issuer(server, &issuer, place)?,
+        Some(found) => of_issuer(server, found, &issuer, place)?,
         None => AuthorizationServer {
             issuer,
             authorization_endpoint: Some(at("/authorize")),
@@ -203,9 +238,14 @@ async fn fallback(http: &HttpClient, url: &Url) -> Result<Discovered, DiscoveryE
 }
 
 /// Takes metadata that is the issuer's, and leads nowhere that may not be asked.
-fn of_issuer(server: AuthorizationServer, issuer: &str, url: Url) -> Result<AuthorizationServer, DiscoveryError> {
+fn of_issuer(
+    place: Place<'_>,
+    server: AuthorizationServer,
+    issuer: &str,
+    url: Url,
+) -> Result<AuthorizationServer, DiscoveryError> {
     if server.issuer != issuer {
-        return Err(DiscoveryError::Issuer { url, named: server.issuer, expected: issuer.to_owned() });
+        return Err(DiscoveryError::Issuer { url, named: plain(&server.issuer), expected: plain(issuer) });
     }
     let endpoints = [
         &server.authorization_endpoint,
@@ -215,26 +255,34 @@ fn of_issuer(server: AuthorizationServer, issuer: &str, url: Url) -> Result<Auth
         &server.revocation_endpoint,
     ];
     for endpoint in endpoints.into_iter().flatten() {
-        allowed(endpoint.as_str())?;
+        place.allowed(endpoint.as_str())?;
     }
     Ok(server)
 }
 
-/// Whether metadata of that resource may be believed for that address: it is the same, or stands above it on its origin.
-/// A WebSocket's address is not MCP's own, so its origin alone counts.
-fn is_resource_of(resource: &str, asked: &Url) -> bool {
+/// Whether metadata of that resource may be believed for that address: it is the same, or the whole origin, which is what
+/// servers say that publish at the root only (the conformance suite's `auth/metadata-var2` is one). A WebSocket's address is
+/// not MCP's own, so `…/ws` may be that of the `…/mcp` beside it.
+fn is_resource_of(resource: &str, asked: &Url, socket: bool) -> bool {
     let Ok(resource) = Url::parse(resource) else { return false };
     if resource.origin() != asked.origin() || resource.fragment().is_some() {
         return false;
     }
-    let (above, path) = (resource.path().trim_end_matches('/'), asked.path().trim_end_matches('/'));
-    let within = path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    within || path.rsplit('/').next() == Some("ws")
+    let (named, path) = (resource.path().trim_end_matches('/'), asked.path().trim_end_matches('/'));
+    let beside = socket && path.strip_suffix("/ws").is_some_and(|above| named.strip_suffix("/mcp") == Some(above));
+    named == path || named.is_empty() || beside
 }
 
-/// A URL as it may be asked.
-fn allowed(text: &str) -> Result<Url, DiscoveryError> {
-    Url::parse(text).ok().filter(is_https_or_loopback).ok_or_else(|| DiscoveryError::Insecure(text.to_owned()))
+impl Place<'_> {
+    /// A URL as it may be asked. Without TLS that is this machine's, and only for whoever is on it already: a server
+    /// elsewhere leads to nothing here.
+    fn allowed(&self, text: &str) -> Result<Url, DiscoveryError> {
+        let on_loopback = |url: &Url| url.host().is_some_and(|host| is_loopback(&host));
+        let configured = self.issuer.and_then(|issuer| Url::parse(issuer).ok());
+        let here = on_loopback(self.url) || configured.as_ref().is_some_and(on_loopback);
+        let found = Url::parse(text).ok().filter(|url| url.scheme() == "https" || here && is_https_or_loopback(url));
+        found.ok_or_else(|| DiscoveryError::Insecure(plain(text)))
+    }
 }
 
 /// A well-known URI with the URL's path, and without it.
@@ -287,12 +335,17 @@ mod tests {
         for (resource, asked) in [
             ("https://x.example/mcp", "https://x.example/mcp"),
             ("https://x.example/mcp/", "https://x.example/mcp"),
+            ("https://x.example", "https://x.example/"),
             ("https://x.example", "https://x.example/mcp"),
-            ("https://x.example/a", "https://x.example/a/mcp"),
             ("https://x.example:443/mcp", "https://x.example/mcp?x=1"),
-            ("https://x.example/mcp", "https://x.example/ws"),
         ] {
-            assert!(is_resource_of(resource, &url(asked)), "{resource} {asked}");
+            assert!(is_resource_of(resource, &url(asked), false), "{resource} {asked}");
+        }
+        for (resource, asked) in
+            [("https://x.example/mcp", "https://x.example/ws"), ("https://x.example/a/mcp", "https://x.example/a/ws")]
+        {
+            assert!(is_resource_of(resource, &url(asked), true), "{resource} {asked}");
+            assert!(!is_resource_of(resource, &url(asked), false), "{resource} {asked}");
         }
         for (resource, asked) in [
             ("https://evil.example/mcp", "https://x.example/mcp"),
@@ -302,9 +355,12 @@ mod tests {
             ("https://x.example/mc", "https://x.example/mcp"),
             ("https://x.example/mcp#a", "https://x.example/mcp"),
             ("https://evil.example/mcp", "https://x.example/ws"),
+            ("https://x.example/a", "https://x.example/a/mcp"),
+            ("https://x.example/b/mcp", "https://x.example/a/ws"),
+            ("https://x.example/b", "https://x.example/ws"),
             ("mcp", "https://x.example/mcp"),
         ] {
-            assert!(!is_resource_of(resource, &url(asked)), "{resource} {asked}");
+            assert!(!is_resource_of(resource, &url(asked), true), "{resource} {asked}");
         }
     }
 
@@ -325,18 +381,23 @@ mod tests {
 
     #[test]
     fn what_is_not_safe_is_not_asked() {
+        let (there, here) = (url("https://x.example/mcp"), url("https://localhost:1/mcp"));
+        let place = Place { url: &there, socket: false, issuer: None };
+        let allowed = |text: &str| Place { url: &here, ..place }.allowed(text);
         assert!(allowed("https://x.example").is_ok() && allowed("http://127.0.0.1:1/x").is_ok());
+        assert!(place.allowed("https://y.example").is_ok() && place.allowed("http://127.0.0.1:1/x").is_err());
+        assert!(Place { issuer: Some("http://localhost:2"), ..place }.allowed("http://127.0.0.1:1/x").is_ok());
         for bad in ["http://x.example", "file:///etc/passwd", "x", "javascript:alert(1)"] {
             assert!(allowed(bad).is_err(), "{bad}");
         }
         let server = AuthorizationServer { issuer: "https://x.example".to_owned(), ..AuthorizationServer::default() };
         let at = url("https://x.example/.well-known/openid-configuration");
-        assert!(of_issuer(server.clone(), "https://x.example", at.clone()).is_ok());
+        assert!(of_issuer(place, server.clone(), "https://x.example", at.clone()).is_ok());
         assert!(matches!(
-            of_issuer(server.clone(), "https://x.example/", at.clone()),
+            of_issuer(place, server.clone(), "https://x.example/", at.clone()),
             Err(DiscoveryError::Issuer { .. })
         ));
         let leads = AuthorizationServer { token_endpoint: Some(url("http://x.example/token")), ..server };
-        assert!(matches!(of_issuer(leads, "https://x.example", at), Err(DiscoveryError::Insecure(_))));
+        assert!(matches!(of_issuer(place, leads, "https://x.example", at), Err(DiscoveryError::Insecure(_))));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use oauth2::basic::{BasicClient, BasicTokenResponse};
+use oauth2::basic::{BasicClient, BasicTokenResponse, BasicTokenType};
 use oauth2::{
     AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet,
     PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, TokenResponse, TokenUrl,
@@ -11,7 +11,8 @@ use oauth2::{
 use url::Url;
 
 use super::discovery::AuthorizationServer;
-use crate::bridge::store::{Client, Login, Method};
+use super::plain;
+use crate::bridge::store::{Client, Grant, Login, Method};
 use crate::http_client::{HttpClient, HttpError};
 use crate::identity::bearer::Bearer;
 
@@ -25,6 +26,7 @@ pub(super) struct Wish<'a> {
     pub(super) server: &'a AuthorizationServer,
     pub(super) scopes: Vec<String>,
     pub(super) resource: Option<String>,
+    pub(super) grant: Grant,
 }
 
 /// Why no token came.
@@ -192,6 +194,7 @@ pub(super) fn login(
     let (ends, renew) = ends(tokens, now);
     Ok(Login {
         issuer: wish.server.issuer.clone(),
+        grant: wish.grant,
         client,
         token_endpoint: endpoint.clone(),
         revocation_endpoint: wish.server.revocation_endpoint.clone(),
@@ -206,6 +209,10 @@ pub(super) fn login(
 
 fn access_token(tokens: &BasicTokenResponse) -> Result<String, GrantError> {
     let token = tokens.access_token().secret();
+    // A token of another type is of no use as a bearer's (RFC 6749, section 7.1).
+    if *tokens.token_type() != BasicTokenType::Bearer {
+        return Err(GrantError::Token);
+    }
     Bearer::from_authorization(&format!("Bearer {token}")).map(|_| token.clone()).ok_or(GrantError::Token)
 }
 
@@ -222,12 +229,13 @@ where
     T: oauth2::ErrorResponseType + std::fmt::Display + 'static,
 {
     match error {
-        RequestTokenError::ServerResponse(said) => {
-            GrantError::Refused { code: said.error().to_string(), description: said.error_description().cloned() }
-        }
+        RequestTokenError::ServerResponse(said) => GrantError::Refused {
+            code: plain(&said.error().to_string()),
+            description: said.error_description().map(|text| plain(text)),
+        },
         RequestTokenError::Request(error) => GrantError::Http(error),
         RequestTokenError::Parse(error, _) => GrantError::Answer(format!("at `{}`", error.path())),
-        RequestTokenError::Other(text) => GrantError::Answer(text),
+        RequestTokenError::Other(text) => GrantError::Answer(plain(&text)),
     }
 }
 
@@ -236,6 +244,19 @@ mod tests {
     use oauth2::basic::BasicErrorResponseType;
 
     use super::*;
+
+    #[test]
+    fn a_token_is_a_bearer_s_or_none() {
+        let tokens = |kind: &str| -> BasicTokenResponse {
+            serde_json::from_value(serde_json::json!({"access_token": "a", "token_type": kind})).expect("an answer")
+        };
+        for kind in ["Bearer", "bearer", "BEARER"] {
+            assert_eq!(access_token(&tokens(kind)).ok().as_deref(), Some("a"), "{kind}");
+        }
+        for kind in ["mac", "DPoP", "N_A", ""] {
+            assert!(matches!(access_token(&tokens(kind)), Err(GrantError::Token)), "{kind}");
+        }
+    }
 
     #[test]
     fn what_will_not_change_is_told_from_what_may() {
