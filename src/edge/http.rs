@@ -28,7 +28,7 @@ use crate::identity::thumbprint::Thumbprint;
 use crate::limit::{Exceeded, Subject};
 use crate::listen::Connection;
 use crate::mcp::code;
-use crate::mcp::envelope::{self, EnvelopeError, Message, Received};
+use crate::mcp::envelope::{self, EnvelopeError, Message, OwnedRequest, Received};
 use crate::mcp::era::{self, Era, LEGACY, MODERN};
 use crate::mcp::message::RpcError;
 use crate::telemetry;
@@ -168,8 +168,8 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         aside: &aside,
         closing: &closing,
     };
-    let id = match envelope::read(&body) {
-        Ok(Received::One(Message::Request(request))) => request.id.to_owned(),
+    let request = match envelope::read(&body) {
+        Ok(Received::One(Message::Request(request))) => OwnedRequest::from(request),
         Ok(Received::Many(messages)) if has_batches(&parts.headers) => {
             return match batch::answer(&edge, messages, &call, &batch::GivenUp::new()).await {
                 Some(Reply::Message(body)) => error::json_response(StatusCode::OK, body),
@@ -204,6 +204,9 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
             };
         }
     };
+    // Nobody needs the bytes any more, and the work may take long.
+    drop(body);
+    let id = request.id().to_owned();
     // Only a whole request takes a place: a slow body holds nothing but its own connection.
     let Some(place) = places::enter(&edge, who).await else {
         edge.refused(StatusCode::TOO_MANY_REQUESTS, "BUSY", address, Some(who), "too many requests at once");
@@ -218,11 +221,7 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
             let carried = Carried::Http(&parts.headers, begun);
             let (bearer, principal) = (&bearer, &principal);
             let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
-            match envelope::parse(&body) {
-                Ok(Message::Request(request)) => dispatch::dispatch(&edge, &request, &call).await,
-                // INVARIANT: it was read as a request a moment ago.
-                _ => Err(RpcError::new(code::INTERNAL_ERROR, "the request cannot be read any more")),
-            }
+            dispatch::dispatch(&edge, &request.as_request(), &call).await
         }
     };
     // Closing the connection gives up a modern request (2026-07-28, Streamable HTTP), which the work's end with its response

@@ -230,7 +230,7 @@ pub(super) async fn listen(
         return Err(RpcError::new(code::INTERNAL_ERROR, "the client went away"));
     }
     let (_keep, watched) = watch::channel(watch);
-    match follow(edge, call, watched, source, |_| {}, |changed| news(changed, about)).await {
+    match follow(source, watched, |_| {}, |changed| news(changed, about)).await {
         Over::Token(why) => Ok(Answer::TokenRefused(why)),
         Over::Ending | Over::Gone => {
             let end = edge.server.ended(json!({"io.modelcontextprotocol/subscriptionId": id}));
@@ -262,7 +262,7 @@ pub(super) async fn tell(edge: &Edge, call: &Call<'_>, key: &str) -> Over {
     };
     let source = Source::new(edge, call, watched.borrow().clone());
     tokio::select! {
-        over = follow(edge, call, watched, source, opened, |changed| news(changed, Value::Object)) => over,
+        over = follow(source, watched, opened, |changed| news(changed, Value::Object)) => over,
         over = changes => over,
     }
 }
@@ -396,13 +396,12 @@ impl<'a> Source<'a> {
 
 /// Follows what changes, to the end of whoever listens.
 async fn follow(
-    edge: &Edge,
-    call: &Call<'_>,
-    mut watched: watch::Receiver<WatchRequest>,
     mut source: Source<'_>,
+    mut watched: watch::Receiver<WatchRequest>,
     opened: impl Fn(&WatchRequest),
     told: impl Fn(Changed) -> Option<Vec<u8>>,
 ) -> Over {
+    let Source { edge, call, .. } = source;
     let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let say = async |changed: Changed| match told(changed) {

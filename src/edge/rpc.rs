@@ -7,6 +7,7 @@ use std::time::Duration;
 use ::http::uri::PathAndQuery;
 use bytes::Bytes;
 use prost_reflect::MethodDescriptor;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tonic::Status;
@@ -21,7 +22,6 @@ use crate::digest::sha256_hex;
 use crate::grpc::{CLIENT_ADDRESS, CLIENT_CERTIFICATE};
 use crate::mcp::client::Can;
 use crate::mcp::code;
-use crate::mcp::envelope::fields;
 use crate::mcp::era::Era;
 use crate::mcp::message::RpcError;
 use crate::pb::mcp::v1::question::Kind;
@@ -73,24 +73,35 @@ pub(super) struct Brought {
     answers: HashMap<String, Map<String, Value>>,
 }
 
+/// The members of a request's parameters that hold it.
+#[derive(Default, Deserialize)]
+struct BroughtParams<'a> {
+    #[serde(borrow, default, rename = "inputResponses", deserialize_with = "given")]
+    responses: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "requestState", deserialize_with = "given")]
+    state: Option<&'a RawValue>,
+}
+
+/// A member that is there, be it null.
+fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
 impl Brought {
     /// Reads it.
     pub(super) fn read(params: Option<&RawValue>) -> Result<Self, RpcError> {
         let wrong = |text: &'static str| RpcError::new(code::INVALID_PARAMS, text);
         let Some(params) = params else { return Ok(Self::default()) };
-        let params = fields(params).unwrap_or_default();
-        let state = match params.get("requestState") {
-            None => None,
-            Some(state) => Some(
-                serde_json::from_str::<String>(state.get())
-                    .map_err(|_| wrong("`requestState` must be the string that this server gave"))?,
-            ),
-        };
-        let answers: HashMap<_, _> = match params.get("inputResponses") {
-            None => HashMap::new(),
-            Some(responses) => serde_json::from_str(responses.get())
-                .map_err(|_| wrong("`inputResponses` must be an object of results, each an object"))?,
-        };
+        let BroughtParams { responses, state } = serde_json::from_str(params.get()).unwrap_or_default();
+        let state = state
+            .map(|state| serde_json::from_str::<String>(state.get()))
+            .transpose()
+            .map_err(|_| wrong("`requestState` must be the string that this server gave"))?;
+        let answers: HashMap<_, _> = responses
+            .map(|responses| serde_json::from_str(responses.get()))
+            .transpose()
+            .map_err(|_| wrong("`inputResponses` must be an object of results, each an object"))?
+            .unwrap_or_default();
         if answers.len() > ANSWERS_MOST {
             return Err(wrong("`inputResponses` holds more answers than were ever asked for"));
         }

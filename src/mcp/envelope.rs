@@ -55,6 +55,32 @@ pub struct Request<'a> {
     pub params: Option<&'a RawValue>,
 }
 
+/// A request that outlives the body that it was read from.
+#[derive(Clone, Debug)]
+pub struct OwnedRequest {
+    id: Box<RawValue>,
+    method: String,
+    params: Option<Box<RawValue>>,
+}
+
+impl From<Request<'_>> for OwnedRequest {
+    fn from(request: Request<'_>) -> Self {
+        Self { id: request.id.to_owned(), method: request.method, params: request.params.map(ToOwned::to_owned) }
+    }
+}
+
+impl OwnedRequest {
+    /// The id, exactly as it was written.
+    pub fn id(&self) -> &RawValue {
+        &self.id
+    }
+
+    /// The request.
+    pub fn as_request(&self) -> Request<'_> {
+        Request { id: &self.id, method: self.method.clone(), params: self.params.as_deref() }
+    }
+}
+
 /// A body that is no message.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvelopeError<'a> {
