@@ -154,3 +154,32 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_work_of_its_own_is_an_answer_and_the_next_request_is_served() {
+        let fault = async || {
+            by_itself(async { panic!("a fault of ours") }).await.map(drop).map_err(|wrong| wrong.code.to_string())?;
+            Ok::<_, String>("nothing")
+        };
+        let router = Router::new().route("/fault", get(fault)).route("/sound", get(async || "sound"));
+        let router = router.layer(CatchPanicLayer::custom(error::panicked));
+        for (path, status, part) in [("/fault", 500, "-32603"), ("/sound", 200, "sound")] {
+            let request = ::http::Request::get(path).body(Body::empty()).expect("a request");
+            let answer = router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+            assert_eq!(answer.status().as_u16(), status, "{path}");
+            let body = answer.into_body().collect().await.expect("a body").to_bytes();
+            assert!(std::str::from_utf8(&body).expect("text").contains(part), "{path}: {body:?}");
+        }
+    }
+}
