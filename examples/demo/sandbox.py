@@ -48,15 +48,7 @@ def welcome(stack: Stack) -> str:
     ca = stack.certs / "ca.pem"
     token = f"SSL_CERT_FILE={ca} python3 {HERE / 'client/login.py'} {stack.url} --user alice"
     question = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "whitelist_list", "arguments": {"security_group": "staging-db"}}})
-    desktop = {
-        "mcpServers": {
-            "whitelist": {
-                "command": "npx",
-                "args": ["-y", "mcp-remote@0.15.1", stack.url],
-                "env": {"NODE_EXTRA_CA_CERTS": str(ca)},
-            }
-        }
-    }
+    desktop = stack.once([stack.binary, "bridge", stack.url, "--ca", ca, "--print-config"])
     groups, opted_in = (", ".join(f"{name} ({group})" for name, group in stack.aws[kind].items()) for kind in ("groups", "opted_in"))
     certificate = f"--cacert {ca} --cert {stack.certs / 'ci-runner.pem'} --key {stack.certs / 'ci-runner.key'}"
     call = "whitelistmcp.v1.WhitelistService/ListRules"
@@ -90,7 +82,7 @@ The same by gRPC, as a program with a certificate:
 
 Claude Desktop (claude_desktop_config.json; it logs in with your browser):
 
-{json.dumps(desktop, indent=2)}
+{desktop}
 """
 
 
