@@ -31,7 +31,7 @@ pub(super) async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
     let issuers = (!issuers.is_empty()).then(|| ("authorization_servers".to_owned(), json!(issuers)));
     let body: Map<String, Value> = [
         ("resource".to_owned(), json!(resource(&edge))),
-        ("scopes_supported".to_owned(), json!(edge.annotations.scopes().scopes().collect::<Vec<_>>())),
+        ("scopes_supported".to_owned(), json!(scopes(&edge).collect::<Vec<_>>())),
         ("bearer_methods_supported".to_owned(), json!(["header"])),
         ("resource_name".to_owned(), json!(edge.server.title)),
         ("tls_client_certificate_bound_access_tokens".to_owned(), json!(edge.config.client_ca.is_some())),
@@ -41,6 +41,16 @@ pub(super) async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
     .collect();
     ([(CACHE_CONTROL, "public, max-age=300"), (::http::header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], Json(body))
         .into_response()
+}
+
+/// Every scope, as clients ask for it.
+fn scopes(edge: &Edge) -> impl Iterator<Item = String> {
+    edge.annotations.scopes().scopes().map(|scope| asked_for(edge, scope))
+}
+
+/// A scope as clients ask the issuer for it.
+fn asked_for(edge: &Edge, scope: &str) -> String {
+    format!("{}{scope}", edge.verifier.issuers().scope_prefix())
 }
 
 /// The canonical URI of this resource: no trailing slash.
@@ -61,7 +71,7 @@ fn metadata_url(edge: &Edge) -> String {
 /// The refusal, with a JSON-RPC body: a client that finds none takes the server for an older one.
 pub(super) fn refuse(edge: &Edge, challenge: &Challenge<'_>, id: Option<&RawValue>) -> Response {
     let url = metadata_url(edge);
-    let all = edge.annotations.scopes().scopes().collect::<Vec<_>>().join(" ");
+    let all = scopes(edge).collect::<Vec<_>>().join(" ");
     let (status, value, message) = match challenge {
         Challenge::Missing => (
             StatusCode::UNAUTHORIZED,
@@ -83,7 +93,10 @@ pub(super) fn refuse(edge: &Edge, challenge: &Challenge<'_>, id: Option<&RawValu
         ),
         Challenge::Scope(needed) => (
             StatusCode::FORBIDDEN,
-            format!(r#"Bearer error="insufficient_scope", scope="{needed}", resource_metadata="{url}""#),
+            format!(
+                r#"Bearer error="insufficient_scope", scope="{}", resource_metadata="{url}""#,
+                needed.split(' ').map(|scope| asked_for(edge, scope)).collect::<Vec<_>>().join(" ")
+            ),
             format!("the access token lacks the scope that this needs: {needed}"),
         ),
     };

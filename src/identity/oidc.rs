@@ -2,7 +2,7 @@
 //!
 //! The edge and the core each hold [`Issuers`] of their own: a broken edge cannot invent people. Both are one resource
 //! server with one audience. Of JWTs, only RFC 9068 tokens are accepted, so an ID token, or an access token for something else,
-//! is refused by its type before its claims are read.
+//! is refused by its type before its claims are read; where an issuer is configured to write them otherwise, [`Profile`] tells them apart.
 //!
 //! What a token says of its issuer, unverified, chooses the one [`Issuer`] that checks it, and nothing else: that
 //! issuer's keys, algorithms and audience then decide, so no issuer can speak for another (RFC 9700, section 4.4).
@@ -11,6 +11,7 @@ mod claims;
 pub mod introspection;
 mod keys;
 mod login;
+mod profile;
 mod provider;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ use provider::Provider;
 pub use claims::ClaimsError;
 pub use keys::KeyError;
 pub use login::Login;
+pub use profile::Profile;
 pub use provider::ProviderError;
 
 /// How far a provider's clock may be from ours, either way. Every check of time in a token uses it and nothing else.
@@ -57,6 +59,12 @@ pub struct Config {
     /// Which tokens this issuer's are, and so how they are checked.
     #[serde(default)]
     pub tokens: Tokens,
+    /// The form of its JWTs: by RFC 9068, or, as with Microsoft Entra, Okta and Keycloak, from before it.
+    #[serde(default)]
+    pub profile: Profile,
+    /// What stands before the names of scopes where clients are told which to ask for: Microsoft Entra wants `api://ID/` there, and
+    /// leaves it out of its tokens. At most 200 characters, without blanks, quotes and backslashes.
+    pub scope_prefix: Option<String>,
     /// This process's client for asking the issuer about tokens.
     pub introspection: Option<introspection::Config>,
     /// A file of CA certificates (PEM) to trust for the issuer, in place of the system's.
@@ -64,6 +72,9 @@ pub struct Config {
     /// Origins besides the issuer's own where its metadata may say that its keys and its introspection are.
     #[serde(default)]
     pub origins: Vec<String>,
+    /// The claim that is who somebody is, the same in access tokens and ID tokens; `sub` unless given. Microsoft Entra has another
+    /// `sub` for each application, and `oid` for all.
+    pub subject_claim: Option<String>,
     /// The claim that lists a person's groups.
     #[serde(default = "default_groups_claim")]
     pub groups_claim: String,
@@ -167,6 +178,11 @@ pub enum IssuerError {
     /// An endpoint that is no place for a secret.
     #[error("introspection.endpoint `{0}` must be an https URL (http to a loopback address is allowed)")]
     Endpoint(String),
+    /// A prefix that cannot stand before a scope.
+    #[error(
+        "scope_prefix must be at most 200 characters of ASCII without blanks, quotes and backslashes, such as `api://ID/`"
+    )]
+    ScopePrefix,
     /// A rate of nothing.
     #[error("introspection.rate must be more than 0")]
     Rate,
@@ -246,6 +262,11 @@ impl Config {
         if let Some(wrong) = self.origins.iter().find(|origin| !is_origin(origin)) {
             return Err(IssuerError::Origin(wrong.clone()));
         }
+        // RFC 6749, section 3.3: what a scope may be made of.
+        let letter = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+        if self.scope_prefix.as_deref().is_some_and(|prefix| prefix.len() > 200 || !prefix.bytes().all(letter)) {
+            return Err(IssuerError::ScopePrefix);
+        }
         claims::Expected::new(self)?;
         match (&self.introspection, self.tokens) {
             (None, Tokens::Jwt) => {}
@@ -296,6 +317,14 @@ impl Issuers {
         self.0.iter().map(|issuer| issuer.expected.issuer())
     }
 
+    /// What clients are told to put before the names of scopes. Where issuers differ it is nothing: a client is not told which
+    /// of them it will ask.
+    pub fn scope_prefix(&self) -> &str {
+        let mut prefixes = self.0.iter().map(|issuer| issuer.expected.scope_prefix());
+        let first = prefixes.next().unwrap_or_default();
+        if prefixes.all(|prefix| prefix == first) { first } else { "" }
+    }
+
     /// The login that an ID token of that issuer, meant for that OAuth client, tells of.
     pub(super) async fn login(
         &self,
@@ -308,7 +337,7 @@ impl Issuers {
         let token = claims::UnverifiedToken::read(id_token).ok_or(TokenError::Malformed)?;
         let algorithm = issuer.expected.check_login_header(&token)?;
         let key = issuer.keys.find(token.key_id(), algorithm).await?;
-        Ok(Login::verify(issuer.expected.issuer(), id_token, algorithm, &key, client, now)?)
+        Ok(Login::verify(&issuer.expected, id_token, algorithm, &key, client, now)?)
     }
 
     /// Whose token this is, and until when that need not be looked into again.

@@ -153,6 +153,25 @@ async fn a_change_waits_for_another_person_and_is_then_done_once() {
     stack.stop().await;
 }
 
+/// Microsoft Entra gives a person another `sub` at each application, and so in the access token and in the ID token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_is_the_same_in_both_tokens_by_the_claim_that_says_so() {
+    let oidc_extra = "subject_claim = \"oid\"\n".to_owned();
+    let stack = Stack::with(&AwsDouble::start().await.access(), Options { oidc_extra, ..options() }).await;
+    let alice = stack.issuer.token_with("alice-at-the-api", "whitelist:write", json!({"oid": "alice"}));
+    let asked = crate::support::error_of(&stack.call_as(&alice, "whitelist_add", payroll("443")).await);
+    let id = asked["facts"]["approval"].as_str().unwrap_or_else(|| panic!("{asked:#}"));
+    let bob = json!({"oid": "bob", "groups": ["approvers"]});
+    let bob = stack.issuer.token_with("bob-at-the-api", "whitelist:write", bob);
+    let word = |other: Value| login(&stack, "bob-at-the-page", id, other);
+    let mut edge = client(&stack, "edge");
+    let decide = |login: &str| decision(id, true, Some(&bob), login);
+    assert_eq!(reason(edge.decide(decide(&word(json!({})))).await), "TOKEN_INVALID");
+    assert_eq!(reason(edge.decide(decide(&word(json!({"oid": "dave"})))).await), "LOGIN_NEEDED");
+    edge.decide(decide(&word(json!({"oid": "bob"})))).await.expect("decided");
+    stack.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_right_person_in_a_fresh_login_of_their_own_decides() {
     let aws = AwsDouble::start().await;

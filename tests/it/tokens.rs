@@ -206,3 +206,56 @@ async fn a_certified_provider_s_tokens_are_understood() {
     refused(&stack, answer["id_token"].as_str().expect("an ID token"), "at+jwt").await;
     stack.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_from_before_rfc_9068_are_understood_where_the_issuer_is_known_to_write_them() {
+    let oidc_extra = "profile = \"jwt\"\nscope_prefix = \"api://whitelist/\"\n".to_owned();
+    let stack = Stack::with(&AwsDouble::start().await.access(), Options { oidc_extra, ..Options::default() }).await;
+    let older = Header { typ: Some("JWT".to_owned()), ..header() };
+    let claims = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        let mut claims = stack.issuer.claims("alice", "whitelist:read");
+        let map = claims.as_object_mut().expect("an object");
+        for name in ["client_id", "jti", "scope"] {
+            map.remove(name);
+        }
+        map.insert("azp".to_owned(), "client".into());
+        map.insert("uti".to_owned(), "1".into());
+        map.insert("scp".to_owned(), "whitelist:read".into());
+        change(map);
+        claims
+    };
+    let token = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| stack.issuer.sign(&older, &claims(change));
+
+    let listed = stack.call_as(&token(&|_| {}), "whitelist_list", json!({"security_group": "staging-db"})).await;
+    assert_eq!(listed["isError"], json!(false), "{listed:#}");
+    let okta = token(&|claims| {
+        claims.insert("scp".to_owned(), json!(["openid", "api://whitelist/whitelist:read"]));
+        claims.remove("azp");
+        claims.insert("cid".to_owned(), "client".into());
+    });
+    let listed = stack.call_as(&okta, "whitelist_list", json!({"security_group": "staging-db"})).await;
+    assert_eq!(listed["isError"], json!(false), "{listed:#}");
+
+    // What may be an ID token is none, and neither is any other type.
+    refused(&stack, &token(&|claims| drop(claims.insert("nonce".to_owned(), "n".into()))), "`nonce`").await;
+    refused(&stack, &token(&|claims| drop(claims.insert("aud".to_owned(), "client".into()))), "another audience").await;
+    refused(&stack, &token(&|claims| drop(claims.insert("azp".to_owned(), AUDIENCE.into()))), "`aud`").await;
+    refused(&stack, &token(&|claims| drop(claims.remove("scp"))), "`scope`").await;
+    refused(&stack, &token(&|claims| drop(claims.remove("azp"))), "`client_id`").await;
+    let logout = Header { typ: Some("logout+jwt".to_owned()), ..header() };
+    refused(&stack, &stack.issuer.sign(&logout, &claims(&|_| {})), "type").await;
+
+    // Clients are told to ask as the issuer wants to be asked, also for what a good token lacks.
+    let add = json!({"name": "whitelist_add", "arguments": {"security_group": "staging-db", "address": "203.0.113.7", "port": "22", "reason": "x"}});
+    let answer = stack.rpc(&token(&|_| {}), "tools/call", add).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+    let challenge = answer.header("www-authenticate").to_owned();
+    assert!(challenge.contains(r#"scope="api://whitelist/whitelist:write""#), "{challenge}");
+    let at = "/.well-known/oauth-protected-resource/mcp";
+    let metadata = stack.send(http::Method::GET, at, None, &[], Vec::new()).await.json();
+    assert_eq!(
+        metadata["scopes_supported"],
+        json!(["api://whitelist/whitelist:read", "api://whitelist/whitelist:write"])
+    );
+    stack.stop().await;
+}

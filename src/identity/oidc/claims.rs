@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::super::scope::Scopes;
 use super::super::thumbprint::Thumbprint;
 use super::super::{Kind, Principal, Said, stable_id};
+use super::profile::Profile;
 use super::{CLOCK_LEEWAY, Config, IssuerError};
 
 /// What this resource server expects of every token.
@@ -26,6 +27,9 @@ pub(super) struct Expected {
     groups_claim: String,
     groups_prefix: String,
     kept_claims: Vec<String>,
+    profile: Profile,
+    scope_prefix: String,
+    subject_claim: Option<String>,
 }
 
 /// A signed token, taken apart before anything about it is known to be true.
@@ -47,6 +51,9 @@ pub enum ClaimsError {
     /// The header's `typ`.
     #[error("its type is not `at+jwt`, so it is not an access token (RFC 9068)")]
     Type,
+    /// An ID token, or what cannot be told from one: the claim that says so.
+    #[error("its claim `{0}` makes it an ID token, or nothing that could be told from one; an access token is needed")]
+    IdToken(&'static str),
     /// The header's `alg`.
     #[error("its signature algorithm is not one that is accepted here")]
     Algorithm,
@@ -71,6 +78,9 @@ pub enum ClaimsError {
     /// A claim that RFC 9068 demands.
     #[error("its claim `{0}` is missing or malformed")]
     Claim(&'static str),
+    /// The claim that is who somebody is at this issuer, where it is another than `sub`.
+    #[error("its claim `{0}`, which is who somebody is at this issuer, is missing or malformed")]
+    Subject(String),
     /// `cnf`: bound to a key that this service cannot ask the caller to prove.
     #[error(
         "it is bound to a key (`cnf`), and of such bonds only that to a client certificate (`x5t#S256`) is known here"
@@ -144,6 +154,9 @@ impl Expected {
             groups_claim: config.groups_claim.clone(),
             groups_prefix: config.groups_prefix.clone().unwrap_or_default(),
             kept_claims: config.claims.clone(),
+            profile: config.profile,
+            scope_prefix: config.scope_prefix.clone().unwrap_or_default(),
+            subject_claim: config.subject_claim.clone(),
         })
     }
 
@@ -154,8 +167,7 @@ impl Expected {
     /// Refuses by the header alone what no key could make good.
     pub(super) fn check_header(&self, token: &UnverifiedToken) -> Result<Algorithm, ClaimsError> {
         let header = &token.unverified;
-        let typ = header.typ.as_deref().unwrap_or_default();
-        if !typ.eq_ignore_ascii_case("at+jwt") && !typ.eq_ignore_ascii_case("application/at+jwt") {
+        if !self.profile.takes_type(header.typ.as_deref()) {
             return Err(ClaimsError::Type);
         }
         self.check_signature_header(header)
@@ -188,7 +200,7 @@ impl Expected {
         algorithm: Algorithm,
         now: Timestamp,
     ) -> Result<Principal, ClaimsError> {
-        let claims: Claims = signed(token, key, algorithm)?;
+        let claims = self.profile.read(signed(token, key, algorithm)?)?;
         claims.jti.as_deref().filter(|jti| !jti.is_empty()).ok_or(ClaimsError::Claim("jti"))?;
         claims.iat.ok_or(ClaimsError::Claim("iat"))?;
         match &claims.iss {
@@ -224,7 +236,7 @@ impl Expected {
                 return Err(ClaimsError::NotYetValid);
             }
         }
-        let subject = claims.sub.filter(|sub| !sub.is_empty() && sub.len() <= 255).ok_or(ClaimsError::Claim("sub"))?;
+        let subject = self.subject(claims.sub, &claims.rest)?;
         let client = claims.client_id.filter(|id| !id.is_empty()).ok_or(ClaimsError::Claim("client_id"))?;
         let groups = match claims.rest.get(&self.groups_claim) {
             None | Some(Value::Null) => BTreeSet::new(),
@@ -255,11 +267,33 @@ impl Expected {
             groups,
             client: Some(client),
             owner: None,
-            scopes: claims.scope.as_deref().map(Scopes::parse).unwrap_or_default(),
+            scopes: claims.scope.as_deref().map(|scope| self.scopes(scope)).unwrap_or_default(),
             expires: Some(expires),
             bound,
             said: said(&claims.rest, &self.kept_claims),
         })
+    }
+
+    /// Who somebody is at this issuer, by the claims of an access token or an ID token.
+    pub(super) fn subject(&self, sub: Option<String>, rest: &HashMap<String, Value>) -> Result<String, ClaimsError> {
+        let (subject, missing) = match &self.subject_claim {
+            None => (sub, ClaimsError::Claim("sub")),
+            Some(name) => {
+                (rest.get(name).and_then(Value::as_str).map(str::to_owned), ClaimsError::Subject(name.clone()))
+            }
+        };
+        subject.filter(|subject| !subject.is_empty() && subject.len() <= 255).ok_or(missing)
+    }
+
+    /// What stands before the names of scopes where clients ask for them.
+    pub(super) fn scope_prefix(&self) -> &str {
+        &self.scope_prefix
+    }
+
+    /// The scopes of a token, which may carry them as they were asked for.
+    fn scopes(&self, claim: &str) -> Scopes {
+        let bare = |scope: &str| scope.strip_prefix(&self.scope_prefix).unwrap_or(scope).to_owned();
+        Scopes::parse(claim).iter().map(bare).collect()
     }
 }
 

@@ -3,13 +3,15 @@
 //! It is no access token and opens nothing: it proves to the core that a person, and not only whoever holds their access
 //! token, is there.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::CLOCK_LEEWAY;
-use super::claims::{ClaimsError, seconds, signed};
+use super::claims::{ClaimsError, Expected, seconds, signed};
 
 /// A login that is proven.
 #[derive(Clone, Debug)]
@@ -23,13 +25,16 @@ pub struct Login {
 #[derive(Deserialize)]
 struct Claims {
     iss: String,
-    sub: String,
+    sub: Option<String>,
     aud: Value,
     azp: Option<String>,
     nonce: Option<String>,
     auth_time: Option<f64>,
     iat: Option<f64>,
     exp: Option<f64>,
+    /// Every other one.
+    #[serde(flatten)]
+    rest: HashMap<String, Value>,
 }
 
 impl Login {
@@ -54,7 +59,7 @@ impl Login {
     }
 
     pub(super) fn verify(
-        issuer: &str,
+        expected: &Expected,
         token: &str,
         algorithm: Algorithm,
         key: &DecodingKey,
@@ -62,7 +67,7 @@ impl Login {
         now: Timestamp,
     ) -> Result<Self, ClaimsError> {
         let claims: Claims = signed(token, key, algorithm)?;
-        if claims.iss != issuer {
+        if claims.iss != expected.issuer() {
             return Err(ClaimsError::Issuer);
         }
         let audiences = claims.aud.as_array().map_or(std::slice::from_ref(&claims.aud), Vec::as_slice);
@@ -82,6 +87,7 @@ impl Login {
         // Without it nobody knows whether the person was asked at all: the provider must say it (`max_age` was sent).
         let at = claims.auth_time.and_then(seconds).ok_or(ClaimsError::Claim("auth_time"))?;
         let nonce = claims.nonce.filter(|nonce| !nonce.is_empty()).ok_or(ClaimsError::Claim("nonce"))?;
-        Ok(Self { issuer: claims.iss, subject: claims.sub, nonce, at })
+        let subject = expected.subject(claims.sub, &claims.rest)?;
+        Ok(Self { issuer: claims.iss, subject, nonce, at })
     }
 }
