@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a release is put together by, on every platform.
 
-    release.py version TAG                      fails unless TAG is v and the version of Cargo.toml, and CHANGELOG.md has words on it
+    release.py version TAG                      fails unless TAG is v and the version of Cargo.toml, the chart has the same, and CHANGELOG.md has words on it
     release.py pack TARGET FROM TO              packs the program that lies in FROM, and the bundle for Claude Desktop, into TO
     release.py sums DIRECTORY                   writes DIRECTORY/SHA256SUMS over everything in it
     release.py notes TAG                        prints what CHANGELOG.md says of that version
@@ -62,6 +62,9 @@ def version() -> str:
 def check(tag: str) -> None:
     if tag != f"v{version()}":
         raise Wrong(f"the tag is {tag}, and Cargo.toml says {version()}")
+    chart = (CHECKOUT / "deploy/helm/whitelistmcp/Chart.yaml").read_text(encoding="utf-8")
+    if f'appVersion: "{version()}"' not in chart:
+        raise Wrong(f"the chart's appVersion is not {version()}")
     notes(tag)
 
 

@@ -268,4 +268,6 @@ def released() -> None:
         must(json.loads(manifest)["server"]["entry_point"].endswith(".exe"), "the bundle for Windows starts no .exe")
     run("python3", script, "version", f"v{version}.1", fails=True)
     run("python3", script, "notes", "v0.0.0", fails=True)
-    must("### " in run("python3", script, "notes", "vUnreleased"), "the changelog's section is not found")
+    sections = re.findall(r"^## (\S+).*\n+(\S.*)", (CHECKOUT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    name, first = next((name, first) for name, first in sections if not first.startswith("## "))
+    must(run("python3", script, "notes", f"v{name.strip('[]')}").startswith(first), "the changelog's section is not found")
