@@ -1,13 +1,16 @@
 //! Ending in order: say so, stop accepting, let what runs finish, and no later than a deadline. And reading again what can be
 //! read again, when a signal asks for it.
 
+mod signals;
+
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use signals::{Endings, Rereads};
 
 /// `[shutdown]` in the configuration.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -104,35 +107,28 @@ impl Shutdown {
 
     /// Begins the shutdown at SIGTERM or SIGINT, ends the process at the second one, and reloads at SIGHUP.
     pub fn on_signals(&self) -> std::io::Result<()> {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut hang_up = signal(SignalKind::hangup())?;
+        let (mut endings, mut rereads) = (Endings::listen()?, Rereads::listen()?);
         let shutdown = self.clone();
         // Not tracked: the shutdown must not wait for who begins it.
         tokio::spawn(async move {
-            while hang_up.recv().await.is_some() {
-                tracing::info!(signal = "SIGHUP", "everything that can be read again is read again");
+            while let Some(name) = rereads.next().await {
+                tracing::info!(signal = name, "everything that can be read again is read again");
                 shutdown.reload();
             }
         });
         let shutdown = self.clone();
         tokio::spawn(async move {
-            let mut next = async || {
-                tokio::select! {
-                    _ = terminate.recv() => ("SIGTERM", 128 + 15),
-                    _ = interrupt.recv() => ("SIGINT", 128 + 2),
-                }
-            };
-            let (name, _) = next().await;
+            let (name, _) = endings.next().await;
             tracing::info!(signal = name, lame_duck = ?shutdown.config.lame_duck, "shutting down");
             shutdown.ending.cancel();
             let second = tokio::select! {
                 () = tokio::time::sleep(shutdown.config.lame_duck) => None,
-                second = next() => Some(second),
+                second = endings.next() => Some(second),
             };
             shutdown.begin();
             let (name, code) = match second {
                 Some(second) => second,
-                None => next().await,
+                None => endings.next().await,
             };
             tracing::error!(
                 signal = name,

@@ -187,7 +187,9 @@ impl Journal {
     pub fn open(config: &Config, clock: Clock) -> Result<Option<Self>, JournalError> {
         let Some(directory) = config.directory.clone() else { return Ok(None) };
         let mut made = std::fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(made.recursive(true), 0o700);
+        made.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut made, 0o700);
         made.create(&directory).map_err(failed(&directory, "created"))?;
         let id = identity(&directory)?;
         let key = match &config.signing_key {
@@ -398,7 +400,8 @@ pub(super) fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
 
 /// The file's name must outlive a power cut as its lines do.
 fn sync_names(directory: &Path) -> io::Result<()> {
-    File::open(directory).and_then(|directory| directory.sync_all())
+    // Windows opens no directory as a file, and keeps names in a log of its own.
+    if cfg!(windows) { Ok(()) } else { File::open(directory).and_then(|directory| directory.sync_all()) }
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -137,7 +136,7 @@ fn take(path: &Path) -> io::Result<Option<File>> {
         Ok(()) => {}
     }
     let held = file.metadata()?;
-    let is_there = std::fs::metadata(path).is_ok_and(|is| (is.dev(), is.ino()) == (held.dev(), held.ino()));
+    let is_there = std::fs::metadata(path).is_ok_and(|is| layout::known_as(&is) == layout::known_as(&held));
     Ok(is_there.then_some(file))
 }
 

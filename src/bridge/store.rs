@@ -6,8 +6,7 @@
 mod file;
 mod keychain;
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -240,8 +239,7 @@ impl Store {
         let path = self.path("lock");
         let wrong = |source| StoreError::File { path: path.clone(), source };
         file::make_directory(&self.config.directory)?;
-        let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(wrong)?;
+        let file = file::writable().create(true).truncate(false).open(&path).map_err(wrong)?;
         let mut waiting = Some(waiting);
         loop {
             match file.try_lock() {

@@ -135,6 +135,22 @@ pub(in crate::audit) fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
+/// What a file is known by, whatever its name: its device and inode.
+#[cfg(unix)]
+pub(in crate::audit) fn known_as(is: &std::fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+
+    (is.dev(), is.ino())
+}
+
+/// What a file is known by, whatever its name: when it was made, since Windows names no inode here.
+#[cfg(windows)]
+pub(in crate::audit) fn known_as(is: &std::fs::Metadata) -> (u64, u64) {
+    use std::os::windows::fs::MetadataExt as _;
+
+    (0, is.creation_time())
+}
+
 /// Whoever opens a pipe waits until somebody opens its other end.
 pub(in crate::audit) fn must_be_file(path: &Path) -> io::Result<()> {
     if std::fs::metadata(path)?.is_file() {

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -20,7 +19,7 @@ pub(super) struct Segment {
     pub(super) length: u64,
     /// Bytes behind the whole lines could not be cut off.
     torn: bool,
-    /// Device and inode, to know it by.
+    /// What it is known by, whatever its name.
     known_as: (u64, u64),
 }
 
@@ -34,7 +33,7 @@ impl Segment {
 
     pub(super) fn over(file: File, path: PathBuf, number: u32, begun: Timestamp) -> Result<Self, JournalError> {
         let is = file.metadata().map_err(failed(&path, "read"))?;
-        Ok(Self { file, path, number, begun, length: 0, torn: false, known_as: (is.dev(), is.ino()) })
+        Ok(Self { file, path, number, begun, length: 0, torn: false, known_as: layout::known_as(&is) })
     }
 
     /// Appends whole lines, all or nothing: on failure the file is as it was.
@@ -62,7 +61,7 @@ impl Segment {
     /// A file that was taken away, or whose volume was, still takes every write.
     fn check_there(&self) -> Result<(), JournalError> {
         match std::fs::metadata(&self.path) {
-            Ok(is) if (is.dev(), is.ino()) == self.known_as => Ok(()),
+            Ok(is) if layout::known_as(&is) == self.known_as => Ok(()),
             Ok(_) => Err(JournalError::Gone(self.path.clone())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(JournalError::Gone(self.path.clone())),
             Err(error) => Err(failed(&self.path, "looked at")(error)),

@@ -1,8 +1,8 @@
-//! Files that are this person's alone: 0600 in a directory of 0700, replaced as a whole.
+//! Files that are this person's alone: 0600 in a directory of 0700, replaced as a whole. On Windows what lies below a person's own
+//! directory is theirs without more.
 
-use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::StoreError;
@@ -16,14 +16,36 @@ fn wrong(path: &Path, source: std::io::Error) -> StoreError {
 
 /// Makes the directory, or closes the one that is there to others.
 pub(super) fn make_directory(directory: &Path) -> Result<(), StoreError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|source| wrong(directory, source))?;
-    let mode = std::fs::metadata(directory).map_err(|source| wrong(directory, source))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        std::fs::set_permissions(directory, Permissions::from_mode(0o700))
-            .map_err(|source| wrong(directory, source))?;
+    let mut made = DirBuilder::new();
+    made.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut made, 0o700);
+    made.create(directory).and_then(|()| close(directory)).map_err(|source| wrong(directory, source))
+}
+
+/// Closes a directory to others, if it is open to them.
+#[cfg(unix)]
+fn close(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    if std::fs::metadata(directory)?.permissions().mode() & 0o077 == 0 {
+        return Ok(());
     }
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(not(unix))]
+fn close(_: &Path) -> std::io::Result<()> {
     Ok(())
+}
+
+/// How a file is opened to be written: one that is made is its owner's alone.
+pub(super) fn writable() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 /// Reads a file; nothing if there is none.
@@ -44,9 +66,10 @@ pub(in crate::bridge) fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreErr
     }
     let new = path.with_extension(format!("{}.new", std::process::id()));
     let written = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = writable().create(true).truncate(true).open(&new)?;
         // One that was left behind keeps its mode.
-        file.set_permissions(Permissions::from_mode(0o600))?;
+        #[cfg(unix)]
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&new, path)

