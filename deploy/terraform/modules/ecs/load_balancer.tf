@@ -9,10 +9,10 @@ resource "aws_lb" "edge" {
   xff_header_processing_mode = "append"
   enable_xff_client_port     = false
   # The edge checks Host against `public_url`.
-  preserve_host_header        = true
-  drop_invalid_header_fields  = true
-  desync_mitigation_mode      = "strictest"
-  enable_deletion_protection  = var.deletion_protection
+  preserve_host_header       = true
+  drop_invalid_header_fields = true
+  desync_mitigation_mode     = "strictest"
+  enable_deletion_protection = var.deletion_protection
   # Streams say something every 15 s and WebSockets every 25 s; the edge itself closes what is silent after 5 minutes, and must not be
   # the first to.
   idle_timeout = 120

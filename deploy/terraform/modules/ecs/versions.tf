@@ -4,8 +4,8 @@ terraform {
   required_providers {
     aws = {
       source = "hashicorp/aws"
-      # `invoked_via_function_url` and `region` of data.aws_region are of this major version.
-      version = ">= 6.28.0, < 7.0.0"
+      # The names of arguments are checked against this version (scripts/deploy_checks/provider.json).
+      version = ">= 6.66.0, < 7.0.0"
     }
   }
 }
