@@ -392,6 +392,12 @@ def federation() -> None:
     provider = made("federation-azure").all("aws_iam_openid_connect_provider")[0]
     must((provider["url"], provider["client_id_list"]) == (f"https://{issuer}", ["api://whitelistmcp-aws"]), f"azure: {provider['url']}")
     must(not made("federation-google").all("aws_iam_openid_connect_provider"), "google: AWS knows accounts.google.com by itself")
+    # The same as JSON, for those without Terraform.
+    for cloud, wanted in (("cloud-run", google), ("azure", azure)):
+        [statement] = json.loads((DEPLOY / cloud / "trust.json").read_text())["Statement"]
+        found = {name: [value] for name, value in statement["Condition"]["StringEquals"].items()}
+        must(found == wanted and statement["Action"] == "sts:AssumeRoleWithWebIdentity", f"{cloud}/trust.json: {found}")
+        must(statement["Principal"]["Federated"].endswith("accounts.google.com" if cloud == "cloud-run" else issuer), f"{cloud}/trust.json: {statement['Principal']}")
 
 
 # === The services take what they are told ===

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Writes what ECS has put into this container's variables to the files that the service reads, for its user alone.
 set -eu
 umask 077
