@@ -6,7 +6,7 @@
 #
 # docs/deploy/azure.md says what the variables below mean, and what must be there before.
 set -euo pipefail
-cd "$(dirname "$0")"
+here=$(cd "$(dirname "$0")" && pwd)
 
 required=(RESOURCE_GROUP LOCATION STORAGE_ACCOUNT IMAGE PUBLIC_URL ISSUER BASE_ROLE_ARN AWS_AUDIENCE ACCOUNTS CERTIFICATE KEY SEALING_KEY JOURNAL_KEY)
 if [[ -n ${SUBNET_ID:-} ]]; then required+=(SUBNET_ID); else required+=(DNS_LABEL); fi
@@ -44,7 +44,7 @@ fi
 
 render() {
   local text value name
-  text=$(<group.yaml)
+  text=$(<"$here/group.yaml")
   text=${text//"'@IP_ADDRESS@'"/"$address"}
   text=${text//"'@SUBNET_IDS@'"/"$subnets"}
   for name in LOCATION IMAGE PUBLIC_URL ISSUER BASE_ROLE_ARN AWS_AUDIENCE ACCOUNTS STORAGE_ACCOUNT IDENTITY_ID CLIENT_ID; do

@@ -6,7 +6,7 @@
 #
 # docs/deploy/cloud-run.md says what the variables below mean, and what must be there before.
 set -euo pipefail
-cd "$(dirname "$0")"
+here=$(cd "$(dirname "$0")" && pwd)
 
 required=(PROJECT REGION ZONE NETWORK SUBNET SUBNET_RANGE CORE_ADDRESS IMAGE PUBLIC_URL ISSUER BASE_ROLE_ARN AWS_AUDIENCE ACCOUNTS)
 missing=()
@@ -43,15 +43,15 @@ render() {
 }
 
 if [[ ${1:-} == render ]]; then
-  render service.yaml > "${2:?deploy.sh render DIR}/service.yaml"
-  render core.yaml > "$2/core.yaml"
+  render "$here/service.yaml" > "${2:?deploy.sh render DIR}/service.yaml"
+  render "$here/core.yaml" > "$2/core.yaml"
   exit
 fi
 
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
-render service.yaml > "$rendered/service.yaml"
-render core.yaml > "$rendered/core.yaml"
+render "$here/service.yaml" > "$rendered/service.yaml"
+render "$here/core.yaml" > "$rendered/core.yaml"
 
 export CLOUDSDK_CORE_PROJECT=$PROJECT CLOUDSDK_CORE_DISABLE_PROMPTS=1
 there() { gcloud "$@" --format=none >/dev/null 2>&1; }

@@ -17,6 +17,7 @@ module "whitelistmcp" {
   access_logs_bucket       = var.access_logs_bucket
   edge_secret_arn          = var.edge_secret_arn
   core_secret_arn          = var.core_secret_arn
+  deletion_protection      = var.deletion_protection
 }
 
 output "load_balancer" {

@@ -69,3 +69,9 @@ variable "core_secret_arn" {
   description = "The core's secret."
   type        = string
 }
+
+variable "deletion_protection" {
+  description = "Whether the load balancer refuses to be deleted."
+  type        = bool
+  default     = true
+}

@@ -24,6 +24,7 @@ module "whitelistmcp" {
   edge_secret_arn          = var.edge_secret_arn
   core_secret_arn          = var.core_secret_arn
   redis                    = var.redis
+  deletion_protection      = var.deletion_protection
 }
 
 output "load_balancer" {

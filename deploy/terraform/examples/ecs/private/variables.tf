@@ -89,3 +89,9 @@ variable "redis" {
   type        = object({ url = string, password_secret_arn = string, security_group_id = string, port = number })
   default     = null
 }
+
+variable "deletion_protection" {
+  description = "Whether the load balancer refuses to be deleted."
+  type        = bool
+  default     = true
+}
