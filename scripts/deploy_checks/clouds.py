@@ -29,7 +29,7 @@ GOOGLE = BOTH | {
 }
 AZURE = BOTH | {
     "RESOURCE_GROUP": "whitelistmcp", "LOCATION": "germanywestcentral", "STORAGE_ACCOUNT": "whitelistmcpjournal", "DNS_LABEL": "whitelistmcp-example",
-    "IMAGE": f"example.azurecr.io/whitelistmcp-aci@{DIGEST}", "AWS_AUDIENCE": "api://whitelistmcp-aws",
+    "IMAGE": f"example.azurecr.io/whitelistmcp-aci@{DIGEST}", "AWS_AUDIENCE": "api://00000000-0000-4000-8000-000000000001/whitelistmcp-aws",
 }
 OWN_SECRETS = ("CERTIFICATE", "KEY", "SEALING_KEY", "JOURNAL_KEY")
 

@@ -2,11 +2,16 @@
 modules, functions; what only AWS knows stays unknown), the provider's schema says which arguments there are, and checkov judges.
 """
 
+import http.client
 import json
 import os
 import re
 import shutil
+import socket
+import ssl
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,8 +20,6 @@ from typing import Any
 from .judge import BINARY, CHECKOUT, DEPLOY, LINT, NODE, NODE_BIN, Wrong, check, judged_by_checkov, must, run
 
 ROOT = DEPLOY / "terraform"
-MODULES = ROOT / "modules"
-EXAMPLES = ROOT / "examples"
 SCHEMA = Path(__file__).with_name("provider.json")
 META = {"count", "for_each", "depends_on", "provider", "lifecycle", "provisioner"}
 
@@ -388,9 +391,9 @@ def federation() -> None:
     must(google == {"accounts.google.com:aud": account, "accounts.google.com:oaud": ["https://whitelist.example.com/aws"], "accounts.google.com:sub": account}, f"google: {google}")
     identifiers, azure = conditions("federation-azure")
     issuer = "sts.windows.net/00000000-0000-4000-8000-000000000001/"
-    must(azure == {f"{issuer}:aud": ["api://whitelistmcp-aws"], f"{issuer}:sub": ["00000000-0000-4000-8000-000000000002"]}, f"azure: {azure}")
+    must(azure == {f"{issuer}:aud": ["api://00000000-0000-4000-8000-000000000001/whitelistmcp-aws"], f"{issuer}:sub": ["00000000-0000-4000-8000-000000000002"]}, f"azure: {azure}")
     provider = made("federation-azure").all("aws_iam_openid_connect_provider")[0]
-    must((provider["url"], provider["client_id_list"]) == (f"https://{issuer}", ["api://whitelistmcp-aws"]), f"azure: {provider['url']}")
+    must((provider["url"], provider["client_id_list"]) == (f"https://{issuer}", ["api://00000000-0000-4000-8000-000000000001/whitelistmcp-aws"]), f"azure: {provider['url']}")
     must(not made("federation-google").all("aws_iam_openid_connect_provider"), "google: AWS knows accounts.google.com by itself")
     # The same as JSON, for those without Terraform.
     for cloud, wanted in (("cloud-run", google), ("azure", azure)):
@@ -487,3 +490,60 @@ def refused(words: str, environment: dict[str, str]) -> None:
 @check("a variable that the product does not know would be found")
 def unknown() -> None:
     refused("WHITELISTMCP_EDGE__TRUSTED_PROXY", {"WHITELISTMCP_CONFIG": "/dev/null", "WHITELISTMCP_EDGE__TRUSTED_PROXY": "10.0.0.0/8"})
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@check("ECS: a core and an edge start from these variables and certificates, find each other by mTLS, and are ready")
+def rehearsal() -> None:
+    with tempfile.TemporaryDirectory(prefix="ecs-") as scratch:
+        etc, var, port, inner = Path(scratch) / "etc", Path(scratch) / "var", free_port(), free_port()
+        etc.mkdir(), var.mkdir()
+        address = variables(containers("ecs", "edge")["edge"])["WHITELISTMCP_EDGE__BACKEND__ADDRESS"]
+        certificates(etc / "certs", address.rpartition(":")[0])
+        (etc / "certs/journal.pem").rename(etc / "journal.pem")
+        (etc / "sealing.key").write_text("ab" * 32)
+        # Loopback in the place of the VPC: the name that is looked for stays.
+        here = {
+            "edge": {
+                "WHITELISTMCP_EDGE__LISTEN": f"127.0.0.1:{port}", "WHITELISTMCP_HEALTH__LISTEN": f"127.0.0.1:{free_port()}",
+                "WHITELISTMCP_EDGE__BACKEND__ADDRESS": f"127.0.0.1:{inner}", "WHITELISTMCP_EDGE__BACKEND__SERVER_NAME": address.rpartition(":")[0],
+            },
+            "core": {
+                "WHITELISTMCP_CORE__LISTEN": f"127.0.0.1:{inner}", "WHITELISTMCP_HEALTH__LISTEN": f"127.0.0.1:{free_port()}",
+                "WHITELISTMCP_AUDIT__VOLUME": "persistent", "WHITELISTMCP_HEALTH__SELF_TEST": "off", "WHITELISTMCP_LEASES__CLOSE": "false",
+                "WHITELISTMCP_LEASES__DISCOVER": "false", "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody",
+            },
+        }
+        trust = ssl.create_default_context(cafile=str(etc / "certs/ca.pem"))
+        running: list[subprocess.Popen[bytes]] = []
+        said = ""
+        try:
+            for service in ("core", "edge"):
+                container = containers("ecs", service)[service]
+                told = {name: value.replace("/etc/whitelistmcp", str(etc)).replace("/var/lib/whitelistmcp", str(var)) for name, value in variables(container).items()}
+                told = {name: value for name, value in told.items() if not name.startswith("OTEL_")} | here[service] | {"WHITELISTMCP_SHUTDOWN__LAME_DUCK": "0s"}
+                with open(Path(scratch) / f"{service}.log", "wb") as log:
+                    running.append(subprocess.Popen([BINARY, *container["command"]], env=told, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+            for _ in range(200):
+                try:
+                    connection = http.client.HTTPSConnection("localhost", port, timeout=5, context=trust)
+                    connection.request("GET", "/readyz")
+                    answer = connection.getresponse()
+                    said = f"{answer.status} {answer.read().decode()}"
+                    if answer.status == 200:
+                        break
+                except OSError as wrong:
+                    said = str(wrong)
+                time.sleep(0.1)
+        finally:
+            for process in running:
+                process.terminate()
+            ends = [process.wait(60) for process in running]
+        logs = "\n".join((Path(scratch) / f"{service}.log").read_text()[-2000:] for service in ("core", "edge"))
+        must(said.startswith("200 "), f"the edge says {said}\n{logs}")
+        must(ends == [0, 0], f"they end with {ends}\n{logs}")
