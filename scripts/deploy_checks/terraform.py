@@ -321,6 +321,10 @@ def agreement() -> None:
         must(proxies == ["10.0.0.0/24", "10.0.1.0/24"], f"{example}: {proxies} are believed, and not the balancer's subnets")
         registered, namespace = made(example).one("aws_service_discovery_service", "core"), made(example).one("aws_service_discovery_private_dns_namespace", "core")
         must(edge["WHITELISTMCP_EDGE__BACKEND__ADDRESS"] == f"{registered['name']}.{namespace['name']}:{inner}", f"{example}: the edge looks for {edge['WHITELISTMCP_EDGE__BACKEND__ADDRESS']}")
+        peer = core["WHITELISTMCP_CORE__PEERS"]
+        [identity] = re.findall(r'"san"="([^"]*)","role"="edge"|"role"="edge","san"="([^"]*)"', peer)
+        command = f"core={registered['name']}.{namespace['name']} edge={''.join(identity)}"
+        must(command in (CHECKOUT / "docs/deploy/ecs.md").read_text(), f"{example}: docs/deploy/ecs.md makes certificates for others than {command}")
         for service, port in (("edge", "8080"), ("core", "8443")):
             mapped = [str(one["containerPort"]) for one in containers(example, service)[service]["portMappings"]]
             must(mapped == [port], f"{example}: {service} opens {mapped}")
@@ -444,6 +448,8 @@ def told() -> None:
                 inside = {str(path.relative_to(etc)) for path in etc.rglob("*")}
                 given_away = {word.removeprefix("./") for word in owned[1:]} - {"."}
                 must(inside == given_away, f"{example}: {inside ^ given_away} of {service} are root's")
+                # Root without DAC_OVERRIDE cannot reach into a directory that it has given away.
+                must(max(at for at, word in enumerate(owned) if word.startswith("certs/")) < owned.index("./certs"), f"{example}: a directory of {service} is given away before what is in it")
                 must(all(path.stat().st_mode & 0o077 == 0 for path in etc.rglob("*")), f"{example}: files of {service} can be read by others")
                 told = {key: value.replace("/etc/whitelistmcp", str(etc)).replace("/var/lib/whitelistmcp", str(var)) for key, value in variables(container).items()}
                 said = sound(told)
