@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def documented(cloud: str, page: str, given: dict[str, str]) -> None:
     required = set(re.findall(r"\b[A-Z][A-Z_]+\b", said.partition(";")[0]))
     text = (CHECKOUT / page).read_text()
     must(required and required <= set(given) | set(OWN_SECRETS), f"{cloud}: {required - set(given)}")
-    unsaid = [name for name in set(given) | required if not re.search(rf"\b{name}\b", text)]
+    unsaid = [name for name in set(given) | required if f"`{name}`" not in text]
     must(not unsaid, f"{page} does not say what {unsaid} are")
 
 
@@ -295,3 +296,42 @@ def keys() -> None:
         found = re.search(r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)|credentials_file|CREDENTIALS_FILE|\bAKIA", path.read_text())
         if found:
             raise Wrong(f"{path.relative_to(CHECKOUT)} speaks of {found[0]}")
+
+
+def two_on_one(preload: str) -> str:
+    """Two processes on one journal, the second while the first runs; what `audit verify` says of it."""
+    with tempfile.TemporaryDirectory(prefix="clouds-") as scratch:
+        journal = Path(scratch) / "journal"
+        told = {
+            "MCP_MODE": "remote", "WHITELISTMCP_EDGE__LISTEN": "127.0.0.1:0", "WHITELISTMCP_AUDIT__DIRECTORY": str(journal), "WHITELISTMCP_AUDIT__VOLUME": "persistent",
+            "WHITELISTMCP_EDGE__PUBLIC_URL": GOOGLE["PUBLIC_URL"], "WHITELISTMCP_OIDC__COMPANY__ISSUER": GOOGLE["ISSUER"],
+            "WHITELISTMCP_OIDC__COMPANY__AUDIENCE": GOOGLE["PUBLIC_URL"], "WHITELISTMCP_AWS__ACCOUNTS": ACCOUNTS, "WHITELISTMCP_LEASES__CLOSE": "false",
+            "WHITELISTMCP_LEASES__DISCOVER": "false", "WHITELISTMCP_HEALTH__SELF_TEST": "off", "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody",
+        } | ({"LD_PRELOAD": preload} if preload else {})
+        running: list[subprocess.Popen[bytes]] = []
+        try:
+            for number in (1, 2):
+                running.append(subprocess.Popen([BINARY], env=told, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+                for _ in range(200):
+                    # The chains' names begin with the time of their start.
+                    if len(list(journal.glob("journal-*-000001.jsonl*"))) >= number or running[-1].poll() is not None:
+                        break
+                    time.sleep(0.1)
+                time.sleep(2)
+        finally:
+            for process in running:
+                process.terminate()
+                process.wait(60)
+        done = subprocess.run([BINARY, "audit", "verify", "--directory", journal], capture_output=True, text=True, timeout=60)
+        return f"{done.returncode}: {done.stdout}{done.stderr}"
+
+
+@check("why the core is not on Cloud Run: two processes on one journal need locks that hold, and without them `audit verify` names what became of it")
+def locks() -> None:
+    with tempfile.TemporaryDirectory(prefix="clouds-") as scratch:
+        # NFS without locks: each process is told that it has the lock.
+        (Path(scratch) / "nolock.c").write_text("int flock(int descriptor, int operation) { (void)descriptor; (void)operation; return 0; }\n")
+        run("cc", "-shared", "-fPIC", "-o", "nolock.so", "nolock.c", cwd=Path(scratch))
+        must(two_on_one("").startswith("0: "), "two processes on one journal, with locks, and it is not whole")
+        without = two_on_one(f"{scratch}/nolock.so")
+        must(not without.startswith("0: ") and "says that the chain ended" in without, f"without locks: {without}")

@@ -109,7 +109,7 @@ def function() -> None:
     [volume] = own["FileSystemConfigs"]
     must(Path(volume["LocalMountPath"]) in Path(told["WHITELISTMCP_AUDIT__DIRECTORY"]).parents, "the journal is not on its volume")
     journal = template()["Journal"]
-    must(journal["DeletionPolicy"] == journal["UpdateReplacePolicy"] == "Retain" and journal["Properties"]["Encrypted"] is True, "the journal goes with the stack")
+    must(journal.get("DeletionPolicy") == journal.get("UpdateReplacePolicy") == "Retain" and journal["Properties"]["Encrypted"] is True, "the journal goes with the stack")
     must(properties("McpEventsRuleSchedule1", "AWS::Events::Rule")["ScheduleExpression"] == "rate(1 minute)", "the schedule")
     must(properties("McpLambdaEvConf", "AWS::Lambda::EventInvokeConfig")["MaximumRetryAttempts"] == 0, "a round that failed is sent again")
     role = properties("IamRoleLambdaExecution", "AWS::IAM::Role")
@@ -194,4 +194,4 @@ def given() -> None:
     optional = {"ARCHITECTURE", "AUDIENCE", "PACKAGE"}
     must(names - optional == set(GIVEN), f"{(names - optional) ^ set(GIVEN)}")
     page = (DEPLOY.parent / "docs/deploy/lambda.md").read_text()
-    must(all(name in page for name in names), f"docs/deploy/lambda.md does not say {[name for name in names if name not in page]}")
+    must(all(f"`{name}`" in page for name in names), f"docs/deploy/lambda.md does not say {[name for name in names if f"`{name}`" not in page]}")
