@@ -504,7 +504,7 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-@check("ECS: a core and an edge start from these variables and certificates, find each other by mTLS, and are ready")
+@check("ECS: a core and an edge start from these variables and certificates, find each other by mTLS, are ready, and say so to the health check")
 def rehearsal() -> None:
     with tempfile.TemporaryDirectory(prefix="ecs-") as scratch:
         etc, var, port, inner = Path(scratch) / "etc", Path(scratch) / "var", free_port(), free_port()
@@ -527,7 +527,7 @@ def rehearsal() -> None:
         }
         trust = ssl.create_default_context(cafile=str(etc / "certs/ca.pem"))
         running: list[subprocess.Popen[bytes]] = []
-        said = ""
+        said, asked = "", ""
         try:
             for service in ("core", "edge"):
                 container = containers("ecs", service)[service]
@@ -535,6 +535,7 @@ def rehearsal() -> None:
                 told = {name: value for name, value in told.items() if not name.startswith("OTEL_")} | here[service] | {"WHITELISTMCP_SHUTDOWN__LAME_DUCK": "0s"}
                 with open(Path(scratch) / f"{service}.log", "wb") as log:
                     running.append(subprocess.Popen([BINARY, *container["command"]], env=told, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+                here[service] = told
             for _ in range(200):
                 try:
                     connection = http.client.HTTPSConnection("localhost", port, timeout=5, context=trust)
@@ -546,10 +547,16 @@ def rehearsal() -> None:
                 except OSError as wrong:
                     said = str(wrong)
                 time.sleep(0.1)
+            for service in ("core", "edge"):
+                # The container's own question, in the container's own variables.
+                command = [BINARY, *containers("ecs", service)[service]["healthCheck"]["command"][2:]]
+                done = subprocess.run(command, env=here[service], capture_output=True, text=True, timeout=10)
+                asked += "" if done.returncode == 0 else f"{service}: {done.stdout}{done.stderr}"
         finally:
             for process in running:
                 process.terminate()
             ends = [process.wait(60) for process in running]
         logs = "\n".join((Path(scratch) / f"{service}.log").read_text()[-2000:] for service in ("core", "edge"))
         must(said.startswith("200 "), f"the edge says {said}\n{logs}")
+        must(not asked, f"the health check says {asked}")
         must(ends == [0, 0], f"they end with {ends}\n{logs}")
