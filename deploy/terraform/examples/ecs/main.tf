@@ -1,0 +1,41 @@
+# A service that is reached from the internet. Its values are in terraform.tfvars; terraform.tfvars.example has every one that is needed.
+
+module "whitelistmcp" {
+  source = "../../modules/ecs"
+
+  image       = var.image
+  public_url  = var.public_url
+  issuer      = var.issuer
+  accounts    = var.accounts
+  groups      = var.groups
+  environment = var.environment
+
+  vpc_id                   = var.vpc_id
+  load_balancer_subnet_ids = var.load_balancer_subnet_ids
+  task_subnet_ids          = var.task_subnet_ids
+  certificate_arn          = var.certificate_arn
+  access_logs_bucket       = var.access_logs_bucket
+  edge_secret_arn          = var.edge_secret_arn
+  core_secret_arn          = var.core_secret_arn
+  deletion_protection      = var.deletion_protection
+}
+
+output "load_balancer" {
+  description = "Where the host of `public_url` is to point."
+  value       = module.whitelistmcp.load_balancer
+}
+
+output "base_role_arn" {
+  description = "The principal that the target roles must trust."
+  value       = module.whitelistmcp.base_role_arn
+}
+
+output "core_name" {
+  description = "The DNS name that the core's certificate must carry."
+  value       = module.whitelistmcp.core_name
+}
+
+output "journal" {
+  description = "Where the audit journal is."
+  value       = module.whitelistmcp.journal
+}

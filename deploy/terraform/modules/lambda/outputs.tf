@@ -1,0 +1,19 @@
+output "function_url" {
+  description = "The function's own URL. With /mcp behind it, it is what `public_url` must be where no domain of yours stands in front."
+  value       = aws_lambda_function_url.this.function_url
+}
+
+output "function_name" {
+  description = "The function's name, for deployments."
+  value       = aws_lambda_function.this.function_name
+}
+
+output "base_role_arn" {
+  description = "The base role: the principal that the target roles' trust policies must name."
+  value       = aws_iam_role.this.arn
+}
+
+output "journal" {
+  description = "The file system with the audit journal, and the access point to it."
+  value       = { file_system_id = aws_efs_file_system.journal.id, access_point_arn = aws_efs_access_point.journal.arn }
+}

@@ -1,0 +1,198 @@
+"""The function behind API Gateway: osls makes CloudFormation of serverless.yml, cfn-lint judges it, and what API Gateway would say by
+itself is compared with what the edge says.
+"""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import zipfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .judge import BINARY, DEPLOY, LINT, NODE_BIN, Wrong, check, must, run
+
+DOMAIN = "whitelist.example.com"
+ORIGIN = "https://app.example.com"
+# What a reader gives, as docs/deploy/lambda.md lists it.
+GIVEN = {
+    "AWS_REGION": "eu-central-1", "DOMAIN": DOMAIN, "CORS_ORIGIN": ORIGIN, "ISSUER": "https://login.example.com",
+    "CERTIFICATE_ARN": "arn:aws:acm:eu-central-1:123456789012:certificate/00000000-0000-4000-8000-000000000000",
+    "VPC_ID": "vpc-0123456789abcdef0", "SUBNET_ID_A": "subnet-0aaaaaaaaaaaaaaa1", "SUBNET_ID_B": "subnet-0aaaaaaaaaaaaaaa2",
+    "TARGET_ACCOUNT": "111111111111", "TARGET_ROLE_ARN": "arn:aws:iam::111111111111:role/whitelistmcp-target", "TARGET_REGION": "eu-central-1",
+    "EXTERNAL_ID": "an-id-that-the-role-demands", "ALARM_TOPIC_ARN": "arn:aws:sns:eu-central-1:123456789012:operations",
+}
+
+
+# With the Node that comes with it.
+PATH = f"{NODE_BIN}:{os.environ['PATH']}"
+
+
+def packaged(directory: Path) -> Path:
+    shutil.copy(DEPLOY / "lambda/serverless.yml", directory)
+    with zipfile.ZipFile(directory / "bootstrap.zip", "w") as package:
+        package.writestr("bootstrap", "")
+    run(NODE_BIN / "osls", "package", cwd=directory, HOME=str(directory), PATH=PATH, **GIVEN)
+    return directory / ".serverless/cloudformation-template-update-stack.json"
+
+
+@cache
+def made() -> str:
+    with tempfile.TemporaryDirectory(prefix="serverless-") as scratch:
+        return packaged(Path(scratch)).read_text()
+
+
+def template() -> dict[str, dict[str, Any]]:
+    return json.loads(made())["Resources"]
+
+
+def properties(name: str, kind: str) -> dict[str, Any]:
+    found = template().get(name, {})
+    must(found.get("Type") == kind, f"{name} is {found.get('Type')}, and not {kind}")
+    return found["Properties"]
+
+
+@check("osls packages it without an account, and what it makes is sound CloudFormation")
+def lint() -> None:
+    with tempfile.TemporaryDirectory(prefix="serverless-") as scratch:
+        # W3005: osls itself says of every method with an authorizer that it depends on it, which the reference says too.
+        whole = Path(scratch) / "template.json"
+        whole.write_text(made())
+        run(LINT / "cfn-lint", "--ignore-checks", "W3005", "--", whole)
+
+
+@check("without a variable that is the reader's nothing is made")
+def missing() -> None:
+    with tempfile.TemporaryDirectory(prefix="serverless-") as scratch:
+        shutil.copy(DEPLOY / "lambda/serverless.yml", scratch)
+        given = {name: value for name, value in GIVEN.items() if name != "EXTERNAL_ID"}
+        said = run("env", "-u", "EXTERNAL_ID", NODE_BIN / "osls", "package", cwd=Path(scratch), fails=True, HOME=scratch, PATH=PATH, **given)
+        must('"provider.environment.WHITELISTMCP_AWS__ACCOUNTS": Value not found' in said, said)
+
+
+@check("every call of /mcp is behind the TOKEN authorizer, and what leads to a token is not")
+def routes() -> None:
+    paths: dict[str, str] = {}
+
+    def path(name: str) -> str:
+        own = properties(name, "AWS::ApiGateway::Resource")
+        parent = own["ParentId"]
+        return (path(parent["Ref"]) if "Ref" in parent else "") + "/" + own["PathPart"]
+
+    for name, found in template().items():
+        if found["Type"] == "AWS::ApiGateway::Method":
+            own = found["Properties"]
+            paths[f"{own['HttpMethod']} {path(own['ResourceId']['Ref'])}"] = own["AuthorizationType"]
+    metadata = "/.well-known/oauth-protected-resource"
+    wanted = {
+        "POST /mcp": "CUSTOM", "GET /mcp": "CUSTOM", "DELETE /mcp": "CUSTOM", "OPTIONS /mcp": "NONE", f"GET {metadata}": "NONE", f"GET {metadata}/mcp": "NONE",
+        "GET /health": "NONE",
+    }
+    must(paths == wanted, f"{paths}")
+    authorizer = properties("McpApiGatewayAuthorizer", "AWS::ApiGateway::Authorizer")
+    must((authorizer["Type"], authorizer["IdentitySource"]) == ("TOKEN", "method.request.header.Authorization"), f"{authorizer}")
+    must(authorizer["AuthorizerResultTtlInSeconds"] <= 60, "an ended token is let through for longer than the edge itself remembers one")
+
+
+@check("the function is what the guide says, on a volume that is kept, run each minute, and its role may do what the base role may")
+def function() -> None:
+    own = properties("McpLambdaFunction", "AWS::Lambda::Function")
+    must((own["Runtime"], own["Handler"], own["Timeout"], own["ReservedConcurrentExecutions"]) == ("provided.al2023", "bootstrap", 30, 10), f"{own}")
+    told = own["Environment"]["Variables"]
+    must(told["MCP_MODE"] == "serverless", "the mode")
+    [volume] = own["FileSystemConfigs"]
+    must(Path(volume["LocalMountPath"]) in Path(told["WHITELISTMCP_AUDIT__DIRECTORY"]).parents, "the journal is not on its volume")
+    journal = template()["Journal"]
+    must(journal.get("DeletionPolicy") == journal.get("UpdateReplacePolicy") == "Retain" and journal["Properties"]["Encrypted"] is True, "the journal goes with the stack")
+    must(properties("McpEventsRuleSchedule1", "AWS::Events::Rule")["ScheduleExpression"] == "rate(1 minute)", "the schedule")
+    must(properties("McpLambdaEvConf", "AWS::Lambda::EventInvokeConfig")["MaximumRetryAttempts"] == 0, "a round that failed is sent again")
+    role = properties("IamRoleLambdaExecution", "AWS::IAM::Role")
+    [policy] = role["Policies"]
+    statements = policy["PolicyDocument"]["Statement"]
+    base = [one for one in statements if "sts:AssumeRole" in one["Action"]]
+    must(base == [{"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"], "Resource": GIVEN["TARGET_ROLE_ARN"]}], f"{base}")
+    denied = [one for one in statements if one["Effect"] == "Deny"]
+    must([one["Action"] for one in denied] == [["ec2:*"]] and "lambda:SourceFunctionArn" in denied[0]["Condition"]["ArnEquals"], f"{denied}")
+    others = {action for one in statements for action in one["Action"]} - set(base[0]["Action"]) - {"ec2:*"}
+    must(all(action.startswith(("logs:", "elasticfilesystem:Client")) for action in others), f"the role may {others}")
+
+
+class Edge:
+    """The edge with exactly the function's variables, on loopback in the place of Lambda."""
+
+    def __enter__(self) -> "Edge":
+        self.scratch = tempfile.TemporaryDirectory(prefix="serverless-")
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            self.port = taken.getsockname()[1]
+        told = properties("McpLambdaFunction", "AWS::Lambda::Function")["Environment"]["Variables"]
+        told = {name: value.replace("/mnt/whitelistmcp", self.scratch.name) for name, value in told.items()} | {
+            "MCP_MODE": "remote", "WHITELISTMCP_EDGE__LISTEN": f"127.0.0.1:{self.port}", "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody",
+            # No round asks AWS from here.
+            "WHITELISTMCP_LEASES__DISCOVER": "false",
+        }
+        self.log = open(Path(self.scratch.name) / "log", "w+b")
+        self.process = subprocess.Popen([BINARY], env=told, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+        for _ in range(100):
+            if self.process.poll() is not None:
+                break
+            try:
+                self.ask("GET", "/livez")
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return self
+        self.__exit__()
+        raise Wrong(f"the edge does not start: {Path(self.log.name).read_text() if Path(self.log.name).exists() else self.said}")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(40)
+        self.log.seek(0)
+        self.said = self.log.read().decode()
+        self.log.close()
+        self.scratch.cleanup()
+
+    def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request(method, path, body, {"Host": DOMAIN} | {name.replace("_", "-"): value for name, value in headers.items()})
+        return connection.getresponse()
+
+
+@check("what API Gateway says to who has no token, and to a page's preflight, is what the edge would say")
+def refusals() -> None:
+    said = properties("Unauthorized", "AWS::ApiGateway::GatewayResponse")
+    headers = {name.removeprefix("gatewayresponse.header."): value.strip("'") for name, value in said["ResponseParameters"].items()}
+    [preflight] = properties("ApiGatewayMethodMcpOptions", "AWS::ApiGateway::Method")["Integration"]["IntegrationResponses"]
+    allowed = {name.removeprefix("method.response.header.").lower(): value.strip("'") for name, value in preflight["ResponseParameters"].items()}
+    with Edge() as edge:
+        call = '{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
+        answer = edge.ask("POST", "/mcp", call, Content_Type="application/json", Origin=ORIGIN)
+        must((answer.status, int(said["StatusCode"])) == (401, 401), f"the edge says {answer.status}")
+        must(headers["WWW-Authenticate"] == answer.headers["WWW-Authenticate"], f"API Gateway says {headers['WWW-Authenticate']}, the edge {answer.headers['WWW-Authenticate']}")
+        must(headers["Access-Control-Allow-Origin"] == answer.headers["Access-Control-Allow-Origin"] == ORIGIN, "pages cannot read the refusal")
+        body, own = json.loads(said["ResponseTemplates"]["application/json"]), json.load(answer)
+        must(body["error"] == own["error"] and body["jsonrpc"] == own["jsonrpc"], f"API Gateway says {body}, the edge {own}")
+        answer = edge.ask("OPTIONS", "/mcp", Origin=ORIGIN, Access_Control_Request_Method="POST", Access_Control_Request_Headers="authorization")
+        listed = {name.strip().lower() for name in answer.headers["Access-Control-Allow-Headers"].split(",")}
+        by_gateway = {name.strip().lower() for name in allowed["access-control-allow-headers"].split(",")}
+        must(listed == by_gateway, f"pages may send {listed ^ by_gateway} to one of the two alone")
+        must(allowed["access-control-allow-origin"] == ORIGIN, f"pages of {allowed['access-control-allow-origin']} may call")
+        for path in ("/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp", "/health"):
+            must(edge.ask("GET", path).status == 200, f"the edge has no {path}")
+
+
+@check("the page lists every variable that serverless.yml reads")
+def given() -> None:
+    names = set(re.findall(r"\$\{env:(\w+)", (DEPLOY / "lambda/serverless.yml").read_text()))
+    optional = {"ARCHITECTURE", "AUDIENCE", "PACKAGE"}
+    must(names - optional == set(GIVEN), f"{(names - optional) ^ set(GIVEN)}")
+    page = (DEPLOY.parent / "docs/deploy/lambda.md").read_text()
+    unsaid = [name for name in names if f"`{name}`" not in page]
+    must(not unsaid, f"docs/deploy/lambda.md does not say {unsaid}")
