@@ -57,7 +57,13 @@ pub(crate) struct Login {
     #[arg(long, value_name = "URL", value_parser = document, env = "WHITELISTMCP_BRIDGE_CLIENT_METADATA")]
     client_metadata: Option<Url>,
     /// Where the browser is sent back to on this machine. Without a port any will do.
-    #[arg(long, value_name = "URL", value_parser = loopback, default_value = "http://127.0.0.1/callback")]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = loopback,
+        default_value = "http://127.0.0.1/callback",
+        env = "WHITELISTMCP_BRIDGE_REDIRECT_URI"
+    )]
     redirect_uri: Url,
     /// The scopes to ask for, in place of those that the server names.
     #[arg(long, value_name = "SCOPES", env = "WHITELISTMCP_BRIDGE_SCOPE")]
