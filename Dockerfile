@@ -7,19 +7,22 @@
 # The C compiler that aws-lc wants is in the slim image too; it asks for no cmake.
 FROM rust:1.95.0-slim-bookworm@sha256:d7482085ff5b415f84dba5647ae71606650bdef00db7aeb69f4b3d170c3e4082 AS toolchain
 
-# --- What others wrote, compiled. ---
-#
-# The AWS SDK takes minutes and about 7 GiB, so this layer depends on nothing but the two manifests and stays while sources change. It is a
-# layer and not a cache mount: layers can be kept in a registry, and a build machine that comes up empty has them too. cargo-chef
-# would do the same for many crates; for one, these empty files do, one for each target that Cargo.toml names. What cargo took them for is
-# thrown away again, since files copied later may be older than it.
-FROM toolchain AS dependencies
+# --- The manifests, and an empty file for each target that they name. ---
+FROM toolchain AS manifests
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src/bin/whitelistmcp tests/it benches \
  && touch src/lib.rs \
- && for target in build.rs src/bin/whitelistmcp/main.rs tests/it/main.rs benches/hop.rs; do echo 'fn main() {}' > "$target"; done \
- && cargo build --locked --release --bin whitelistmcp \
+ && for target in build.rs src/bin/whitelistmcp/main.rs tests/it/main.rs benches/hop.rs; do echo 'fn main() {}' > "$target"; done
+
+# --- What others wrote, compiled. ---
+#
+# The AWS SDK takes minutes and about 7 GiB, so this layer depends on nothing but the two manifests and stays while sources change. It is a
+# layer and not a cache mount: layers can be kept in a registry, and a build machine that comes up empty has them too. cargo-chef
+# would do the same for many crates; for one, the empty files do. What cargo took them for is thrown away again, since files copied later may
+# be older than it.
+FROM manifests AS dependencies
+RUN cargo build --locked --release --bin whitelistmcp \
  && cargo clean --locked --release --package whitelistmcp
 
 # --- What is in it: a CycloneDX list of every crate, for this platform and without what only the tests need. ---
@@ -28,7 +31,7 @@ RUN mkdir -p src/bin/whitelistmcp tests/it benches \
 FROM toolchain AS cyclonedx
 RUN cargo install --locked --version 0.5.9 cargo-cyclonedx
 
-FROM dependencies AS listed
+FROM manifests AS listed
 COPY --from=cyclonedx /usr/local/cargo/bin/cargo-cyclonedx /usr/local/cargo/bin/
 RUN cargo cyclonedx --format json --spec-version 1.5 --override-filename sbom.cdx
 

@@ -54,7 +54,8 @@ def main() -> int:
     try:
         run("ip", "link", "set", "lo", "up")
         with tempfile.TemporaryDirectory(prefix="compose-", ignore_cleanup_errors=True) as scratch:
-            stack = Stack(Path(scratch), "compose.yaml", "compose.try.yaml")
+            (Path(scratch) / "image").mkdir()
+            stack = Stack(Path(scratch), Image(Path(scratch) / "image"), "compose.yaml", "compose.try.yaml")
             stack.name_everything()
             try:
                 rehearse(stack)
@@ -73,8 +74,8 @@ def show(words: str) -> None:
 class Stack:
     """The services of compose files, those that come later laid over those that come first."""
 
-    def __init__(self, scratch: Path, *files: str) -> None:
-        self.scratch = scratch
+    def __init__(self, scratch: Path, image: Image, *files: str) -> None:
+        self.scratch, self.image = scratch, image
         self.deploy = scratch / "deploy"
         for part in ("compose", "observability"):
             shutil.copytree(CHECKOUT / "deploy" / part, self.deploy / part, ignore=shutil.ignore_patterns("secrets"))
@@ -84,8 +85,6 @@ class Stack:
         whole = merged(self.deploy / "compose", *files)
         self.services, self.files = whole["services"], whole["secrets"]
         self.secrets = self.deploy / "compose/secrets"
-        (scratch / "image").mkdir()
-        self.image = Image(scratch / "image")
         self.redis = scratch / "redis"
         self.redis.mkdir()
         boxes.distroless(self.redis)

@@ -9,11 +9,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -85,13 +87,14 @@ def targets(directory: Path) -> list[tuple[str, tuple[str, ...], str]]:
 
 @check("the layer of dependencies is made of the manifests alone, and its empty files are every target that Cargo.toml names")
 def dependencies() -> None:
-    must(copied("dependencies") == ["Cargo.toml", "Cargo.lock"], f"more than the manifests: {copied('dependencies')}")
-    steps = [line.removeprefix("RUN ") for line in stages()["dependencies"] if line.startswith("RUN ")]
+    made = stages()
+    must(copied("manifests") == ["Cargo.toml", "Cargo.lock"] and not copied("dependencies"), f"more than the manifests: {copied('manifests')}, {copied('dependencies')}")
+    steps = [line.removeprefix("RUN ") for stage in ("manifests", "dependencies") for line in made[stage] if line.startswith("RUN ")]
     with tempfile.TemporaryDirectory(prefix="layer-") as scratch:
         layer, programs = Path(scratch).resolve() / "build", Path(scratch) / "bin"
         layer.mkdir()
         programs.mkdir()
-        take("dependencies", layer)
+        take("manifests", layer)
         # In place of cargo, which would take half an hour: it writes down what it was asked for.
         (programs / "cargo").write_text('#!/bin/sh\necho "$*" >> ../asked\n')
         (programs / "cargo").chmod(0o755)
@@ -100,8 +103,34 @@ def dependencies() -> None:
         asked = (layer / "../asked").read_text().splitlines()
         must(asked[0] == "build --locked --release --bin whitelistmcp", f"it builds otherwise: {asked}")
         must(asked[1:] == ["clean --locked --release --package whitelistmcp"], f"what is of the empty files must go: {asked}")
-        must(f"RUN cargo {asked[0]}" in " ".join(stages()["builder"]), "the next stage builds otherwise, and would build everything anew")
+        must(f"RUN cargo {asked[0]}" in " ".join(made["builder"]), "the next stage builds otherwise, and would build everything anew")
         must(targets(layer) == targets(CHECKOUT), f"Cargo.toml names other targets:\n{targets(layer)}\n{targets(CHECKOUT)}")
+
+
+@check("sources that are older than the layer of dependencies are compiled all the same")
+def anew() -> None:
+    with tempfile.TemporaryDirectory(prefix="anew-") as scratch:
+        build = Path(scratch)
+        # The same manifest without what it depends on, so that cargo itself can do each step here.
+        manifest = tomllib.loads((CHECKOUT / "Cargo.toml").read_text())
+        sections = re.split(r"^(?=\[)", (CHECKOUT / "Cargo.toml").read_text(), flags=re.MULTILINE)
+        kept = [section for section in sections if not re.match(r"\[((build-|dev-)?dependencies|profile|lints)", section)]
+        must(manifest["bin"][0]["path"] == "src/bin/whitelistmcp/main.rs" and len(kept) >= 5, f"{len(kept)} sections are left")
+        (build / "Cargo.toml").write_text("".join(kept))
+        steps = {stage: [line.removeprefix("RUN ") for line in stages()[stage] if line.startswith("RUN ")] for stage in ("manifests", "dependencies", "builder")}
+        cargo = {"CARGO_TARGET_DIR": str(build / "target"), "CARGO_NET_OFFLINE": "true"}
+
+        def do(step: str) -> None:
+            run("sh", "-e", "-c", step.replace("/out", f"{build}/out"), cwd=build, **cargo)
+
+        do(*steps["manifests"])
+        run("cargo", "generate-lockfile", "--offline", cwd=build, **cargo)
+        do(*steps["dependencies"])
+        main = build / "src/bin/whitelistmcp/main.rs"
+        main.write_text('fn main() { println!("our own"); }')
+        os.utime(main, (10**9, 10**9))
+        do(*steps["builder"])
+        must(run(build / "out/whitelistmcp") == "our own\n", "the empty program is in the image")
 
 
 @check("what the build takes holds every file that the binary is made of")
@@ -114,7 +143,7 @@ def complete() -> None:
             must(here, f"{name} is not in this checkout")
             sources.append(here)
     must(len(sources) > 100 and Path("src/lib.rs") in sources and Path("build.rs") in sources, f"too few: {sources}")
-    taken = [Path(name) for stage in ("dependencies", "builder") for name in copied(stage)]
+    taken = [Path(name) for stage in ("manifests", "builder") for name in copied(stage)]
     for file in sources:
         must(any(file == name or name in file.parents for name in taken), f"{file} is part of the binary, and no stage copies it")
     # What is included by a path that leads out of src would be missed by nobody until the image is built.
@@ -313,7 +342,7 @@ discover = false
 
 
 @contextmanager
-def serving(*, writable: bool = False) -> Iterator[tuple[Box, Path, Path, subprocess.Popen[bytes]]]:
+def serving() -> Iterator[tuple[Box, Path, Path, subprocess.Popen[bytes]]]:
     """`serve` in the image, its configuration, certificates and journal mounted; and what it says, and its journal."""
     with tempfile.TemporaryDirectory(prefix="serve-") as scratch:
         place = Path(scratch)
@@ -325,7 +354,7 @@ def serving(*, writable: bool = False) -> Iterator[tuple[Box, Path, Path, subpro
         config.write_text(SERVE.format(edge=free_port(), health=free_port()))
         mounts = [Mount(config, "/etc/whitelistmcp/whitelistmcp.toml"), Mount(certs, "/etc/whitelistmcp/certs"), Mount(state, "/var/lib/whitelistmcp", writable=True)]
         settings = {"WHITELISTMCP_CONFIG": "/etc/whitelistmcp/whitelistmcp.toml", "AWS_EC2_METADATA_DISABLED": "true"}
-        box = image().box(mounts=mounts, variables=settings, writable=writable)
+        box = image().box(mounts=mounts, variables=settings)
         box.run(PROGRAM, "check")
         service = box.start(PROGRAM, "serve", log=log)
         try:
@@ -336,8 +365,6 @@ def serving(*, writable: bool = False) -> Iterator[tuple[Box, Path, Path, subpro
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
