@@ -7,7 +7,7 @@ What each service is (command, variables, user, mounts, read-only root, health c
 merges them. Edge, core, Redis and the certificates' maker run in boxes (scripts/deploy_checks/boxes.py), the service's own from the
 image that buildah makes of the Dockerfile's last stage; the emulator and the provider run from .tools; a receiver of telemetry stands
 in for the collector. All of it is in a network of its own with nothing but loopback, where every name of the compose network is 127.0.0.1: so
-ports, names and files are those of the compose files, to the letter. It shows nothing of networks, limits, Prometheus and Grafana.
+ports, names and files are those of the compose files, to the letter (but for the port of the edge's probes). It shows nothing of networks, limits, Prometheus and Grafana.
 
 Needs root, buildah, docker-compose, redis-server and .tools. Each line says what was shown; the first thing that is not so ends it.
 """
@@ -123,9 +123,11 @@ class Stack:
         for secret in service.get("secrets", []):
             source = secret if isinstance(secret, str) else secret["source"]
             mounts.append(Mount(Path(self.files[source]["file"]), f"/run/secrets/{source}"))
-        passing = [*service.get("tmpfs", [])]
-        variables = self.image.box().variables if ours else {}
-        return Box(root, service["user"], variables | self.variables(name), mounts, passing, writable=not service.get("read_only"))
+        variables = (self.image.box().variables if ours else {}) | self.variables(name)
+        if name == "edge":
+            # Containers have a loopback each. Here there is one, and the core's probes have the port.
+            variables["WHITELISTMCP_HEALTH__LISTEN"] = "127.0.0.1:8083"
+        return Box(root, service["user"], variables, mounts, [*service.get("tmpfs", [])], writable=not service.get("read_only"))
 
     def variables(self, name: str) -> dict[str, str]:
         said = self.services[name].get("environment", {})
@@ -160,9 +162,10 @@ class Stack:
         with log.open("ab") as out:
             self.running[name] = subprocess.Popen(words, env=settings, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
-    def healthy(self, name: str) -> None:
-        """Waits until a service's own health check passes."""
+    def healthy(self, name: str, *asked: str) -> None:
+        """Waits until a service's own health check passes, or what else it is `asked` in the same way."""
         kind, *test = self.services[name]["healthcheck"]["test"]
+        test += asked
         if kind == "CMD-SHELL":
             # As an engine reads it: docker-compose prints `$` doubled.
             test = ["/bin/sh", "-c", test[0].replace("$$", "$")]
@@ -245,6 +248,7 @@ def rehearse(stack: Stack) -> None:
         stack.healthy(name)
     stack.start("edge")
     stack.healthy("edge")
+    stack.healthy("edge", "--ready")
     show("redis, core, edge, the emulator and the provider start, and the health check of each passes")
 
     must(json.loads(stack.once("bootstrap"))["opted_in"], "nothing is opted in")
@@ -273,8 +277,8 @@ def rehearse(stack: Stack) -> None:
 
     must(boxes.end(stack.running["core"]) == 0, f"the core does not end well: {stack.last_words('core')}")
     stack.start("core")
-    stack.healthy("core")
-    stack.healthy("edge")
+    stack.healthy("core", "--ready")
+    stack.healthy("edge", "--ready")
     rules = tool(stack, token, "whitelist_list", security_group="reports-db", fresh=True)["rules"]
     must(any(rule["rule_id"] == opened["rule"]["rule_id"] for rule in rules), f"whitelist_list: {rules}")
     core = stack.box("core")
