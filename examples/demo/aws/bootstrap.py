@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sets up in an AWS emulator what an operator sets up in AWS: who the service is, what it may become, what it opens.
 
-    bootstrap.py ENDPOINT [--region REGION]        prints one JSON object
+    bootstrap.py ENDPOINT [--region REGION] [--once]        prints one JSON object
 
 For moto, which enforces none of this, and for ministack with AUTH=true, which enforces all of it; the key `test` is
 ministack's root, and moto takes any. The service's own user may do nothing but assume one role; the role trusts that
@@ -11,7 +11,8 @@ others. Each call is narrowed further by a session policy.
 Of what it prints, `groups` are for the configuration, and `opted_in` are not: their owner has given them the tag by
 which the service finds them.
 
-Meant for an emulator that has just been started or reset: names that are taken already end it.
+Meant for an emulator that has just been started or reset: names that are taken already end it, or, with `--once`, are left as they
+are, and nothing is printed.
 """
 
 import argparse
@@ -46,9 +47,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Set up user, role and security groups in an AWS emulator.")
     parser.add_argument("endpoint", metavar="ENDPOINT", help="such as http://127.0.0.1:4566")
     parser.add_argument("--region", default="eu-central-1")
+    parser.add_argument("--once", action="store_true", help="do nothing where it has been set up already")
     asked = parser.parse_args()
     forget_own_aws()
     try:
+        if asked.once and is_set_up(asked.endpoint, asked.region):
+            return 0
         print(json.dumps(bootstrap(asked.endpoint, asked.region)))
     except (BotoCoreError, ClientError) as error:
         print(f"bootstrap.py: {error}", file=sys.stderr)
@@ -63,19 +67,26 @@ def forget_own_aws() -> None:
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 
 
-def bootstrap(endpoint: str, region: str) -> dict:
-    def client(service: str):
-        return boto3.client(
-            service,
-            endpoint_url=endpoint,
-            region_name=region,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            config=Config(proxies={}, retries={"total_max_attempts": 2}),
-        )
+def client(service: str, endpoint: str, region: str):
+    return boto3.client(
+        service,
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(proxies={}, retries={"total_max_attempts": 2}),
+    )
 
-    account = client("sts").get_caller_identity()["Account"]
-    iam, ec2 = client("iam"), client("ec2")
+
+def is_set_up(endpoint: str, region: str) -> bool:
+    """Whether the last of what is made is there."""
+    last = {"Name": "group-name", "Values": [list(OPTED_IN)[-1]]}
+    return bool(client("ec2", endpoint, region).describe_security_groups(Filters=[last])["SecurityGroups"])
+
+
+def bootstrap(endpoint: str, region: str) -> dict:
+    account = client("sts", endpoint, region).get_caller_identity()["Account"]
+    iam, ec2 = client("iam", endpoint, region), client("ec2", endpoint, region)
     external_id = f"demo-{secrets.token_hex(8)}"
     user_arn = iam.create_user(UserName=USER)["User"]["Arn"]
     role_arn = iam.create_role(

@@ -1,10 +1,11 @@
 // A loopback OpenID provider for the demo and the tests: the certified `oidc-provider`, told what this service needs.
 //
-// People sign in under any name and any password, so it must never listen elsewhere than on loopback. All it knows is in
+// People sign in under any name and any password, so it must never be reached but from loopback. All it knows is in
 // memory: a restart has new keys, and every token from before is void.
 //
 // Ready when it prints its one line, {"issuer": …}. By environment:
 //   PORT            port on 127.0.0.1; 0 (the default) lets the system choose
+//   LISTEN          another address to listen on: in a container, whose port is published on loopback alone
 //   RESOURCE        audiences that tokens may be asked for, by comma; the first is the default
 //   OTHER_RESOURCE  one more audience: tokens that the service has to refuse
 //   OPAQUE_RESOURCE one more audience: its tokens are opaque, and the clients `edge` and `core` may ask what they mean
@@ -161,7 +162,7 @@ server.on('error', (error) => {
 });
 
 // The issuer is an address, and the address is known only once the socket is bound.
-server.listen(Number(env.PORT ?? 0), '127.0.0.1', () => {
+server.listen(Number(env.PORT ?? 0), env.LISTEN ?? '127.0.0.1', () => {
   const issuer = `${env.TLS_KEY ? 'https' : 'http'}://${host}:${server.address().port}`;
   const provider = new Provider(issuer, configuration);
   // A sign-in without any scope would end as access_denied, and many MCP clients send none.
