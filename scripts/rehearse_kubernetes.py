@@ -315,8 +315,10 @@ def spiffe(cluster: Cluster, made: Path, public: Authority) -> None:
     # What is connected stays so until its own end; a new set of the edge's makes it connect anew.
     give("core", svid(server, "svid-core-nameless", "spiffe://example.org/core"))
     give("edge", svid(server, "svid-edge-renewed", EDGE))
-    for component in ("core", "edge"):
-        cluster.put(component)
+    before = cluster.serial("core")
+    cluster.put("core")
+    until("the core shows another one", lambda: cluster.serial("core") != before, cluster)
+    cluster.put("edge")
     until("a core whose SVID has no DNS name is not believed", lambda: cluster.answers("edge", "/readyz") == 503, cluster)
     give("core", core)
     cluster.put("core")

@@ -172,6 +172,9 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("own-certificates", ["certificates.secrets.core="], "name both in certificates.secrets"),
     ("everything", ["redis.url=redis://redis.data:6379/0"], "redis.url must be rediss://"),
     ("everything", ["policies.notes=x"], "notes"),
+    ("spire", ["certificates.spire.image="], "name spiffe-helper's image"),
+    ("spire", ["certificates.spire.image=ghcr.io/spiffe/spiffe-helper:latest"], "/certificates/spire/image"),
+    ("spire", ["edgeIdentity=example.org/edge"], "/edgeIdentity"),
 ]
 
 
@@ -289,11 +292,22 @@ def meet() -> None:
         service = services[name]
         must(service["metadata"]["namespace"] == namespace and service["spec"]["ports"][0]["port"] == int(port), f"{example}: the edge calls {backend}")
         issued = {name_of(thing): thing["spec"] for thing in of_kind(objects, "Certificate")}
-        if issued:
+        if name in issued:
             must(host in issued[name]["dnsNames"] and "server auth" in issued[name]["usages"], f"{example}: the core's certificate is not for {host}")
             peers = tomllib.loads(configuration(objects, "core"))["core"]["peers"]
             edge = next(spec for each, spec in issued.items() if each.endswith("-edge"))
             must(edge["uris"] == [peer["san"] for peer in peers if peer["role"] == "edge"] and "client auth" in edge["usages"] and "dnsNames" not in edge, f"{example}: the edge's certificate: {edge}")
+
+
+        registered = {name_of(thing).rpartition("-")[2]: thing["spec"] for thing in of_kind(objects, "ClusterSPIFFEID")}
+        for component, entry in registered.items():
+            selected = [name for name, labels in labelled.items() if selects(entry["podSelector"], labels)]
+            must(len(selected) == 1 and selected[0].endswith(f"-{component}"), f"{example}: the ClusterSPIFFEID of the {component} selects {selected}")
+            must(selects(entry["namespaceSelector"], {"kubernetes.io/metadata.name": namespace}), f"{example}: {entry}")
+        if registered:
+            peers = [peer["san"] for peer in tomllib.loads(configuration(objects, "core"))["core"]["peers"] if peer["role"] == "edge"]
+            must([registered["edge"]["spiffeIDTemplate"]] == peers and "dnsNameTemplates" not in registered["edge"], f"{example}: {registered}")
+            must(host in registered["core"]["dnsNameTemplates"], f"{example}: no DNS name for {host}")
 
 
 @check("each way in is the one that is meant: 80 or 443 to 8080, TLS by the edge or by a declared proxy alone")
@@ -416,7 +430,8 @@ def permitted(objects: list[dict], one: Endpoint, other: Endpoint, port: int, pr
 
 
 # From whom, to whom, on which port, and in which examples it may be; nowhere else.
-LOAD_BALANCED, EVERYWHERE = {"load-balancer", "own-certificates", "everything"}, {"load-balancer", "own-certificates", "everything", "ingress", "gateway-cilium"}
+LOAD_BALANCED = {"load-balancer", "own-certificates", "everything", "spire"}
+EVERYWHERE = LOAD_BALANCED | {"ingress", "gateway-cilium"}
 REACH: list[tuple[str, str, int, set[str]]] = [
     ("internet", "edge", 8080, LOAD_BALANCED),
     ("ingress", "edge", 8080, LOAD_BALANCED | {"ingress"}),
@@ -435,7 +450,7 @@ REACH: list[tuple[str, str, int, set[str]]] = [
     ("neighbour", "core", 8443, set()),
     ("stranger", "core", 8443, set()),
     ("test", "core", 8443, set()),
-    ("runner", "core", 8443, {"load-balancer", "everything"}),
+    ("runner", "core", 8443, {"load-balancer", "everything", "spire"}),
     ("core", "aws", 443, EVERYWHERE),
     ("edge", "aws", 443, set()),
     ("test", "aws", 443, set()),
@@ -448,7 +463,7 @@ REACH: list[tuple[str, str, int, set[str]]] = [
     ("edge", "metadata", 80, set()),
     ("core", "metadata", 80, set()),
     ("core", "metadata", 443, set()),
-    ("core", "agent", 80, {"everything", "gateway-cilium"}),
+    ("core", "agent", 80, {"everything", "gateway-cilium", "spire"}),
     ("edge", "agent", 80, set()),
     ("edge", "collector", 4317, {"load-balancer", "everything"}),
     ("core", "collector", 4317, {"load-balancer", "everything"}),
@@ -511,10 +526,18 @@ def laid_out(example: str, objects: list[dict], component: str, root: Path) -> t
                 path.write_text("[default]\naws_access_key_id = x\naws_secret_access_key = y\n")
             else:
                 path.write_text("5e" * 32)
+    if any(volume["name"] == "svids" for volume in spec["volumes"]):
+        # What spiffe-helper would write.
+        (helper,) = [thing["data"]["helper.conf"] for thing in of_kind(objects, "ConfigMap") if name_of(thing).endswith("-spiffe-helper")]
+        said = dict(re.findall(r'^(\w+) = "(.*)"$', helper, re.MULTILINE))
+        (at / "spiffe").mkdir(parents=True)
+        for key, made_as in {"svid_file_name": f"{component}.pem", "svid_key_file_name": f"{component}.key", "svid_bundle_file_name": "ca.pem"}.items():
+            (at / "spiffe" / said[key]).write_bytes((made / made_as).read_bytes())
+        must(said["cert_dir"] == "/run/spiffe" and text.count('"/run/spiffe/') == 3, f"{example}: {component} looks elsewhere than spiffe-helper writes")
     for path in re.findall(r'"(/etc/whitelistmcp/[^"]+)"', text):
         must((at / path.removeprefix("/etc/whitelistmcp/")).exists(), f"{example}: {component}'s configuration speaks of {path}, which nothing mounts")
     (root / "journal").mkdir(exist_ok=True)
-    text = text.replace("/etc/whitelistmcp/", f"{at}/").replace('"/etc/whitelistmcp', f'"{at}').replace("/var/lib/whitelistmcp", f"{root}/journal")
+    text = text.replace("/etc/whitelistmcp/", f"{at}/").replace("/run/spiffe/", f"{at}/spiffe/").replace('"/etc/whitelistmcp', f'"{at}').replace("/var/lib/whitelistmcp", f"{root}/journal")
     (at / "whitelistmcp.toml").write_text(text)
     return at / "whitelistmcp.toml", text
 

@@ -23,6 +23,7 @@
 {{- if and (eq $v.edge.exposure "ingress") (not $v.edge.ingress.tlsSecret) }}{{ fail "edge.exposure is `ingress`: name in edge.ingress.tlsSecret the secret of the certificate that it shows" }}{{ end -}}
 {{- if and (eq $v.edge.exposure "gateway") (not $v.edge.gateway.parentRefs) }}{{ fail "edge.exposure is `gateway`: name the Gateway in edge.gateway.parentRefs" }}{{ end -}}
 {{- if and (eq $v.certificates.from "secrets") (not (and $v.certificates.secrets.edge $v.certificates.secrets.core)) }}{{ fail "certificates.from is `secrets`: name both in certificates.secrets (edge, core)" }}{{ end -}}
+{{- if and (eq $v.certificates.from "spire") (not $v.certificates.spire.image) }}{{ fail "certificates.from is `spire`: name spiffe-helper's image in certificates.spire.image" }}{{ end -}}
 {{- if and (has $v.core.identity.from (list "irsa" "webIdentity")) (not $v.core.identity.roleArn) }}{{ fail (printf "core.identity.from is `%s`: name the role in core.identity.roleArn" $v.core.identity.from) }}{{ end -}}
 {{- if and (eq $v.core.identity.from "credentials") (not $v.core.identity.secret) }}{{ fail "core.identity.from is `credentials`: name the secret in core.identity.secret" }}{{ end -}}
 {{- if and $v.config.approvals (not $v.redis.url) (gt (int $v.core.replicas) 1) }}{{ fail "config.approvals with more than one core needs redis.url, where they are kept; or set core.replicas to 1" }}{{ end -}}

@@ -25,6 +25,7 @@
 {{- define "whitelistmcp.edgeConfig" -}}
 {{- $ := . -}}
 {{- $document := include "whitelistmcp.shared" (dict "root" . "component" "edge") | fromJson -}}
+{{- $link := include "whitelistmcp.link" (dict "root" . "component" "edge") -}}
 {{- $edge := deepCopy .Values.config.edge -}}
 {{- $_ := set $edge "listen" (printf "%s:8080" .Values.listenAddress) -}}
 {{- $_ := set $edge "public_url" .Values.publicUrl -}}
@@ -40,9 +41,9 @@
 {{- $_ := set $edge "sealing_key" "/etc/whitelistmcp/sealing.key" -}}
 {{- $_ := set $edge "backend" (dict
   "address" (printf "%s-core.%s.svc:8443" (include "whitelistmcp.name" .) .Release.Namespace)
-  "certificate" "/etc/whitelistmcp/certs/edge/tls.crt"
-  "key" "/etc/whitelistmcp/certs/edge/tls.key"
-  "ca" "/etc/whitelistmcp/certs/edge/ca.crt") -}}
+  "certificate" (printf "%s/tls.crt" $link)
+  "key" (printf "%s/tls.key" $link)
+  "ca" (printf "%s/ca.crt" $link)) -}}
 {{- $_ := set $document "edge" $edge -}}
 {{- include "whitelistmcp.toml" (dict "path" "" "table" (mergeOverwrite $document (deepCopy .Values.edge.overrides))) | trim -}}
 {{- end -}}
@@ -52,8 +53,9 @@
 {{- $config := .Values.config -}}
 {{- $core := deepCopy $config.core -}}
 {{- $_ := set $core "listen" (printf "%s:8443" .Values.listenAddress) -}}
-{{- $_ := set $core "client_ca" "/etc/whitelistmcp/certs/core/ca.crt" -}}
-{{- $_ := set $core "tls" (dict "certificate" "/etc/whitelistmcp/certs/core/tls.crt" "key" "/etc/whitelistmcp/certs/core/tls.key") -}}
+{{- $link := include "whitelistmcp.link" (dict "root" . "component" "core") -}}
+{{- $_ := set $core "client_ca" (printf "%s/ca.crt" $link) -}}
+{{- $_ := set $core "tls" (dict "certificate" (printf "%s/tls.crt" $link) "key" (printf "%s/tls.key" $link)) -}}
 {{- $_ := set $core "peers" (prepend $core.peers (dict "san" .Values.edgeIdentity "role" "edge")) -}}
 {{- $_ := set $document "core" $core -}}
 {{- $aws := deepCopy $config.aws -}}
@@ -79,12 +81,14 @@
     name: {{ $name }}-{{ .component }}
     items:
       - {key: {{ .component }}.toml, path: whitelistmcp.toml}
+{{- if ne $values.certificates.from "spire" }}
 - secret:
     name: {{ include (printf "whitelistmcp.%sSecret" .component) .root }}
     items:
       - {key: tls.crt, path: certs/{{ .component }}/tls.crt}
       - {key: tls.key, path: certs/{{ .component }}/tls.key}
       - {key: ca.crt, path: certs/{{ .component }}/ca.crt}
+{{- end }}
 {{- if eq .component "edge" }}
 {{- if ne $values.edge.tls.from "proxy" }}
 - secret:
@@ -125,4 +129,9 @@
     items:
       - {key: {{ .from.key }}, path: {{ .path }}}
 {{- end }}
+{{- end -}}
+
+{{/* Where the certificate for mTLS is, its key, and the CA that the other side's comes from. */}}
+{{- define "whitelistmcp.link" -}}
+{{- if eq .root.Values.certificates.from "spire" }}/run/spiffe{{ else }}/etc/whitelistmcp/certs/{{ .component }}{{ end -}}
 {{- end -}}

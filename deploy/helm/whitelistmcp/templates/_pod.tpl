@@ -83,3 +83,36 @@ readinessProbe:
   timeoutSeconds: 3
   failureThreshold: 2
 {{- end -}}
+
+{{/* spiffe-helper, once so that there is an SVID when the process starts, and then beside it for as long as it runs. */}}
+{{- define "whitelistmcp.spiffeHelpers" -}}
+{{- $root := . -}}
+{{- range $name, $arguments := dict "first-svid" (list "-config" "/etc/spiffe-helper/helper.conf" "-daemon-mode=false") "svids" (list "-config" "/etc/spiffe-helper/helper.conf") }}
+- name: {{ $name }}
+  image: {{ $root.Values.certificates.spire.image | quote }}
+  imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+  {{- if eq $name "svids" }}
+  restartPolicy: Always
+  {{- end }}
+  args: {{ toJson $arguments }}
+  resources:
+    requests: {cpu: 10m, memory: 32Mi}
+    limits: {cpu: 100m, memory: 64Mi}
+  securityContext:
+    {{- include "whitelistmcp.containerSecurity" $root | nindent 4 }}
+  volumeMounts:
+    - {name: spiffe-helper, mountPath: /etc/spiffe-helper, readOnly: true}
+    - {name: workload-api, mountPath: /spiffe-workload-api, readOnly: true}
+    - {name: svids, mountPath: /run/spiffe}
+{{- end }}
+{{- end -}}
+
+{{- define "whitelistmcp.spiffeVolumes" -}}
+- name: spiffe-helper
+  configMap: {name: {{ include "whitelistmcp.name" . }}-spiffe-helper}
+- name: workload-api
+  csi: {driver: {{ .Values.certificates.spire.driver }}, readOnly: true}
+# Keys are in memory alone.
+- name: svids
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+{{- end -}}
