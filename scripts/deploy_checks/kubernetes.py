@@ -14,14 +14,14 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from .judge import BINARY, CHECKOUT, DEPLOY, HELM, KUBECTL, LINT, Wrong, check, judged_by_checkov, must, run
+from .judge import BINARY, CHECKOUT, DEPLOY, HELM, KUBECTL, LINT, NODE, Wrong, check, judged_by_checkov, must, run
 
 CHART = DEPLOY / "helm/whitelistmcp"
 VALUES = DEPLOY / "helm/values"
 MANIFESTS = DEPLOY / "kubernetes"
 EXAMPLES = sorted(path.stem for path in VALUES.glob("*.yaml"))
 # The oldest and the newest Kubernetes whose schemas are at hand, and that the chart says it is for.
-VERSIONS = ("1.31.0", "1.37.0")
+VERSIONS = ("1.29.0", "1.37.0")
 CRDS = Path(__file__).with_name("kubernetes_crds.json")
 TO_JSON = "import json, sys, yaml; json.dump([d for d in yaml.safe_load_all(sys.stdin) if d], sys.stdout)"
 
@@ -614,3 +614,24 @@ def scaled_on() -> None:
 def rehearsal() -> None:
     done = run(sys.executable, CHECKOUT / "scripts/rehearse_kubernetes.py", WHITELISTMCP=str(BINARY.resolve()), within=280)
     must("everything held" in done, done)
+
+
+@check("spiffe-helper's configurations parse, have no key that it does not know, and write what the page's configurations read")
+def spire() -> None:
+    known = {"agent_address", "cert_dir", "svid_file_name", "svid_key_file_name", "svid_bundle_file_name", "omit_expired"}
+    page = (CHECKOUT / "docs/deploy/spire.md").read_text()
+    configured = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)]
+    backend, core = configured[0]["edge"]["backend"], configured[1]["core"]
+    (in_chart,) = [thing["data"]["helper.conf"] for thing in of_kind(rendered("spire"), "ConfigMap") if name_of(thing).endswith("-spiffe-helper")]
+    parse = "const { parse } = require('@cdktf/hcl2json'); let t = ''; process.stdin.on('data', c => t += c).on('end', async () => console.log(JSON.stringify(await parse('helper.conf.tf', t))));"
+    read = {
+        "edge": {"svid_file_name": backend["certificate"], "svid_key_file_name": backend["key"], "svid_bundle_file_name": backend["ca"]},
+        "core": {"svid_file_name": core["tls"]["certificate"], "svid_key_file_name": core["tls"]["key"], "svid_bundle_file_name": core["client_ca"]},
+        "chart": {"svid_file_name": "/run/spiffe/tls.crt", "svid_key_file_name": "/run/spiffe/tls.key", "svid_bundle_file_name": "/run/spiffe/ca.crt"},
+    }
+    for name, files in read.items():
+        text = in_chart if name == "chart" else (DEPLOY / f"spire/{name}.conf").read_text()
+        said = json.loads(run("node", "-e", parse, stdin=text, NODE_PATH=str(NODE / "node_modules")))
+        must(set(said) == known and said["omit_expired"] is True, f"{name}: {said}")
+        written = {key: f"{said['cert_dir']}/{said[key]}" for key in files}
+        must(written == files, f"{name}: spiffe-helper writes {written}, and {files} are read")
