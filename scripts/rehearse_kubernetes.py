@@ -82,11 +82,11 @@ class Volume:
 
     def put(self, files: dict[str, str]) -> None:
         self.turn += 1
-        data = self.at / f"..turn_{self.turn}"
+        fresh = self.at / f"..turn_{self.turn}"
         for name, text in files.items():
-            (data / name).parent.mkdir(parents=True, exist_ok=True)
-            (data / name).write_text(text)
-        (self.at / "..data_tmp").symlink_to(data.name)
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).write_text(text)
+        (self.at / "..data_tmp").symlink_to(fresh.name)
         before = os.readlink(self.at / "..data") if (self.at / "..data").is_symlink() else None
         (self.at / "..data_tmp").rename(self.at / "..data")
         for name in {Path(name).parts[0] for name in files}:
@@ -261,6 +261,8 @@ def certificates(cluster: Cluster, made: Path, first: Authority, public: Authori
         until(f"{component} is ready, to a probe on its own port", lambda each=component: cluster.answers(each, "/readyz") == 200, cluster)
     for component in ("edge", "core"):
         cluster.once([cluster.binary, "health", "--ready", "--config", cluster.volumes[component].at / "whitelistmcp.toml"])
+        # As the chart's test asks.
+        cluster.once([cluster.binary, "health", "--ready", "--url", f"http://127.0.0.1:{cluster.health[component]}"])
         print(f"held: `whitelistmcp health` says the same of the {component}", flush=True)
     cluster.bearer = cluster.token()
     asked = {"security_group": "staging-db", "address": "198.51.100.23", "port": "postgres", "reason": "rehearsal", "duration": "1h"}

@@ -13,6 +13,8 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if hasKey $v.config.edge "websocket_listen" }}{{ fail "config.edge.websocket_listen: the chart opens one port; WebSockets are served there as well, at /ws and /mcp" }}{{ end -}}
+{{- if hasKey (default dict $v.config.edge.events) "file" }}{{ fail "config.edge.events.file: an edge has no disk to write to here; its events leave by OTLP (telemetry.endpoint)" }}{{ end -}}
 {{- if and $v.policies (hasKey $v.config.policy "file") }}{{ fail "policies and config.policy.file say the same; take one out" }}{{ end -}}
 {{- if eq $v.edge.tls.from "proxy" -}}
 {{- if eq $v.edge.exposure "loadBalancer" }}{{ fail "edge.tls.from is `proxy` and edge.exposure is `loadBalancer`: nothing would do TLS. Take `ingress` or `gateway`, or let the edge do it (`certManager`, `secret`)" }}{{ end -}}
@@ -22,6 +24,7 @@
 {{- if and (eq $v.edge.tls.from "secret") (not $v.edge.tls.secret) }}{{ fail "edge.tls.from is `secret`: name it in edge.tls.secret (tls.crt and tls.key)" }}{{ end -}}
 {{- if and (eq $v.edge.exposure "ingress") (not $v.edge.ingress.tlsSecret) }}{{ fail "edge.exposure is `ingress`: name in edge.ingress.tlsSecret the secret of the certificate that it shows" }}{{ end -}}
 {{- if and (eq $v.edge.exposure "gateway") (not $v.edge.gateway.parentRefs) }}{{ fail "edge.exposure is `gateway`: name the Gateway in edge.gateway.parentRefs" }}{{ end -}}
+{{- if and (eq $v.edge.exposure "gateway") (ne $v.edge.tls.from "proxy") }}{{ fail "edge.exposure is `gateway`: the gateway does TLS and speaks HTTP to the edge, so edge.tls.from is `proxy`" }}{{ end -}}
 {{- if and (eq $v.certificates.from "secrets") (not (and $v.certificates.secrets.edge $v.certificates.secrets.core)) }}{{ fail "certificates.from is `secrets`: name both in certificates.secrets (edge, core)" }}{{ end -}}
 {{- if and (eq $v.certificates.from "spire") (not $v.certificates.spire.image) }}{{ fail "certificates.from is `spire`: name spiffe-helper's image in certificates.spire.image" }}{{ end -}}
 {{- if and (has $v.core.identity.from (list "irsa" "webIdentity")) (not $v.core.identity.roleArn) }}{{ fail (printf "core.identity.from is `%s`: name the role in core.identity.roleArn" $v.core.identity.from) }}{{ end -}}
