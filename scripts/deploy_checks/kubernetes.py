@@ -251,6 +251,15 @@ def selects(selector: dict | None, labels: dict[str, str]) -> bool:
 @check("selectors meet the labels that they mean, and services, probes and policies the ports")
 def meet() -> None:
     for example, objects in everything().items():
+        tests = of_kind(objects, "Pod")
+        must(len(tests) == (not example.startswith("kustomize ")), f"{example}: {len(tests)} tests")
+        for thing in tests:
+            (edge,) = [each for each in thing["spec"]["initContainers"] if each["args"] == ["edge"]]
+            (asks,) = thing["spec"]["containers"]
+            deployed = of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]
+            mounts = [volume for volume in thing["spec"]["volumes"] if volume["name"] == "files"]
+            must(mounts == [volume for volume in deployed["volumes"] if volume["name"] == "files"] and edge["restartPolicy"] == "Always", f"{example}: the test's edge is not like the others")
+            must(asks["args"] == ["health", "--ready"] and asks["volumeMounts"] == edge["volumeMounts"] and edge["startupProbe"]["httpGet"]["path"] == "/readyz", f"{example}: {asks}")
         labelled = {name: pod["metadata"]["labels"] for name, pod in pods(objects)}
         specs = {name: pod["spec"] for name, pod in pods(objects)}
         for workload in of_kind(objects, "Deployment", "StatefulSet"):
@@ -309,7 +318,7 @@ def meet() -> None:
             must(selects(entry["namespaceSelector"], {"kubernetes.io/metadata.name": namespace}), f"{example}: {entry}")
         if registered:
             peers = [peer["san"] for peer in tomllib.loads(configuration(objects, "core"))["core"]["peers"] if peer["role"] == "edge"]
-            must([registered["edge"]["spiffeIDTemplate"]] == peers and "dnsNameTemplates" not in registered["edge"], f"{example}: {registered}")
+            must(registered["test"]["spiffeIDTemplate"] == registered["edge"]["spiffeIDTemplate"] and [registered["edge"]["spiffeIDTemplate"]] == peers and "dnsNameTemplates" not in registered["edge"], f"{example}: {registered}")
             must(host in registered["core"]["dnsNameTemplates"], f"{example}: no DNS name for {host}")
 
 
@@ -442,8 +451,9 @@ REACH: list[tuple[str, str, int, set[str]]] = [
     ("stranger", "edge", 8080, LOAD_BALANCED),
     ("internet", "edge", 8082, set()),
     ("ingress", "edge", 8082, set()),
-    ("test", "edge", 8082, EVERYWHERE),
-    ("test", "core", 8082, EVERYWHERE),
+    ("test", "edge", 8082, set()),
+    ("test", "core", 8082, set()),
+    ("test", "edge", 8080, set()),
     ("edge", "core", 8443, EVERYWHERE),
     ("edge", "core", 8082, set()),
     ("core", "edge", 8080, set()),
@@ -452,7 +462,7 @@ REACH: list[tuple[str, str, int, set[str]]] = [
     ("ingress", "core", 8443, set()),
     ("neighbour", "core", 8443, set()),
     ("stranger", "core", 8443, set()),
-    ("test", "core", 8443, set()),
+    ("test", "core", 8443, EVERYWHERE),
     ("runner", "core", 8443, {"load-balancer", "everything", "spire"}),
     ("core", "aws", 443, EVERYWHERE),
     ("edge", "aws", 443, set()),
