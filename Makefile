@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo sandbox test check unit policies promises soak bench interop conformance conformance-client mcpb deploy-check tools-python tools-interop tools-deploy clean tools
+.PHONY: help build demo sandbox test check unit policies promises soak bench measure interop conformance conformance-client mcpb deploy-check tools-python tools-interop tools-deploy clean tools
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/whitelistmcp/target
 export CARGO_TERM_COLOR ?= always
@@ -31,6 +31,10 @@ test: ## Runs every check, the fast ones first.
 
 bench: ## Measures the edge and the core against the same hop with nothing in it; prints ratios.
 	cargo bench --locked --bench hop
+
+measure: tools-python ## Measures what edge, core and bridge take of memory and CPU, of a release build (docs/deploy/cost.md).
+	cargo build --locked --release --bin whitelistmcp
+	WHITELISTMCP=$(CARGO_TARGET_DIR)/release/whitelistmcp python3 scripts/measure.py
 
 mcpb: ## Builds the bundle for Claude Desktop, for this machine's platform, in target/mcpb.
 	cargo build --locked --release --bin whitelistmcp

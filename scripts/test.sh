@@ -26,14 +26,14 @@ needs() {
 clippy() { cargo clippy --locked --all-targets -- --deny warnings; }
 docs() { RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items; }
 protos() { .tools/node/node_modules/.bin/buf lint proto; }
-scripts() { python3 -m compileall -q examples/demo scripts tests/interop tests/conformance && bash -n scripts/*.sh .ci/run && sh -n tests/interop/clients/xdg-open; }
+scripts() { python3 -m compileall -q examples/demo examples/clients scripts tests/interop tests/conformance && bash -n scripts/*.sh .ci/run && sh -n tests/interop/clients/xdg-open; }
 fuzz_target() { cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir "$CARGO_TARGET_DIR"; }
 rust_client() {
   local crate=(--manifest-path tests/interop/rust/Cargo.toml)
   cargo fmt --check "${crate[@]}" && cargo build --locked "${crate[@]}" --target-dir "$CARGO_TARGET_DIR/interop"
 }
 
-step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr nginx dbus-run-session dbus-send gnome-keyring-daemon secret-tool
+step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr nginx dbus-run-session dbus-send gnome-keyring-daemon secret-tool buildah docker-compose ip redis-cli unzip
 step 'formatting' cargo fmt --check
 step 'scripts parse' scripts
 step 'dependencies: one TLS stack, one provider' bash scripts/dependencies.sh
@@ -45,6 +45,8 @@ step 'documentation' docs
 step 'the fuzz target compiles' fuzz_target
 step 'tests' cargo test --locked --lib --bins --test it
 step 'the demo' python3 examples/demo/demo.py
+step 'checkers of deployments' python3 examples/demo/tools/install.py deploy checkov deploy-node
+step 'deployments' python3 scripts/deploy_check.py
 step 'clients of other makes, and the conformance suite' python3 examples/demo/tools/install.py interop interop-old interop-node
 step 'conformance' python3 tests/conformance/run.py
 step 'conformance of the bridge' python3 tests/conformance/client.py

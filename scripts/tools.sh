@@ -6,6 +6,7 @@ set -euo pipefail
 declare -A package=(
   [cc]=build-essential [git]=git [make]=make [node]=nodejs [npm]=npm [openssl]=openssl [python3]=python3
   [nginx]=nginx [promtool]=prometheus [redis-server]=redis-server [chromium]=chromium [chromedriver]=chromium-driver
+  [buildah]=buildah [docker-compose]=docker-compose [ip]=iproute2 [redis-cli]=redis-tools [unzip]=unzip
   [dbus-run-session]=dbus-daemon [dbus-send]=dbus-bin [gnome-keyring-daemon]=gnome-keyring [secret-tool]=libsecret-tools
 )
 missing=()

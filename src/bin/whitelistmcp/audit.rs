@@ -29,9 +29,9 @@ pub(crate) enum Command {
 
 /// Where a journal is.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(required = true, multiple = true)]
 pub(crate) struct Place {
-    /// The directory of journals.
+    /// The directory of journals, whatever a configuration says.
     #[arg(long, short)]
     directory: Option<PathBuf>,
     /// The configuration whose `[audit] directory` it is.
