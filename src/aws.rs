@@ -11,6 +11,7 @@ mod circuit;
 pub mod doctor;
 mod ec2;
 mod error;
+pub mod iam;
 mod observe;
 pub mod profile;
 mod seen;
@@ -35,7 +36,7 @@ use observe::Observe;
 use profile::{Identity, Profile};
 
 pub use assume::Session;
-pub use ec2::{Authorized, GroupFacts};
+pub use ec2::{Authorized, GroupFacts, MANAGED};
 pub use error::AwsError;
 pub use seen::{Asking, Look};
 
