@@ -53,6 +53,7 @@ pub mod network;
 pub mod operation;
 pub mod pb;
 pub mod policy;
+mod schema;
 pub mod seal;
 pub mod shared;
 pub mod shutdown;

@@ -63,12 +63,14 @@ resource "aws_iam_role" "base" {{
   name                 = var.role_name
   description          = "whitelistmcp itself: borrows the target roles, and may do nothing else"
   max_session_duration = 3600
-  assume_role_policy   = var.trust != null ? var.trust : {trust}
+
+  assume_role_policy = var.trust != null ? var.trust : {trust}
 }}
 
 resource "aws_iam_role_policy" "base" {{
-  name   = "borrow-targets"
-  role   = aws_iam_role.base.id
+  name = "borrow-targets"
+  role = aws_iam_role.base.id
+
   policy = {policy}
 }}
 
@@ -129,12 +131,14 @@ resource "aws_iam_role" "target" {{
   name                 = var.role_name
   description          = "What whitelistmcp may do in this account at most; each call gets a session that may do less"
   max_session_duration = 3600
-  assume_role_policy   = {trust}
+
+  assume_role_policy = {trust}
 }}
 
 resource "aws_iam_role_policy" "target" {{
-  name   = "security-groups"
-  role   = aws_iam_role.target.id
+  name = "security-groups"
+  role = aws_iam_role.target.id
+
   policy = {policy}
 }}
 
@@ -167,7 +171,8 @@ resource "aws_organizations_policy" "kill_switch" {{
   name        = "whitelistmcp-kill-switch"
   description = "Ends whatever whitelistmcp does"
   type        = "SERVICE_CONTROL_POLICY"
-  content     = {policy}
+
+  content = {policy}
 }}
 
 resource "aws_organizations_policy_attachment" "kill_switch" {{

@@ -1,0 +1,256 @@
+//! The references say what the code does: the configuration's by its own types, that of errors by the source's own words.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use whitelistmcp::config::Config;
+use whitelistmcp::config::reference::{self, Absent, Key, Kind, LIST, NAME};
+
+use crate::support::emulator;
+
+fn printed(what: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_whitelistmcp")).args(["reference", what]).output().expect("it runs");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(emulator::checkout().join(path)).expect("a file")
+}
+
+#[test]
+fn what_is_shipped_is_what_is_printed() {
+    for (what, file) in [("configuration", "docs/CONFIGURATION.md"), ("schema", "docs/whitelistmcp.schema.json")] {
+        assert!(printed(what) == text(file), "{file}: `whitelistmcp reference {what} > {file}` writes it anew");
+    }
+}
+
+/// The keys of a commented file, those that are commented out as well; a name of the reader's own is NAME.
+fn keys_of(file: &str) -> BTreeSet<String> {
+    let (mut in_force, mut shown) = (String::new(), String::new());
+    let mut found = BTreeSet::new();
+    for line in file.lines() {
+        let (bare, commented) = line.strip_prefix("# ").map_or((line, false), |bare| (bare, true));
+        let header = bare
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'))
+            .map(|(name, rest)| (name.trim_start_matches('['), rest));
+        if let Some((name, "" | "]")) = header {
+            let mut parts: Vec<&str> = name.split('.').collect();
+            if parts.first() == Some(&"oidc") {
+                parts[1] = NAME;
+            }
+            let name = parts.join(".") + if bare.starts_with("[[") { ".[]" } else { "" };
+            if !commented {
+                in_force.clone_from(&name);
+            }
+            shown = name;
+        } else if let Some((key, _)) = bare.split_once(" = ")
+            && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+        {
+            found.insert(format!("{}.{key}", if commented { &shown } else { &in_force }));
+            if !commented {
+                shown.clone_from(&in_force);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_example_has_every_key_and_no_other() {
+    let described: BTreeSet<String> = reference::keys().iter().map(|key| key.path.join(".")).collect();
+    let shown = keys_of(&text("examples/whitelistmcp.toml"));
+    assert!(described.len() > 90, "{described:?}");
+    // What the example leaves to the page: keys that say what another says, for one entry of a list.
+    let left: BTreeSet<String> = described.difference(&shown).cloned().collect();
+    let expected = BTreeSet::from(["targets.groups.[].account".to_owned(), "targets.groups.[].region".to_owned()]);
+    assert_eq!(left, expected, "not in examples/whitelistmcp.toml");
+    assert_eq!(shown.difference(&described).cloned().collect::<Vec<_>>(), Vec::<String>::new(), "in the example alone");
+}
+
+#[test]
+fn every_key_has_a_meaning() {
+    for key in reference::keys() {
+        assert!(key.meaning.ends_with(['.', ')']) && key.meaning.len() > 8, "{key:?}");
+        assert_ne!(key.kind, Kind::Value("any".to_owned()), "{key:?}");
+        assert!(key.kind != Kind::Value("object".to_owned()), "{key:?}");
+    }
+}
+
+/// A value that a key takes.
+fn sample(key: &Key) -> toml::Value {
+    match &key.kind {
+        Kind::Word(words) => words[0].0.clone().into(),
+        Kind::List(_) => toml::Value::Array(Vec::new()),
+        Kind::Value(kind) => match kind.as_str() {
+            "integer" => 1.into(),
+            "boolean" => true.into(),
+            "duration" => "1s".into(),
+            "string" | "URL" => "https://example.com/mcp".into(),
+            other => panic!("{other}: {key:?}"),
+        },
+    }
+}
+
+/// The smallest configuration with one section: what that section must have, and what those around it must.
+fn least(section: &[String], value: Option<(&str, toml::Value)>) -> toml::Table {
+    let mut file = toml::Table::new();
+    let place = |file: &mut toml::Table, path: &[String], key: &str, value: toml::Value| {
+        let mut at = file;
+        let mut parts = path.iter().peekable();
+        while let Some(part) = parts.next() {
+            let name = if part == NAME { "company" } else { part };
+            let entry = at.entry(name.to_owned());
+            at = if parts.peek().is_some_and(|next| *next == LIST) {
+                parts.next();
+                let list = entry.or_insert_with(|| toml::Value::Array(vec![toml::Table::new().into()]));
+                list.as_array_mut().and_then(|list| list[0].as_table_mut()).expect("a list of tables")
+            } else {
+                entry.or_insert_with(|| toml::Table::new().into()).as_table_mut().expect("a table")
+            };
+        }
+        at.insert(key.to_owned(), value);
+    };
+    for key in reference::keys() {
+        let (name, path) = key.path.split_last().expect("a key");
+        if key.absent == Absent::Refused && section.starts_with(path) {
+            place(&mut file, path, name, sample(&key));
+        }
+    }
+    if let Some((name, value)) = value {
+        place(&mut file, section, name, value);
+    }
+    file
+}
+
+fn read(file: &toml::Table) -> Result<String, String> {
+    let parsed = Config::parse(Path::new("test.toml"), &file.to_string(), []);
+    parsed.map(|config| format!("{config:?}")).map_err(|error| whitelistmcp::error::Chain(&error).to_string())
+}
+
+#[test]
+fn a_default_is_what_counts_when_the_key_is_left_out() {
+    let mut defaults = 0;
+    for key in reference::keys() {
+        let (name, section) = key.path.split_last().expect("a key");
+        // A section that is there and says nothing but what it must.
+        let mut without = least(section, Some((name, sample(&key))));
+        let with_sample = read(&without);
+        let mut at = &mut without;
+        for part in section.iter().filter(|part| *part != LIST) {
+            let inner = at.get_mut(if part == NAME { "company" } else { part }).expect("the section");
+            at = match inner {
+                toml::Value::Array(list) => list[0].as_table_mut().expect("a table"),
+                other => other.as_table_mut().expect("a table"),
+            };
+        }
+        at.remove(name);
+        let absent = read(&without);
+        match &key.absent {
+            Absent::Refused => {
+                assert!(
+                    absent.as_ref().is_err_and(|error| error.contains(&format!("missing field `{name}`"))),
+                    "{key:?}: {absent:?}"
+                );
+            }
+            Absent::Nothing => {
+                let absent = absent.unwrap_or_else(|error| panic!("{key:?}: {error}"));
+                // Either the sample says something else, or it is not sound there, and then some other value does.
+                assert!(
+                    with_sample.map_or(true, |said| said != absent) || matches!(key.kind, Kind::List(_)),
+                    "{key:?}"
+                );
+            }
+            Absent::Value(default) => {
+                let value = toml::Value::try_from(default).expect("TOML");
+                let said = read(&least(section, Some((name, value))));
+                assert_eq!(said.unwrap_or_else(|error| panic!("{key:?}: {error}")), absent.expect("sound"), "{key:?}");
+                defaults += 1;
+            }
+        }
+    }
+    assert!(defaults > 40, "{defaults}");
+}
+
+/// TOML files that are configurations of ours.
+fn shipped() -> Vec<String> {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard", "*.toml"])
+        .current_dir(emulator::checkout());
+    let files = String::from_utf8(listed.output().expect("git runs").stdout).expect("UTF-8");
+    let ours = |file: &&str| {
+        (file.starts_with("deploy/") || file.starts_with("examples/"))
+            && text(file).parse::<toml::Table>().is_ok_and(|table| {
+                table.contains_key("audit") || table.contains_key("edge") || table.contains_key("core")
+            })
+    };
+    files.lines().filter(ours).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_schema_takes_what_is_shipped_and_refuses_what_the_code_refuses() {
+    let files = shipped();
+    assert!(files.iter().any(|file| file == "examples/whitelistmcp.toml"), "{files:?}");
+    let check = r#"
+import json, sys, tomllib
+import jsonschema
+schema = json.load(open("docs/whitelistmcp.schema.json"))
+jsonschema.Draft202012Validator.check_schema(schema)
+validator = jsonschema.Draft202012Validator(schema)
+wrong = [f"{name}: {error.json_path}: {error.message}" for name in sys.argv[1:] for error in validator.iter_errors(tomllib.load(open(name, "rb")))]
+bad = [
+    {"egde": {}}, {"audit": {"directroy": "x"}}, {"edge": {}}, {"edge": {"public_url": "https://x/mcp", "listen": 1}},
+    {"audit": {"volume": "sometimes"}}, {"core": {"peers": [{"san": "x", "role": "king"}]}}, {"oidc": {"issuer": "https://x"}},
+    {"edge": {"public_url": "https://x/mcp", "backend": {"address": "x:1", "certificate": "a", "key": "b", "ca": "c", "d": 1}}},
+]
+wrong += [f"{case} is taken" for case in bad if validator.is_valid(case)]
+print("\n".join(wrong))
+sys.exit(bool(wrong))
+"#;
+    let mut python = Command::new(emulator::tool("python/bin/python"));
+    let output = python.args(["-c", check]).args(&files).current_dir(emulator::checkout()).output().expect("it runs");
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Every variable of ours that the source reads is on the page.
+#[test]
+fn every_variable_is_in_the_reference() {
+    let page = text("docs/CONFIGURATION.md");
+    for (file, source) in sources() {
+        let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+        for name in source.split('"').filter(|word| {
+            (word.starts_with("WHITELISTMCP_") || word.starts_with("MCP_"))
+                && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+                && !word.ends_with('_')
+        }) {
+            assert!(page.contains(name), "{file} reads {name}");
+        }
+    }
+}
+
+/// The source, without unit tests' own files.
+fn sources() -> Vec<(String, String)> {
+    fn collect(directory: &Path, found: &mut Vec<(String, String)>) {
+        for entry in std::fs::read_dir(directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                collect(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && path.file_name().is_some_and(|name| name != "tests.rs")
+            {
+                found.push((path.display().to_string(), std::fs::read_to_string(&path).expect("text")));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(&emulator::checkout().join("src"), &mut found);
+    found
+}
