@@ -1,10 +1,9 @@
 //! The references say what the code does: the configuration's by its own types, that of errors by the source's own words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::{Value, json};
 use whitelistmcp::config::Config;
 use whitelistmcp::config::reference::{self, Absent, Key, Kind, LIST, NAME};
 
@@ -177,9 +176,8 @@ fn a_default_is_what_counts_when_the_key_is_left_out() {
 
 /// TOML files that are configurations of ours.
 fn shipped() -> Vec<String> {
-    let listed = Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard", "*.toml"])
-        .current_dir(emulator::checkout());
+    let mut listed = Command::new("git");
+    listed.args(["ls-files", "--cached", "--others", "--exclude-standard", "*.toml"]).current_dir(emulator::checkout());
     let files = String::from_utf8(listed.output().expect("git runs").stdout).expect("UTF-8");
     let ours = |file: &&str| {
         (file.starts_with("deploy/") || file.starts_with("examples/"))
@@ -253,4 +251,119 @@ fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     collect(&emulator::checkout().join("src"), &mut found);
     found
+}
+
+/// Words in capitals in the source that are no reasons: the names of classes and codes, of variables, of signals.
+fn is_reason(word: &str) -> bool {
+    const OTHERS: [&str; 12] = [
+        "ABANDONED",
+        "ALREADY_EXISTS",
+        "ASCII",
+        "CORS_ORIGINS",
+        "DATA_LOSS",
+        "ERROR",
+        "FAILED_PRECONDITION",
+        "OUT_OF_RANGE",
+        "OUT_DIR",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "SERVICE_CONTROL_POLICY",
+    ];
+    let shaped = word.len() > 3
+        && !word.starts_with('_')
+        && !word.ends_with('_')
+        && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit());
+    let variable = ["AWS_ENDPOINT_", "AWS_LAMBDA_", "CARGO_", "MCP_", "OTEL_", "WHITELISTMCP_", "XDG_"]
+        .iter()
+        .any(|start| word.starts_with(start));
+    let alone = !word.contains('_') && !["BUSY", "INTERNAL", "STRANGER"].contains(&word);
+    shaped
+        && !variable
+        && !alone
+        && !OTHERS.contains(&word)
+        && !["AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "NOT_FOUND"].contains(&word)
+}
+
+/// The reasons in the tables of the page, each with its class.
+fn documented() -> Vec<(String, String)> {
+    let page = text("docs/ERRORS.md");
+    let cell = |row: &str, n: usize| row.split(" | ").nth(n).map(|cell| cell.trim_matches(['|', ' ']).to_owned());
+    let rows =
+        page.lines().filter(|line| line.starts_with("| `")).filter_map(|row| Some((cell(row, 0)?, cell(row, 1)?)));
+    rows.map(|(reason, class)| (reason.replace('`', ""), class)).filter(|(_, class)| class.starts_with('`')).collect()
+}
+
+/// Every reason that the source can give is on the page, with its class, and none is invented.
+#[test]
+fn the_page_of_errors_has_every_reason_and_no_other() {
+    let rows = documented();
+    let page: BTreeSet<&str> = rows.iter().map(|(reason, _)| reason.as_str()).collect();
+    assert_eq!(page.len(), rows.len(), "a reason stands there twice");
+    let mut given = BTreeSet::new();
+    for (file, source) in sources() {
+        if ["/bridge/", "/telemetry/", "/bin/"].iter().any(|part| file.contains(part)) {
+            continue;
+        }
+        let source = source.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+        for word in source.split('"').filter(|word| is_reason(word)) {
+            given.insert(word.to_owned());
+        }
+        // `Code::Unavailable, "AWS_SLOW"`: the class of many stands beside them.
+        for (at, _) in source.match_indices("Code::") {
+            // Not HTTP's `StatusCode`.
+            if source[..at].ends_with(|c: char| c.is_ascii_alphanumeric()) {
+                continue;
+            }
+            let rest = source[at + "Code::".len()..].split_once(',').map(|(class, rest)| (class, rest.trim_start()));
+            let Some((class, rest)) = rest.filter(|(class, _)| class.bytes().all(|b| b.is_ascii_alphabetic())) else {
+                continue;
+            };
+            let Some(word) =
+                rest.strip_prefix('"').and_then(|rest| rest.split('"').next()).filter(|word| is_reason(word))
+            else {
+                continue;
+            };
+            let class = class
+                .chars()
+                .enumerate()
+                .fold(String::new(), |text, (n, c)| {
+                    if n > 0 && c.is_uppercase() { format!("{text}_{c}") } else { text + &c.to_string() }
+                })
+                .to_uppercase();
+            let said =
+                rows.iter().find(|(reason, _)| reason == word).map(|(_, said)| said.as_str()).unwrap_or_default();
+            assert!(said.contains(&format!("`{class}`")), "{word} is {class} in {file}, and {said} on the page");
+        }
+    }
+    let given: BTreeSet<&str> = given.iter().map(String::as_str).collect();
+    assert_eq!(given.difference(&page).collect::<Vec<_>>(), Vec::<&&str>::new(), "not in docs/ERRORS.md");
+    assert_eq!(page.difference(&given).collect::<Vec<_>>(), Vec::<&&str>::new(), "nowhere in the source");
+    assert!(page.len() > 100, "{}", page.len());
+}
+
+/// The JSON-RPC codes and the bridge's are those of the source.
+#[test]
+fn the_page_of_errors_has_every_code() {
+    let page = text("docs/ERRORS.md");
+    let codes = text("src/mcp.rs");
+    let codes = codes
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(';')?.rsplit_once("i32 = ").map(|(_, code)| code.to_owned()));
+    for code in codes {
+        assert!(page.contains(&format!("| {code} | ")), "{code}");
+    }
+    let bridge = text("src/bridge/error.rs");
+    let own =
+        bridge.split("pub(super) fn code(").nth(1).and_then(|rest| rest.split("\n    }").next()).expect("the codes");
+    for code in own
+        .split("=> ")
+        .skip(1)
+        .filter_map(|rest| rest.split(',').next())
+        .filter(|code| code.bytes().all(|b| b.is_ascii_digit()))
+    {
+        assert!(page.contains(&format!("\n| {code} | ")), "{code}");
+    }
+    for code in ["4001", "4002"] {
+        assert!(page.contains(code) && text("src/edge/socket.rs").contains(code));
+    }
 }
