@@ -87,7 +87,7 @@ fn sample(key: &Key) -> toml::Value {
         Kind::Value(kind) => match kind.as_str() {
             "integer" => 1.into(),
             "boolean" => true.into(),
-            "duration" => "1s".into(),
+            "duration" | "duration or `off`" => "1s".into(),
             "string" | "URL" => "https://example.com/mcp".into(),
             other => panic!("{other}: {key:?}"),
         },
@@ -309,12 +309,12 @@ fn the_page_of_errors_has_every_reason_and_no_other() {
             given.insert(word.to_owned());
         }
         // `Code::Unavailable, "AWS_SLOW"`: the class of many stands beside them.
-        for (at, _) in source.match_indices("Code::") {
-            // Not HTTP's `StatusCode`.
-            if source[..at].ends_with(|c: char| c.is_ascii_alphanumeric()) {
-                continue;
-            }
-            let rest = source[at + "Code::".len()..].split_once(',').map(|(class, rest)| (class, rest.trim_start()));
+        let mut before = "";
+        for piece in source.split("Code::") {
+            // Not HTTP's `StatusCode`, and not what stands before the first.
+            let is_ours = !before.is_empty() && !before.ends_with(|c: char| c.is_ascii_alphanumeric());
+            before = piece;
+            let rest = piece.split_once(',').filter(|_| is_ours).map(|(class, rest)| (class, rest.trim_start()));
             let Some((class, rest)) = rest.filter(|(class, _)| class.bytes().all(|b| b.is_ascii_alphabetic())) else {
                 continue;
             };

@@ -37,22 +37,26 @@ stand in files or in the environment.
 ";
 
 /// Variables that neither stand for a key nor for an argument.
-const OTHERS: [(&str, &str); 6] = [
-    ("CORS_ORIGINS", "the web origins that may call, parted by commas: `edge.allowed_origins`"),
+const OTHERS: [(&str, &str); 7] = [
+    ("`CORS_ORIGINS`", "the web origins that may call, parted by commas: `edge.allowed_origins`"),
+    ("`MCP_AUTH_TOKEN`", "the access token or API key that the bridge sends; a server does not start with it"),
     (
-        "MCP_MODE",
-        "what `whitelistmcp` is without arguments: `remote` for the server; of the bridge `http` or `websocket` ([MIGRATING.md](MIGRATING.md))",
+        "`MCP_MODE`",
+        "what `whitelistmcp` is without arguments, or how the bridge speaks to the server ([MIGRATING.md](MIGRATING.md))",
     ),
     (
-        "AWS_PROFILE, AWS_REGION and others of AWS",
-        "the AWS SDK's own. `AWS_ENDPOINT_URL` is refused: `aws.endpoint` says where AWS is",
+        "`AWS_PROFILE`, `AWS_REGION` and others of AWS",
+        "the AWS SDK's own; `AWS_ENDPOINT_URL` is refused, as `aws.endpoint` says where AWS is",
     ),
     (
-        "OTEL_EXPORTER_OTLP_ENDPOINT and others of OpenTelemetry",
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` and others of OpenTelemetry",
         "where traces, metrics and log records go ([TELEMETRY.md](TELEMETRY.md))",
     ),
-    ("HTTPS_PROXY, NO_PROXY", "the proxy that leads to issuers and, for the bridge, to the server"),
-    ("XDG_CONFIG_HOME, XDG_STATE_HOME", "where `whitelistmcp stdio` looks for its configuration and keeps its journal"),
+    ("`HTTPS_PROXY`, `NO_PROXY`", "the proxy that leads to issuers and, for the bridge, to the server"),
+    (
+        "`XDG_CONFIG_HOME`, `XDG_STATE_HOME`",
+        "where `whitelistmcp stdio` looks for its configuration and keeps its journal",
+    ),
 ];
 
 pub(crate) fn run(command: Command) -> ExitCode {

@@ -47,7 +47,8 @@ resource "aws_iam_role" "base" {
   name                 = var.role_name
   description          = "whitelistmcp itself: borrows the target roles, and may do nothing else"
   max_session_duration = 3600
-  assume_role_policy   = var.trust != null ? var.trust : jsonencode({
+
+  assume_role_policy = var.trust != null ? var.trust : jsonencode({
     "Version" = "2012-10-17"
     "Statement" = [
       {
@@ -71,8 +72,9 @@ resource "aws_iam_role" "base" {
 }
 
 resource "aws_iam_role_policy" "base" {
-  name   = "borrow-targets"
-  role   = aws_iam_role.base.id
+  name = "borrow-targets"
+  role = aws_iam_role.base.id
+
   policy = jsonencode({
     "Version" = "2012-10-17"
     "Statement" = [

@@ -27,7 +27,8 @@ resource "aws_organizations_policy" "kill_switch" {
   name        = "whitelistmcp-kill-switch"
   description = "Ends whatever whitelistmcp does"
   type        = "SERVICE_CONTROL_POLICY"
-  content     = jsonencode({
+
+  content = jsonencode({
     "Version" = "2012-10-17"
     "Statement" = [
       {

@@ -56,7 +56,8 @@ resource "aws_iam_role" "target" {
   name                 = var.role_name
   description          = "What whitelistmcp may do in this account at most; each call gets a session that may do less"
   max_session_duration = 3600
-  assume_role_policy   = jsonencode({
+
+  assume_role_policy = jsonencode({
     "Version" = "2012-10-17"
     "Statement" = [
       {
@@ -115,8 +116,9 @@ resource "aws_iam_role" "target" {
 }
 
 resource "aws_iam_role_policy" "target" {
-  name   = "security-groups"
-  role   = aws_iam_role.target.id
+  name = "security-groups"
+  role = aws_iam_role.target.id
+
   policy = jsonencode({
     "Version" = "2012-10-17"
     "Statement" = [
