@@ -94,6 +94,20 @@ fn sample(key: &Key) -> toml::Value {
     }
 }
 
+/// Whether a section must be there where the one around it is.
+fn must_be_there(path: &[String]) -> bool {
+    let (name, around) = path.split_last().expect("a section");
+    let mut schema = &reference::schema();
+    for part in around {
+        schema = match part.as_str() {
+            NAME => &schema["additionalProperties"],
+            LIST => &schema["items"],
+            part => &schema["properties"][part],
+        };
+    }
+    schema["required"].as_array().is_some_and(|list| list.iter().any(|entry| entry == name))
+}
+
 /// The smallest configuration with one section: what that section must have, and what those around it must.
 fn least(section: &[String], value: Option<(&str, toml::Value)>) -> toml::Table {
     let mut file = toml::Table::new();
@@ -115,7 +129,8 @@ fn least(section: &[String], value: Option<(&str, toml::Value)>) -> toml::Table 
     };
     for key in reference::keys() {
         let (name, path) = key.path.split_last().expect("a key");
-        if key.absent == Absent::Refused && section.starts_with(path) {
+        let there = (1..=path.len()).all(|n| section.starts_with(&path[..n]) || must_be_there(&path[..n]));
+        if key.absent == Absent::Refused && there {
             place(&mut file, path, name, sample(&key));
         }
     }

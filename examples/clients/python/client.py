@@ -34,8 +34,8 @@ def main() -> int:
     # The core's CA alone is trusted, and the certificate says which service this is.
     credentials = grpc.ssl_channel_credentials(*(Path(name).read_bytes() for name in (ca, key, certificate)))
     with grpc.secure_channel(target, credentials) as channel:
-        call = caller(channel)
         try:
+            call = caller(channel)
             # The same word with every attempt: the change is made once, however often it is sent.
             opened = call(
                 "AddRule", security_group=group, address=address, port=port, reason="example client in Python", duration="30m",
