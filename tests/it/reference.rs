@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 
+use serde_json::Value;
 use whitelistmcp::config::Config;
 use whitelistmcp::config::reference::{self, Absent, Key, Kind, LIST, NAME};
 
@@ -24,6 +26,17 @@ fn what_is_shipped_is_what_is_printed() {
     for (what, file) in [("configuration", "docs/CONFIGURATION.md"), ("schema", "docs/whitelistmcp.schema.json")] {
         assert!(printed(what) == text(file), "{file}: `whitelistmcp reference {what} > {file}` writes it anew");
     }
+}
+
+/// Both are made anew each time that they are asked for.
+fn keys() -> &'static [Key] {
+    static KEYS: LazyLock<Vec<Key>> = LazyLock::new(reference::keys);
+    &KEYS
+}
+
+fn schema() -> &'static Value {
+    static SCHEMA: LazyLock<Value> = LazyLock::new(reference::schema);
+    &SCHEMA
 }
 
 /// The keys of a commented file, those that are commented out as well; a name of the reader's own is NAME.
@@ -60,7 +73,7 @@ fn keys_of(file: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_example_has_every_key_and_no_other() {
-    let described: BTreeSet<String> = reference::keys().iter().map(|key| key.path.join(".")).collect();
+    let described: BTreeSet<String> = keys().iter().map(|key| key.path.join(".")).collect();
     let shown = keys_of(&text("examples/whitelistmcp.toml"));
     assert!(described.len() > 90, "{described:?}");
     // What the example leaves to the page: keys that say what another says, for one entry of a list.
@@ -72,7 +85,7 @@ fn the_example_has_every_key_and_no_other() {
 
 #[test]
 fn every_key_has_a_meaning() {
-    for key in reference::keys() {
+    for key in keys() {
         assert!(key.meaning.ends_with(['.', ')']) && key.meaning.len() > 8, "{key:?}");
         assert_ne!(key.kind, Kind::Value("any".to_owned()), "{key:?}");
         assert!(key.kind != Kind::Value("object".to_owned()), "{key:?}");
@@ -97,7 +110,7 @@ fn sample(key: &Key) -> toml::Value {
 /// Whether a section must be there where the one around it is.
 fn must_be_there(path: &[String]) -> bool {
     let (name, around) = path.split_last().expect("a section");
-    let mut schema = &reference::schema();
+    let mut schema = schema();
     for part in around {
         schema = match part.as_str() {
             NAME => &schema["additionalProperties"],
@@ -127,11 +140,11 @@ fn least(section: &[String], value: Option<(&str, toml::Value)>) -> toml::Table 
         }
         at.insert(key.to_owned(), value);
     };
-    for key in reference::keys() {
+    for key in keys() {
         let (name, path) = key.path.split_last().expect("a key");
         let there = (1..=path.len()).all(|n| section.starts_with(&path[..n]) || must_be_there(&path[..n]));
         if key.absent == Absent::Refused && there {
-            place(&mut file, path, name, sample(&key));
+            place(&mut file, path, name, sample(key));
         }
     }
     if let Some((name, value)) = value {
@@ -148,10 +161,10 @@ fn read(file: &toml::Table) -> Result<String, String> {
 #[test]
 fn a_default_is_what_counts_when_the_key_is_left_out() {
     let mut defaults = 0;
-    for key in reference::keys() {
+    for key in keys() {
         let (name, section) = key.path.split_last().expect("a key");
         // A section that is there and says nothing but what it must.
-        let mut without = least(section, Some((name, sample(&key))));
+        let mut without = least(section, Some((name, sample(key))));
         let with_sample = read(&without);
         let mut at = &mut without;
         for part in section.iter().filter(|part| *part != LIST) {
