@@ -158,7 +158,13 @@ fn walk(schema: &Value, path: &[String], sections: &mut Vec<Section>) {
     for (name, property) in properties {
         let mut at = below(name);
         if property.get("properties").is_some() {
-            inner.push((at, property.clone()));
+            let mut property = property.clone();
+            if let (Some(property), true) = (property.as_object_mut(), required(name)) {
+                let said = property.get("description").and_then(Value::as_str).unwrap_or_default();
+                let said = format!("{said} It must be there where {} is.", heading(path));
+                property.insert("description".to_owned(), said.into());
+            }
+            inner.push((at, property));
         } else if let Some(named) = property.get("additionalProperties").filter(|named| named.is_object()) {
             at.push(NAME.to_owned());
             inner.push((at, described(named, property)));
@@ -265,7 +271,6 @@ fn plain(schema: &mut Value) {
             match object.get("default").map(written) {
                 Some(Value::Null) => drop(object.remove("default")),
                 Some(value) => drop(object.insert("default".to_owned(), value)),
-                // A list that may be left out is empty then.
                 None => {}
             }
             object.values_mut().for_each(plain);
@@ -282,7 +287,6 @@ fn written(default: &Value) -> Value {
         SignedDuration::try_from(length).ok()
     };
     match length() {
-        // `1m` rather than `60s`, and never two units.
         Some(length) if length.is_zero() => "0s".into(),
         Some(length) => format!("{length:#}").into(),
         None => default.clone(),
