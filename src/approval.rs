@@ -16,12 +16,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::operation::term::whole_seconds;
+use crate::schema::Length;
 use crate::seal::{Seal, SealError};
 use crate::shared::Shared;
 
@@ -32,11 +34,12 @@ pub use request::{Decision, Request, State};
 pub use word::{Granted, Person, WhoseWord};
 
 /// `[approvals]` in the configuration. Without it, what policy wants approved is refused.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// How long a request waits for its word and then for its use.
     #[serde(default = "default_wait", deserialize_with = "wait")]
+    #[schemars(with = "Length")]
     pub wait: Duration,
     /// The OAuth client that people log in through to decide; their ID tokens must be meant for it. Without one only
     /// services decide.

@@ -11,6 +11,7 @@ mod circuit;
 pub mod doctor;
 mod ec2;
 mod error;
+pub mod iam;
 mod observe;
 pub mod profile;
 mod seen;
@@ -26,6 +27,7 @@ use aws_config::{BehaviorVersion, SdkConfig};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_smithy_http_client::tls;
 use aws_types::service_config::ServiceConfigKey;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
@@ -35,7 +37,7 @@ use observe::Observe;
 use profile::{Identity, Profile};
 
 pub use assume::Session;
-pub use ec2::{Authorized, GroupFacts};
+pub use ec2::{Authorized, GroupFacts, MANAGED};
 pub use error::AwsError;
 pub use seen::{Asking, Look};
 
@@ -47,7 +49,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// `[aws]` in the configuration.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where AWS is, if not where the SDK says: https anywhere, http to a loopback address only. Setting it in the
@@ -65,7 +67,7 @@ pub struct Config {
 }
 
 /// One `[[aws.accounts]]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountConfig {
     /// The account's 12 digits.

@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -52,6 +53,7 @@ use crate::operation::rule::{Rule, Traffic};
 use crate::operation::target::{GroupId, Place, Target, Targets};
 use crate::operation::{CallId, Check, Context, Kind, List, Operation, Sight, Tool};
 use crate::policy::{LookPermit, Policies, Policy};
+use crate::schema::Length;
 use crate::telemetry;
 
 pub use answer::{Answer, Item, Plan, Word};
@@ -64,20 +66,23 @@ use failure::Failure;
 use refusals::Refusals;
 
 /// `[leases]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How long AWS may take until every read shows a write. A rule that is taken away stays marked for twice as long.
     #[serde(deserialize_with = "settle_time")]
+    #[schemars(with = "Length")]
     pub settle: Duration,
     /// How long a request that a process had sent to AWS when it was killed may still be on its way there. Before that
     /// nothing is said not to have been done.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "Length")]
     pub on_its_way: Duration,
     /// Whether this core closes what has ended.
     pub close: bool,
     /// How often it looks for what others have opened; it wakes for every end that it knows of besides.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "Length")]
     pub interval: Duration,
     /// Whether groups that carry the tag `whitelistmcp:managed` can be asked for as well as those that are configured.
     pub discover: bool,

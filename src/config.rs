@@ -3,9 +3,11 @@
 
 mod environment;
 mod personal;
+pub mod reference;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
@@ -16,50 +18,53 @@ use crate::{
 pub use environment::PREFIX;
 
 /// The whole configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// `[edge]`
+    /// The edge: MCP over HTTPS. Needed by `whitelistmcp edge` and `serve`.
     pub edge: Option<edge::Config>,
-    /// `[core]`
+    /// The core: gRPC over mTLS. Needed by `whitelistmcp core`; with `serve` it lets services in besides.
     pub core: Option<grpc::server::Config>,
-    /// `[oidc.NAME]`
+    /// One issuer of access tokens, under a name of your own. What a token says in `iss` chooses the issuer that checks it. An
+    /// edge and a core both need it.
     #[serde(default)]
     pub oidc: identity::oidc::Configs,
-    /// `[api_keys]`
+    /// API keys, for programs that can do neither OAuth nor client certificates. An edge and a core both need it.
     pub api_keys: Option<identity::api_key::Config>,
-    /// `[tls]`
+    /// Certificates, keys, CAs and revocation lists, wherever they are named.
     #[serde(default)]
     pub tls: tls::Config,
-    /// `[targets]`
+    /// The security groups that people ask for by name.
     #[serde(default)]
     pub targets: operation::target::Config,
-    /// `[aws]`
+    /// What a core reaches of AWS, and as whom.
     #[serde(default)]
     pub aws: aws::Config,
-    /// `[policy]`
+    /// Who may do what. The policies are Cedar; the shipped ones count where none are named.
     #[serde(default)]
     pub policy: policy::Config,
-    /// `[approvals]`
+    /// Changes that wait for somebody's word (`@approval` in policies). Without this section they are refused.
     pub approvals: Option<approval::Config>,
-    /// `[leases]`
+    /// How openings end.
     #[serde(default)]
     pub leases: broker::Config,
-    /// `[audit]`
+    /// The audit journal of a core.
     #[serde(default)]
     pub audit: audit::Config,
-    /// `[limits]`
+    /// How much each principal may do, whichever door a call comes through; `operations` is everybody's together. An edge reads
+    /// this section as well as a core. The service's own work is never limited.
     #[serde(default)]
     pub limits: limit::Config,
-    /// `[redis]`
+    /// What replicas share: limits, requests for approval, what AWS said a moment ago.
     pub redis: Option<shared::Config>,
-    /// `[health]`
+    /// How the service says how it is.
     #[serde(default)]
     pub health: health::Config,
-    /// `[shutdown]`
+    /// How it ends.
     #[serde(default)]
     pub shutdown: shutdown::Config,
-    /// `[telemetry]`
+    /// The log. Where traces, metrics and log records go, the variables of OpenTelemetry say (`OTEL_EXPORTER_OTLP_ENDPOINT` and
+    /// others).
     #[serde(default)]
     pub telemetry: telemetry::Config,
 }

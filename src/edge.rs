@@ -47,6 +47,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -70,6 +71,7 @@ use crate::limit::{Door, Queue};
 use crate::listen::{PER_ADDRESS, PerAddress};
 use crate::mcp::catalogue;
 use crate::mcp::message::Server;
+use crate::schema::Network;
 use crate::seal::SealError;
 use crate::shared::Shared;
 use crate::telemetry;
@@ -88,7 +90,7 @@ pub fn read_arguments(
 }
 
 /// `[edge]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The address to listen on.
@@ -118,6 +120,7 @@ pub struct Config {
     pub plaintext: Option<bool>,
     /// The proxies that are believed about whom they speak for.
     #[serde(default, deserialize_with = "networks")]
+    #[schemars(with = "Vec<Network>")]
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which those proxies say whom they speak for: `x-forwarded-for` or `forwarded`.
     #[serde(default)]
@@ -125,6 +128,7 @@ pub struct Config {
     /// The networks that clients may call from; everybody's, if none is given. With some given, a caller whose address
     /// is not known is refused as well.
     #[serde(default, deserialize_with = "networks")]
+    #[schemars(with = "Vec<Network>")]
     pub allowed_clients: Vec<IpNet>,
     /// Host names that clients may use besides the one in `public_url`.
     #[serde(default)]

@@ -8,16 +8,20 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::schema::LengthOrOff;
+
 /// `[health]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How often a core asks AWS whether it lends the roles; `off` for never.
     #[serde(deserialize_with = "interval")]
+    #[schemars(with = "LengthOrOff")]
     pub self_test: Option<Duration>,
 }
 

@@ -25,7 +25,7 @@
 //! One way only: the binary → [`app`] → [`edge`] → [`grpc::client`], [`mcp`]; [`app`] → `grpc::server` → [`broker`] →
 //! [`aws`] → [`audit`] → [`policy`] → [`identity`], [`operation`]. The edge imports nothing that could reach AWS. Only
 //! [`app`] and the binary import [`config`]. What replicas share ([`shared`], Redis) and the counts that limit callers
-//! ([`limit`]) are leaves, as are the error codes, TLS, telemetry and health. [`mcp`], [`policy`] and [`operation`] do no
+//! ([`limit`]) are leaves, as are the error codes, TLS, telemetry, health, and what the configuration's schema is made with. [`mcp`], [`policy`] and [`operation`] do no
 //! I/O.
 
 pub mod annotations;
@@ -53,6 +53,7 @@ pub mod network;
 pub mod operation;
 pub mod pb;
 pub mod policy;
+mod schema;
 pub mod seal;
 pub mod shared;
 pub mod shutdown;

@@ -20,9 +20,11 @@ mod rate;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::error::{Code, Error};
+use crate::schema::Length;
 
 pub use door::Door;
 pub use flight::Operation;
@@ -32,7 +34,7 @@ pub use principals::{Admitted, Charge, Limits};
 pub use queue::Queue;
 
 /// `[limits]` in the configuration. Everything is for each principal, other than `operations` and `address`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Calls of tools that only read, a minute.
@@ -53,8 +55,9 @@ pub struct Config {
     pub operations: u32,
     /// How long a call waits for a place, at the edge and at the core, before it is refused.
     #[serde(deserialize_with = "wait")]
+    #[schemars(with = "Length")]
     pub queue: Duration,
-    /// `[limits.address]`
+    /// How much each client address may do at one edge, before a token is looked at; of IPv6, each network of 64 bits.
     pub address: AddressConfig,
 }
 
@@ -68,7 +71,7 @@ fn wait<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D
 }
 
 /// `[limits.address]`: what one client address may do at one edge; of IPv6, one network of 64 bits.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AddressConfig {
     /// Requests a minute, with or without a token.

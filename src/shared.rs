@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{FromRedisValue, IntoConnectionInfo, RedisError, ToRedisArgs};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use url::{Host, Url};
 
@@ -29,10 +30,11 @@ use connection::{Address, Link};
 pub const TIMEOUT: Duration = Duration::from_millis(250);
 
 /// `[redis]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where Redis is: `rediss://host:port/database`, or `redis://` to a loopback address.
+    #[schemars(with = "String")]
     pub url: RedisUrl,
     /// A file that holds the password, for a URL that carries none.
     pub password_file: Option<PathBuf>,

@@ -5,6 +5,7 @@ mod signals;
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,16 +13,20 @@ use tokio_util::task::TaskTracker;
 
 use signals::{Endings, Rereads};
 
+use crate::schema::Length;
+
 /// `[shutdown]` in the configuration.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How long what runs may take to finish.
     #[serde(deserialize_with = "length")]
+    #[schemars(with = "Length")]
     pub grace: Duration,
     /// How long the process goes on taking work after it has said that it is not ready any more, so that balancers
     /// notice before connections are refused.
     #[serde(deserialize_with = "length")]
+    #[schemars(with = "Length")]
     pub lame_duck: Duration,
 }
 

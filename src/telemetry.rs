@@ -19,6 +19,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
@@ -33,7 +34,7 @@ pub use requests::{log_answer, log_request, logs_requests};
 pub use trace::*;
 
 /// `[telemetry]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// What is logged: a level, or `tracing` directives such as `info,whitelistmcp=debug`.

@@ -19,7 +19,10 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
+use schemars::JsonSchema;
 use serde::Deserialize;
+
+use crate::schema::Length;
 
 pub use client::{ClientFiles, ClientSet};
 pub use known::client_of;
@@ -32,11 +35,12 @@ use load::Contents;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// `[tls]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How often certificates, keys, CAs and revocation lists are read again.
     #[serde(deserialize_with = "reload_time")]
+    #[schemars(with = "Length")]
     pub reload: Duration,
 }
 
@@ -55,7 +59,7 @@ fn reload_time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Dura
 }
 
 /// A certificate and its key, as files in PEM.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
     /// The certificate, followed by its intermediates.

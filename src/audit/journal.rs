@@ -21,12 +21,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use super::head::{KeyError, SigningKey};
 use super::record::Body;
 use crate::clock::Clock;
+use crate::schema::Length;
 use crate::telemetry;
 
 pub use volume::Volume;
@@ -40,7 +42,7 @@ use writer::{About, Condition, Writer};
 const QUEUE: usize = 4096;
 
 /// `[audit]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The directory of the journal, on a volume that outlives the process. Without one the core serves reads only.
@@ -54,14 +56,17 @@ pub struct Config {
     pub signing_key: Option<PathBuf>,
     /// How often the chain's head is signed, while anything is written.
     #[serde(deserialize_with = "interval")]
+    #[schemars(with = "Length")]
     pub heads: Duration,
     /// How large a file may become before the next one is begun, in bytes.
     pub segment_bytes: u64,
     /// How old a file may become before the next one is begun.
     #[serde(deserialize_with = "interval")]
+    #[schemars(with = "Length")]
     pub segment_age: Duration,
     /// How long a finished file is kept; for good where nothing is said.
     #[serde(deserialize_with = "retention")]
+    #[schemars(with = "Option<Length>")]
     pub retention: Option<Duration>,
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_sdk_ec2::config::Credentials;
 use aws_sdk_sts::operation::RequestId;
 use aws_sdk_sts::operation::assume_role::builders::AssumeRoleFluentBuilder;
+use aws_sdk_sts::types::Tag;
 use tokio::time::Instant;
 
 use super::cache::Cache;
@@ -13,9 +14,9 @@ use super::session_policy::SessionPolicy;
 use super::{Aws, AwsError};
 use crate::audit::{AwsCall, Entry};
 use crate::identity::{Kind, Principal};
-use crate::operation::Operation;
 use crate::operation::ownership::tag_value;
 use crate::operation::target::{AccountId, Region};
+use crate::operation::{CallId, Operation, Tool};
 use crate::policy::LookPermit;
 
 /// How long a session lives: the least that STS grants. The operation is over long before.
@@ -28,6 +29,12 @@ const SILENT: Duration = Duration::from_secs(5);
 const CREDENTIALS: &str = "the AWS profile's credentials";
 
 pub(super) const ACTION: &str = "sts:AssumeRole";
+
+/// The keys of the tags that every session carries; a role's trust policy can demand these.
+pub(super) const ALWAYS: [&str; 2] = ["call", "tool"];
+/// The keys of further tags that the session of an operation carries.
+pub(super) const BESIDES: [&str; 2] = ["issuer", "peer"];
+
 const WHO: &str = "sts:GetCallerIdentity";
 
 /// Credentials borrowed for one operation on one security group, and the entry that its calls are noted on.
@@ -64,13 +71,9 @@ impl Aws {
         let place = operation.scope().place();
         let ec2 = self.ec2.get(place.region()).ok_or(AwsError::NoRole)?;
         let principal = permit.caller().principal();
-        let tag = |key: &str, value: &str| aws_sdk_sts::types::Tag::builder().key(key).value(tag_value(value)).build();
-        let tags = [
-            tag("call", operation.call().as_str()),
-            tag("tool", operation.tool().name()),
-            tag("issuer", principal.issuer()),
-            tag("peer", permit.caller().peer().as_str()),
-        ];
+        let besides = [principal.issuer(), permit.caller().peer().as_str()];
+        let mut tags = tags(operation.call(), operation.tool().name());
+        tags.extend(BESIDES.into_iter().zip(besides).filter_map(tag));
         let own = match &self.profile {
             // Boxed, as few calls have it and all would be as large.
             Some(profile) => Some(within(deadline, CREDENTIALS, Box::pin(profile.credentials())).await??),
@@ -104,9 +107,7 @@ impl Aws {
         if let (false, Some(own)) = (account.has_role(), &own) {
             return Ok(session(own.clone()));
         }
-        let request = self
-            .request(place.account(), place.region(), principal, policy)?
-            .set_tags(Some(tags.into_iter().filter_map(Result::ok).collect()));
+        let request = self.request(place.account(), place.region(), principal, policy)?.set_tags(Some(tags));
         let asked = Instant::now();
         let answer = match own {
             None => within(deadline, ACTION, request.send()).await,
@@ -135,6 +136,7 @@ impl Aws {
     pub async fn self_test(&self, account: &AccountId, region: &Region) -> Result<String, AwsError> {
         let own = Principal::own("self-test");
         let request = self.request(account, region, &own, &SessionPolicy::deny_all())?;
+        let request = request.set_tags(Some(tags(&CallId::new(), Tool::SelfTest.name())));
         let answer = request.send().await.map_err(|error| AwsError::from_sdk(ACTION, error, account.as_str()).0)?;
         let session = aws_sdk_sts::Config::builder().credentials_provider(borrowed(answer.credentials())?);
         let sts = self.sts.get(region).ok_or(AwsError::NoRole)?;
@@ -184,6 +186,15 @@ impl Session<'_> {
     pub(super) fn signed(&self) -> aws_sdk_ec2::config::Builder {
         aws_sdk_ec2::Config::builder().credentials_provider(self.credentials.clone())
     }
+}
+
+/// The tags that every session carries: which call it is for, and what it does.
+pub(super) fn tags(call: &CallId, tool: &str) -> Vec<Tag> {
+    ALWAYS.into_iter().zip([call.as_str(), tool]).filter_map(tag).collect()
+}
+
+fn tag((key, value): (&str, &str)) -> Option<Tag> {
+    Tag::builder().key(key).value(tag_value(value)).build().ok()
 }
 
 /// The credentials in STS's answer.

@@ -11,12 +11,14 @@ mod replicas;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::operation::target::Place;
+use crate::schema::Length;
 use crate::seal::{Seal, SealError};
 use crate::shared::Shared;
 use crate::telemetry;
@@ -25,7 +27,7 @@ use process::Process;
 use replicas::Replicas;
 
 /// `[aws.cache]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where it is kept.
@@ -34,17 +36,20 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// How long the rules of a group are taken for what stands; at most a minute.
     #[serde(deserialize_with = "minute")]
+    #[schemars(with = "Length")]
     pub rules: Duration,
     /// How long a group is taken to exist, with its name and tags; at most an hour.
     #[serde(deserialize_with = "hour")]
+    #[schemars(with = "Length")]
     pub groups: Duration,
     /// How long a prefix list is taken to be of its size; at most an hour.
     #[serde(deserialize_with = "hour")]
+    #[schemars(with = "Length")]
     pub prefix_lists: Duration,
 }
 
 /// Where a cache is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeptIn {
     /// In this process's own memory.

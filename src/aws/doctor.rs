@@ -3,6 +3,7 @@
 use aws_sdk_ec2::types::{IpPermission, IpRange};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
+use super::assume::tags;
 use super::session_policy::{Actions, Power, SessionPolicy};
 use super::{Aws, AwsError};
 use crate::error::Chain;
@@ -109,8 +110,7 @@ impl Aws {
         let own = Principal::own("doctor");
         let request = self.request(place.account(), place.region(), &own, policy)?;
         let request = if asked.source_identity { request } else { request.set_source_identity(None) };
-        let tag = aws_sdk_sts::types::Tag::builder().key("call").value(CallId::new().as_str()).build().ok();
-        let request = request.set_tags(tag.filter(|_| asked.tags).map(|tag| vec![tag]));
+        let request = request.set_tags(asked.tags.then(|| tags(&CallId::new(), "doctor")));
         let answer = request
             .send()
             .await

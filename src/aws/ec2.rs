@@ -18,7 +18,8 @@ use super::error::AwsError;
 use crate::audit::AwsCall;
 
 pub(super) use kept::KeptRule;
-pub use read::GroupFacts;
+pub(super) use read::NOT_MANAGED;
+pub use read::{GroupFacts, MANAGED};
 pub use write::Authorized;
 
 pub(super) const AUTHORIZE: &str = "ec2:AuthorizeSecurityGroupIngress";

@@ -4,7 +4,7 @@
 //! only be pinned to the Region: EC2's Describe actions take no resource (Service Authorization Reference, EC2).
 //! `aws:RequestedRegion` stands for `ec2:Region`, which means the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
@@ -20,6 +20,9 @@ use crate::pb::whitelistmcp::v1::AwsAnnotations;
 
 /// The most characters of an inline session policy (STS API, `AssumeRole`).
 pub const MOST_CHARACTERS: usize = 2048;
+
+/// The action that makes rules, and what EC2 calls it where tags are written as they are made.
+pub(super) const MAKES: (&str, &str) = ("ec2:AuthorizeSecurityGroupIngress", "AuthorizeSecurityGroupIngress");
 
 /// The IAM actions of every tool, as the proto's annotations say.
 #[derive(Clone, Debug)]
@@ -55,6 +58,15 @@ pub struct SessionPolicy {
     sha256: Option<String>,
 }
 
+/// The actions of every tool together: what a role must allow for any call to be possible.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Every {
+    pub(super) reads: BTreeSet<String>,
+    pub(super) writes: BTreeSet<String>,
+    pub(super) rule_writes: BTreeSet<String>,
+    pub(super) tag_writes: BTreeSet<String>,
+}
+
 /// Annotations that are missing from the descriptors.
 #[derive(Debug, thiserror::Error)]
 pub enum AnnotationError {
@@ -85,6 +97,18 @@ impl Actions {
         }
         actions.extend(Tool::OWN.map(|tool| (tool, own(tool))));
         Ok(Self(actions))
+    }
+
+    /// The actions of every tool together.
+    pub(super) fn every(&self) -> Every {
+        let mut every = Every::default();
+        for actions in self.0.values() {
+            every.reads.extend(actions.reads.iter().cloned());
+            every.writes.extend(actions.writes.iter().cloned());
+            every.rule_writes.extend(actions.rule_writes.iter().cloned());
+            every.tag_writes.extend(actions.tag_writes.iter().cloned());
+        }
+        every
     }
 
     /// The session policy of one call. A call that changes nothing, such as a dry run, gets no action that could.
@@ -125,7 +149,7 @@ impl Actions {
             }
             if actions.tag_rules_on_create {
                 let condition = json!({
-                    "StringEquals": {"ec2:CreateAction": "AuthorizeSecurityGroupIngress", format!("aws:RequestTag/{CALL}"): power.call.as_str()},
+                    "StringEquals": {"ec2:CreateAction": MAKES.1, format!("aws:RequestTag/{CALL}"): power.call.as_str()},
                 });
                 statements.push(json!({"Sid": "Make", "Effect": "Allow", "Action": "ec2:CreateTags", "Resource": any_rule, "Condition": condition}));
             }
@@ -173,7 +197,7 @@ impl Power {
             || self.holder.as_ref().filter(|_| self.keyed).map(|holder| format!("{}*", Spent::tag_keys_of(holder)));
         let closing = || Some(Closing::tag_key(self.call.as_str()));
         // What has ended may be taken off a rule that is full, so that it can be marked.
-        let ended = |kind: &str| Some(format!("{PREFIX}{kind}:*"));
+        let ended = |kind: &str| Some(of_kind(kind));
         let keys = match self.tool {
             Tool::Add | Tool::Extend => [own(), key(), None],
             Tool::Move => [own(), key(), closing()],
@@ -184,6 +208,15 @@ impl Power {
         };
         keys.into_iter().flatten().collect()
     }
+}
+
+/// The keys of the tags that any call may write on rules that stand: leases, idempotency keys, marks of closing.
+pub(super) fn every_tag_key() -> [String; 3] {
+    ["closing", "holder", "key"].map(of_kind)
+}
+
+fn of_kind(kind: &str) -> String {
+    format!("{PREFIX}{kind}:*")
 }
 
 /// What the service needs for what it does for itself.

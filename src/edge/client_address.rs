@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use ::http::HeaderMap;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The header in which the declared proxies say whom they speak for. Only one is ever read: a proxy that sets one of
 /// the two passes the other on as a client wrote it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedBy {
     /// `X-Forwarded-For`, as most load balancers set it.

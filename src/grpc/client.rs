@@ -12,6 +12,7 @@ use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -32,7 +33,7 @@ use crate::telemetry;
 use crate::tls::{self, ClientFiles, ClientSet, Current, Material as _, Reloader};
 
 /// `[edge.backend]`: the gRPC service behind the edge.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where it is: host and port.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use ipnet::IpNet;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -37,7 +38,7 @@ const CHECK_DIGITS: usize = 8;
 pub const DAYS_MOST: u16 = 366;
 
 /// `[api_keys]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The file of keys (TOML). It is read anew when it changes.

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
@@ -45,7 +46,7 @@ pub const CLOCK_LEEWAY: Duration = Duration::from_secs(30);
 pub type Configs = BTreeMap<String, Config>;
 
 /// `[oidc.NAME]` in the configuration: one issuer.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "an issuer's own section, named as you like: `[oidc.company]`")]
 pub struct Config {
     /// The issuer, exactly as tokens carry it in `iss`; it may have a path. Its metadata is looked for where OpenID
@@ -87,7 +88,7 @@ pub struct Config {
 }
 
 /// The form of an issuer's access tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tokens {
     /// JWTs (RFC 9068), checked by the issuer's keys.

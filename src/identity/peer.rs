@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use rustls_pki_types::CertificateDer;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -28,7 +29,7 @@ enum End {
 }
 
 /// `[[core.peers]]`: who may connect to the core, and as what.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The URI or DNS subject alternative name in the peer's certificate, compared exactly.
@@ -41,7 +42,7 @@ pub struct Config {
 }
 
 /// A role's name in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleName {
     /// Speaks for people, by their own tokens.

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use cedar_policy::{ActionConstraint, Authorizer, Effect, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use jiff::tz::TimeZone;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Policy, Reason, Rulebook, reach};
 use crate::approval::WhoseWord;
 use crate::digest::sha256_hex;
 use crate::operation::{Tool, term};
+use crate::schema::Length;
 
 const SCHEMA: &str = include_str!("schema.cedarschema");
 const DEFAULT: &str = include_str!("default.cedar");
@@ -28,13 +30,14 @@ const POLICIES_MOST: usize = 500;
 const FILES_MOST: usize = 100;
 
 /// `[policy]` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A file of Cedar policies, or a directory of files named `*.cedar`; the shipped default where none is given.
     pub file: Option<PathBuf>,
     /// How often it is read again, from a second to an hour.
     #[serde(deserialize_with = "interval")]
+    #[schemars(with = "Length")]
     pub reload: Duration,
     /// The time zone in which policies are told hour, minute and weekday, such as `Europe/Berlin`; UTC unless given.
     pub time_zone: Option<String>,

@@ -10,6 +10,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::reload::{Material, Read};
@@ -17,7 +18,7 @@ use super::verify::{Purpose, check_authorities, check_identity, check_revocation
 use super::{Identity, TlsError, provider};
 
 /// The oldest version of TLS that is spoken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, serde::Serialize)]
 pub enum Version {
     /// TLS 1.2 (RFC 5246), with ephemeral keys and authenticated encryption only.
     #[serde(rename = "1.2")]
@@ -29,7 +30,7 @@ pub enum Version {
 }
 
 /// Whether clients must show a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Demand {
     /// They may; one that is shown must be good.

@@ -149,11 +149,15 @@ fn links_between_documents_lead_somewhere() {
         "CONTRIBUTING.md",
         "docs/ARCHITECTURE.md",
         "docs/AUDIT.md",
+        "docs/CONFIGURATION.md",
         "docs/CONFORMANCE.md",
+        "docs/ERRORS.md",
         "docs/MIGRATING.md",
         "docs/OPERATIONS.md",
         "docs/TELEMETRY.md",
         "docs/PROMISES.md",
+        "docs/deploy/iam.md",
+        "docs/quickstart/service.md",
         "certs/README.md",
     ] {
         let path = emulator::checkout().join(document);

@@ -7,6 +7,10 @@
 // role_policy.json. A condition key that a request does not carry is absent, as it would be at AWS: a case that speaks
 // of a Region has to say `aws:RequestedRegion`.
 //
+// A line may also say: "role", the role's policy in place of role_policy.json; "trust", the policy of the resource, as a role
+// that is assumed has one; "scp", a service control policy; "principal", the ARN of who asks. Without "policy" nobody narrows
+// what the role may do.
+//
 // One line per case, `ok` or `DIFF`, then the count. Exits 1 on any DIFF, on a policy above AWS's 2,048 bytes, and if
 // there was nothing to check. A request that the simulator finds malformed, such as an action that does not exist, is
 // a DIFF whatever was wanted: a typing error must not pass for a denial.
@@ -21,6 +25,8 @@ const tools = resolve(process.env.TOOLS_DIR ?? join(__dirname, '../../../.tools'
 const { runSimulation } = createRequire(`${tools}/node/`)('@cloud-copilot/iam-simulate');
 
 const LARGEST_POLICY = 2048;
+// What every organization begins with; a service control policy only takes away.
+const everything = { name: 'everything', policy: { Version: '2012-10-17', Statement: [{ Effect: 'Allow', Action: '*', Resource: '*' }] } };
 const rolePolicy = JSON.parse(readFileSync(join(__dirname, 'role_policy.json'), 'utf8'));
 
 async function main() {
@@ -33,12 +39,15 @@ async function main() {
   const lines = readFileSync(0, 'utf8').split('\n').filter((line) => line.trim());
   for (const line of lines) {
     const subject = JSON.parse(line);
-    const text = typeof subject.policy === 'string' ? subject.policy : JSON.stringify(subject.policy);
-    const size = Buffer.byteLength(text);
-    report(size <= LARGEST_POLICY, `${subject.name}: ${size} of ${LARGEST_POLICY} bytes`);
+    if (subject.policy) {
+      const text = typeof subject.policy === 'string' ? subject.policy : JSON.stringify(subject.policy);
+      const size = Buffer.byteLength(text);
+      report(size <= LARGEST_POLICY, `${subject.name}: ${size} of ${LARGEST_POLICY} bytes`);
+      subject.policy = JSON.parse(text);
+    }
     for (const request of subject.cases) {
       cases += 1;
-      const { decision, remark } = await decide(JSON.parse(text), request);
+      const { decision, remark } = await decide(subject, request);
       const told = `${subject.name}: ${request.want} ${request.action} on ${request.resource}${contextText(request)}`;
       report(decision === request.want, decision === request.want ? told : `${told}: got ${decision}${remark}`);
     }
@@ -48,14 +57,15 @@ async function main() {
 }
 
 /** What the session may do about the request: `allow`, `deny` or `error`, and a remark that helps when it surprises. */
-async function decide(sessionPolicy, { action, resource, context = {} }) {
+async function decide(subject, { action, resource, context = {} }) {
   const account = resource.split(':')[4] || '123456789012';
-  const principal = `arn:aws:sts::${account}:assumed-role/whitelistmcp-target/session`;
+  const principal = subject.principal ?? `arn:aws:sts::${account}:assumed-role/whitelistmcp-target/session`;
   const outcome = await runSimulation({
     request: { action, principal, resource: { resource, accountId: account }, contextVariables: context },
-    sessionPolicy,
-    identityPolicies: [{ name: 'role', policy: rolePolicy }],
-    serviceControlPolicies: [],
+    sessionPolicy: subject.policy,
+    identityPolicies: [{ name: 'role', policy: subject.role ?? rolePolicy }],
+    resourcePolicy: subject.trust,
+    serviceControlPolicies: subject.scp ? [{ orgIdentifier: 'root', policies: [everything, { name: 'scp', policy: subject.scp }] }] : [],
     resourceControlPolicies: [],
     additionalSettings: {},
   }, {});

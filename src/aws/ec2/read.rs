@@ -23,7 +23,9 @@ const LOOK_INTERFACES: &str = "ec2:DescribeNetworkInterfaces";
 const LOOK_LISTS: &str = "ec2:DescribeManagedPrefixLists";
 
 /// The tag by which a group's owner opts it in.
-const MANAGED: &str = "whitelistmcp:managed";
+pub const MANAGED: &str = "whitelistmcp:managed";
+/// Values of that tag that say no.
+pub(in crate::aws) const NOT_MANAGED: [&str; 3] = ["false", "no", "0"];
 
 /// The most that the Describe calls give at once.
 const PAGE: i32 = 1000;
@@ -325,7 +327,7 @@ fn opted_in(group: &SecurityGroup) -> Option<OptedIn> {
     let id = GroupId::parse(group.group_id()?).ok()?;
     let tags = tags(group.tags());
     let said = tags.get(MANAGED)?.trim();
-    if matches!(said.to_ascii_lowercase().as_str(), "false" | "no" | "0") {
+    if NOT_MANAGED.contains(&said.to_ascii_lowercase().as_str()) {
         return None;
     }
     let plain = said.is_empty() || matches!(said.to_ascii_lowercase().as_str(), "true" | "yes" | "1");

@@ -1,4 +1,6 @@
-//! `iam`: what AWS is asked for, printed by the same code that asks.
+//! `iam`: what AWS is asked for, and what an operator sets up for it, printed by the same code that asks.
+
+mod print;
 
 use std::process::ExitCode;
 
@@ -14,7 +16,9 @@ use crate::{complain, fail, say};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Prints the session policy of one call, exactly as STS gets it.
-    SessionPolicy(SessionPolicyArguments),
+    SessionPolicy(Box<SessionPolicyArguments>),
+    /// Prints the roles' trust and permission policies, and a kill switch, as JSON, CloudFormation or Terraform.
+    Print(Box<print::Arguments>),
 }
 
 /// The call.
@@ -59,7 +63,13 @@ pub(crate) struct SessionPolicyArguments {
 }
 
 pub(crate) fn run(command: &Command) -> ExitCode {
-    let Command::SessionPolicy(arguments) = command;
+    match command {
+        Command::SessionPolicy(arguments) => print_session_policy(arguments),
+        Command::Print(arguments) => print::run(arguments),
+    }
+}
+
+fn print_session_policy(arguments: &SessionPolicyArguments) -> ExitCode {
     let every = || Tool::ALL.into_iter().chain(Tool::OWN);
     let Some(tool) = every().find(|tool| tool.name() == arguments.tool) else {
         complain(&format!(

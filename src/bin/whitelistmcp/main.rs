@@ -12,6 +12,7 @@ mod login;
 mod mode;
 mod policy;
 mod reconcile;
+mod reference;
 mod run;
 mod stdio;
 mod volume;
@@ -66,6 +67,9 @@ enum Command {
     /// Checks policies, tests them, and says what they would answer.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Prints the reference of the configuration, and its JSON Schema.
+    #[command(subcommand)]
+    Reference(reference::Command),
 }
 
 fn main() -> ExitCode {
@@ -117,6 +121,7 @@ impl Command {
             Self::Iam(command) => iam::run(&command),
             Self::Audit(command) => audit::run(&command),
             Self::Policy(command) => policy::run(&command),
+            Self::Reference(command) => reference::run(command),
         }
     }
 }

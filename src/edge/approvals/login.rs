@@ -9,6 +9,7 @@ use openidconnect::{
     AuthorizationCode, ClientId, ClientSecret, CsrfToken, IssuerUrl, Nonce, OAuth2TokenResponse, PkceCodeChallenge,
     PkceCodeVerifier, RedirectUrl, Scope, TokenResponse,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ use crate::http_client::HttpClient;
 use crate::identity::oidc;
 
 /// `[edge.login]` in the configuration: how people log in to decide on requests.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The issuer, by its name in `[oidc.NAME]`.

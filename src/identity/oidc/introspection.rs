@@ -18,6 +18,7 @@ use oauth2::{
     TokenIntrospectionResponse,
 };
 use quick_cache::sync::Cache;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
@@ -40,7 +41,7 @@ const UNANSWERED_FOR: Duration = Duration::from_secs(1);
 const ANSWERS_MOST: usize = 10_000;
 
 /// `[oidc.NAME.introspection]`: this process's own client at the issuer. The edge and the core each have theirs.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The client that this process is to the issuer.
