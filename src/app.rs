@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -59,6 +60,8 @@ pub struct Bound {
     /// The edge's address for WebSocket alone, if it has one.
     sockets: Option<(Listener, axum::Router)>,
     upkeep: Option<Upkeep>,
+    /// The address for probes alone, if there is one.
+    probes: Option<(Listener, axum::Router)>,
     reloads: Reloads,
 }
 
@@ -104,6 +107,9 @@ const SETTLES: Duration = Duration::from_millis(500);
 const JOURNAL_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often a core tells its health service how it is.
+/// How long a probe's connection may take to end, once everything else has.
+const LAST_PROBES: Duration = Duration::from_secs(1);
+
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
 
 /// Why a service cannot start.
@@ -200,7 +206,9 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     let (routes, upkeep) =
         core_routes(config, reach, shared(config)?, verifier, peers(config)?, reloads.part(), shutdown).await?;
     let core = Some((listener, routes.into_axum_router()));
-    Ok(Bound { core, edge: None, sockets: None, upkeep: Some(upkeep), reloads })
+    let probes = probes(config).await?;
+    let probes = probes.map(|listener| (listener, upkeep.health.router()));
+    Ok(Bound { core, edge: None, sockets: None, probes, upkeep: Some(upkeep), reloads })
 }
 
 /// The edge alone, in front of a core in another process.
@@ -216,6 +224,7 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     reloads.links.push(reloader);
     let shared = shared(config)?;
     if let Some(shared) = &shared {
+    let probes = probes(config).await?;
         shared.connect_soon();
     }
     let limits = Door::new(limits(config)?, shared.clone());
@@ -227,8 +236,9 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     shutdown.tasks().spawn(behind.watch(shutdown.token()));
     let edge = Arc::new(edge_over(config, section, verifier, link, limits, health, shared)?);
     let (edge, sockets) = listeners.route(&edge);
-    Ok(Bound { core: None, edge: Some(edge), sockets, upkeep: None, reloads })
+    Ok(Bound { core: None, edge: Some(edge), sockets, probes, upkeep: None, reloads })
 }
+    let probes = probes.map(|listener| (listener, health.router()));
 
 /// Edge and core in one process: the same service, called in memory. With a `[core]` section the core serves other
 /// peers by mTLS as well.
@@ -248,11 +258,13 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
     let (reach, checks) = (reach(config).await?, Arc::clone(&verifier));
     let (routes, upkeep) =
         core_routes(config, reach, shared.clone(), Some(checks), peers, reloads.part(), shutdown).await?;
+    let probes = probes(config).await?;
     let core = core.map(|listener| (listener, routes.clone().into_axum_router()));
     let limits = Door::new(limits(config)?, shared.clone());
     let edge = edge_over(config, section, verifier, Link::local(routes), limits, upkeep.health.clone(), shared)?;
     let (edge, sockets) = listeners.route(&Arc::new(edge));
-    Ok(Bound { core, edge: Some(edge), sockets, upkeep: Some(upkeep), reloads })
+    let probes = probes.map(|listener| (listener, upkeep.health.router()));
+    Ok(Bound { core, edge: Some(edge), sockets, probes, upkeep: Some(upkeep), reloads })
 }
 
 impl Bound {
@@ -275,8 +287,19 @@ impl Bound {
     pub async fn run(self, shutdown: &Shutdown) -> bool {
         for (door, what, bound) in [
             ("core", "core", self.core),
+    /// The address for probes alone.
+    pub fn probes_address(&self) -> Option<SocketAddr> {
+        self.probes.as_ref().map(|(listener, _)| listener.address())
+    }
+
             ("edge", "edge", self.edge),
             ("edge", "edge, for WebSockets alone,", self.sockets),
+        // Probes are answered for as long as anything runs: a process that drains is alive, and says that it is not ready.
+        let (last, asked) = (CancellationToken::new(), TaskTracker::new());
+        if let Some((listener, router)) = self.probes {
+            tracing::info!(address = %listener.address(), "probes are answered");
+            asked.spawn(listener.serve("probes", router, last.clone(), asked.clone()));
+        }
         ] {
             if let Some((listener, router)) = bound {
                 tracing::info!(address = %listener.address(), "{what} is listening");
@@ -287,7 +310,11 @@ impl Bound {
             upkeep.start(shutdown);
         }
         self.reloads.start(shutdown);
-        shutdown.finished().await
+        let finished = shutdown.finished().await;
+        last.cancel();
+        asked.close();
+        tokio::time::timeout(LAST_PROBES, asked.wait()).await.unwrap_or_default();
+        finished
     }
 }
 
@@ -704,6 +731,14 @@ async fn bind(
     address: SocketAddr,
     tls: Option<Current<ServerSet>>,
     per_address: PerAddress,
+/// The address for probes alone, bound and not yet served.
+async fn probes(config: &Config) -> Result<Option<Listener>, StartError> {
+    match config.health.listen {
+        Some(address) => Ok(Some(bind(address, None, PerAddress::default()).await?)),
+        None => Ok(None),
+    }
+}
+
 ) -> Result<Listener, StartError> {
     let bound = Listener::bind(address, tls, per_address, Clock::system()).await;
     bound.map_err(|source| StartError::Bind { address, source })

@@ -57,6 +57,7 @@ mod policy_facts;
 mod policy_files;
 mod properties;
 mod providers;
+mod probes;
 mod reconciler;
 mod reload;
 mod schemas;

@@ -6,6 +6,7 @@ mod bridge;
 mod certs;
 mod check;
 mod doctor;
+mod health;
 mod iam;
 mod key;
 mod login;
@@ -55,6 +56,8 @@ enum Command {
     /// Makes a CA and certificates to try the service out.
     Certs(certs::Arguments),
     /// Makes API keys.
+    /// Asks the service that runs on this host whether it is alive or ready: one line, and 0 or 1 as the exit code.
+    Health(health::Arguments),
     #[command(subcommand)]
     Key(key::Command),
     /// Prints what AWS is asked for.
@@ -116,6 +119,7 @@ impl Command {
             Self::Key(command) => key::run(&command),
             Self::Iam(command) => iam::run(&command),
             Self::Audit(command) => audit::run(&command),
+            Self::Health(arguments) => health::run(&arguments),
             Self::Policy(command) => policy::run(&command),
         }
     }

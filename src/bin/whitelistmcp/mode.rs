@@ -8,6 +8,7 @@
 //! | | a person who wants help |
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
@@ -88,9 +89,29 @@ fn remote() -> Result<Config, ModeError> {
         Some(path) => Config::load(path.as_ref(), crate::environment())?,
         None => Config::of_environment(crate::environment())?,
     };
-    let edge = config.edge.as_mut().ok_or(ModeError::NoEdge)?;
-    edge.plaintext.get_or_insert(edge.tls.is_none());
+    if config.edge.is_none() {
+        return Err(ModeError::NoEdge);
+    }
+    plain_by_default(&mut config);
     Ok(config)
+}
+
+/// The configuration of the server that this environment would start, or has started: for who asks it something.
+pub(crate) fn configured(path: Option<&Path>) -> Result<Config, ConfigError> {
+    let mut config = match path {
+        Some(path) => Config::load(path, crate::environment())?,
+        None => Config::of_environment(crate::environment())?,
+    };
+    if variable(MODE).as_deref() == Some("remote") {
+        plain_by_default(&mut config);
+    }
+    Ok(config)
+}
+
+fn plain_by_default(config: &mut Config) {
+    if let Some(edge) = &mut config.edge {
+        edge.plaintext.get_or_insert(edge.tls.is_none());
+    }
 }
 
 /// A variable that is set to something: compose files pass on those that are not set as empty ones.
