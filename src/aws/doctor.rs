@@ -111,10 +111,9 @@ impl Aws {
         let request = if asked.source_identity { request } else { request.set_source_identity(None) };
         let tag = aws_sdk_sts::types::Tag::builder().key("call").value(CallId::new().as_str()).build().ok();
         let request = request.set_tags(tag.filter(|_| asked.tags).map(|tag| vec![tag]));
-        let answer = request
-            .send()
-            .await
-            .map_err(|error| AwsError::from_sdk(super::assume::ACTION, error, place.account().as_str()).0)?;
+        let answer = super::assume::send(request, self.own().await?).await;
+        let answer =
+            answer.map_err(|error| AwsError::from_sdk(super::assume::ACTION, error, place.account().as_str()).0)?;
         super::assume::borrowed(answer.credentials())
     }
 }

@@ -37,6 +37,7 @@ mod documents;
 mod edge_events;
 mod emulators;
 mod faults;
+mod federation;
 mod fleet;
 mod floods;
 mod guide;

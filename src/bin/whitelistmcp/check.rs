@@ -307,6 +307,10 @@ fn aws(config: &Config, table: &mut Table) {
     if let Some(endpoint) = &config.aws.endpoint {
         table.add("aws.endpoint", format!("{endpoint}, not AWS's own"), checked_endpoint(endpoint).map(drop));
     }
+    if let Some(federation) = &config.aws.federation {
+        let text = format!("{} by {}, for {}", federation.role_arn, federation.from, federation.audience);
+        table.add("aws.federation", text, federation.check());
+    }
     table.add("targets", format!("{} named groups", config.targets.groups.len()), app::targets(config).map(drop));
     if config.targets.groups.is_empty() {
         table.note("targets", "no group has a name: under the shipped policies none can be reached");
