@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -37,6 +38,7 @@ use crate::identity::api_key::{self, ApiKeys};
 use crate::identity::bearer::Verifier;
 use crate::identity::oidc::{self, Issuers};
 use crate::identity::peer::{self, Peers};
+use crate::lambda::{self, Behind, Function};
 use crate::limit::{self, Door, Limits};
 use crate::listen::{Listener, PerAddress};
 use crate::operation::Tool;
@@ -58,6 +60,8 @@ pub struct Bound {
     edge: Option<(Listener, axum::Router)>,
     /// The edge's address for WebSocket alone, if it has one.
     sockets: Option<(Listener, axum::Router)>,
+    /// The address for probes alone, if there is one.
+    probes: Option<(Listener, axum::Router)>,
     upkeep: Option<Upkeep>,
     reloads: Reloads,
 }
@@ -102,6 +106,9 @@ const SETTLES: Duration = Duration::from_millis(500);
 
 /// How often a journal that could not be opened is tried again.
 const JOURNAL_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a probe's connection may take to end, once everything else has.
+const LAST_PROBES: Duration = Duration::from_secs(1);
 
 /// How often a core tells its health service how it is.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
@@ -178,6 +185,9 @@ pub enum StartError {
     /// The embedded descriptors, for reflection.
     #[error("the embedded descriptors cannot be served")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// A configuration that is none of a function.
+    #[error(transparent)]
+    Function(#[from] lambda::ConfigError),
     /// An address.
     #[error("{address} cannot be bound")]
     Bind {
@@ -196,11 +206,13 @@ pub async fn core(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     let mut reloads = Reloads::new(config);
     let tls = reloads.server(section.files())?;
     let listener = bind(section.listen, Some(tls), section.per_address()).await?;
+    let probes = probes(config).await?;
     let reach = reach(config).await?;
     let (routes, upkeep) =
         core_routes(config, reach, shared(config)?, verifier, peers(config)?, reloads.part(), shutdown).await?;
     let core = Some((listener, routes.into_axum_router()));
-    Ok(Bound { core, edge: None, sockets: None, upkeep: Some(upkeep), reloads })
+    let probes = probes.map(|listener| (listener, upkeep.health.router()));
+    Ok(Bound { core, edge: None, sockets: None, probes, upkeep: Some(upkeep), reloads })
 }
 
 /// The edge alone, in front of a core in another process.
@@ -212,6 +224,7 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     let mut reloads = Reloads::new(config);
     let tls = section.files().map(|files| reloads.server(files)).transpose()?;
     let listeners = Listeners::bind(section, tls).await?;
+    let probes = probes(config).await?;
     let (link, reloader) = Link::remote(backend, reloads.clock.clone())?;
     reloads.links.push(reloader);
     let shared = shared(config)?;
@@ -225,9 +238,10 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
         vec![Part::needed("core", move || known.problem()), Part::told("keys", move || keys.problem()), reloads.part()];
     let health = Health::new(parts, shutdown.ending());
     shutdown.tasks().spawn(behind.watch(shutdown.token()));
+    let probes = probes.map(|listener| (listener, health.router()));
     let edge = Arc::new(edge_over(config, section, verifier, link, limits, health, shared)?);
     let (edge, sockets) = listeners.route(&edge);
-    Ok(Bound { core: None, edge: Some(edge), sockets, upkeep: None, reloads })
+    Ok(Bound { core: None, edge: Some(edge), sockets, probes, upkeep: None, reloads })
 }
 
 /// Edge and core in one process: the same service, called in memory. With a `[core]` section the core serves other
@@ -244,6 +258,7 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
         None => None,
         Some(core) => Some(bind(core.listen, Some(reloads.server(core.files())?), core.per_address()).await?),
     };
+    let probes = probes(config).await?;
     let shared = shared(config)?;
     let (reach, checks) = (reach(config).await?, Arc::clone(&verifier));
     let (routes, upkeep) =
@@ -252,7 +267,58 @@ pub async fn serve(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartE
     let limits = Door::new(limits(config)?, shared.clone());
     let edge = edge_over(config, section, verifier, Link::local(routes), limits, upkeep.health.clone(), shared)?;
     let (edge, sockets) = listeners.route(&Arc::new(edge));
-    Ok(Bound { core, edge: Some(edge), sockets, upkeep: Some(upkeep), reloads })
+    let probes = probes.map(|listener| (listener, upkeep.health.router()));
+    Ok(Bound { core, edge: Some(edge), sockets, probes, upkeep: Some(upkeep), reloads })
+}
+
+/// The service as a function, to which a platform hands single requests: the edge, and the core in the same process unless
+/// `[edge.backend]` says that it is elsewhere. Nothing is listened on.
+pub async fn function(config: &Config, shutdown: &Shutdown) -> Result<Function, StartError> {
+    let section = config.edge.clone().ok_or(StartError::Missing("edge"))?;
+    let section = section.handed_over().map_err(lambda::ConfigError::from)?;
+    if config.approvals.is_some() && config.redis.is_none() && section.backend.is_none() {
+        return Err(lambda::ConfigError::Approvals.into());
+    }
+    let verifier = verifier(config)?;
+    let mut reloads = Reloads::new(config);
+    let shared = shared(config)?;
+    let limits = Door::new(limits(config)?, shared.clone());
+    let keys = Arc::clone(&verifier);
+    let (link, health, behind) = if let Some(backend) = &section.backend {
+        let (link, reloader) = Link::remote(backend, reloads.clock.clone())?;
+        reloads.links.push(reloader);
+        if let Some(shared) = &shared {
+            shared.connect_soon();
+        }
+        let parts = vec![Part::told("keys", move || keys.problem()), reloads.part()];
+        (link, Health::new(parts, shutdown.ending()), None)
+    } else {
+        if config.core.is_some() {
+            tracing::info!("`[core]` is not served by a function: nobody can connect to it");
+        }
+        if config.leases.close {
+            tracing::info!(
+                "a function is frozen between its calls: what has ended is closed when the schedule's event comes"
+            );
+        }
+        // What would go on by itself does not.
+        let mut config = config.clone();
+        (config.leases.close, config.health.self_test) = (false, None);
+        let peers = peers(&config)?.with_in_process_edge();
+        let reach = reach(&config).await?;
+        let (routes, upkeep) =
+            core_routes(&config, reach, shared.clone(), Some(keys), peers, reloads.part(), shutdown).await?;
+        let Upkeep { policies, broker, reconciler, audit, journal, health, .. } = upkeep;
+        shutdown.tasks().spawn(policies.run(shutdown.reloads(), shutdown.token()));
+        if audit.keeps_a_journal() {
+            // It only reads AWS, and what is frozen in the midst of it goes on with the next event.
+            shutdown.tasks().spawn(recover::run(Arc::clone(&broker), shutdown.token()));
+        }
+        (Link::local(routes), health, Some(Behind { audit, journal, broker, reconciler }))
+    };
+    reloads.start(shutdown);
+    let edge = edge_over(config, &section, verifier, link, limits, health, shared)?;
+    Ok(Function::new(edge, behind, Clock::system()))
 }
 
 impl Bound {
@@ -271,8 +337,19 @@ impl Bound {
         self.sockets.as_ref().map(|(listener, _)| listener.address())
     }
 
+    /// The address for probes alone.
+    pub fn probes_address(&self) -> Option<SocketAddr> {
+        self.probes.as_ref().map(|(listener, _)| listener.address())
+    }
+
     /// Serves until the shutdown, and returns when everything has finished; false if some of it had to be cut off.
     pub async fn run(self, shutdown: &Shutdown) -> bool {
+        // Probes are answered for as long as anything runs: a process that drains is alive, and says that it is not ready.
+        let (last, asked) = (CancellationToken::new(), TaskTracker::new());
+        if let Some((listener, router)) = self.probes {
+            tracing::info!(address = %listener.address(), "probes are answered");
+            asked.spawn(listener.serve("probes", router, last.clone(), asked.clone()));
+        }
         for (door, what, bound) in [
             ("core", "core", self.core),
             ("edge", "edge", self.edge),
@@ -287,7 +364,11 @@ impl Bound {
             upkeep.start(shutdown);
         }
         self.reloads.start(shutdown);
-        shutdown.finished().await
+        let finished = shutdown.finished().await;
+        last.cancel();
+        asked.close();
+        tokio::time::timeout(LAST_PROBES, asked.wait()).await.unwrap_or_default();
+        finished
     }
 }
 
@@ -698,6 +779,14 @@ fn verifier(config: &Config) -> Result<Arc<Verifier>, StartError> {
         |issuer: &oidc::Config| Ok::<_, StartError>(HttpClient::new(tls::public_client(issuer.ca.as_deref())?));
     let issuers = Issuers::new(&config.oidc, client)?;
     Ok(Arc::new(Verifier::new(issuers, api_keys(config)?, Clock::system())))
+}
+
+/// The address for probes alone, bound and not yet served.
+async fn probes(config: &Config) -> Result<Option<Listener>, StartError> {
+    match config.health.listen {
+        Some(address) => Ok(Some(bind(address, None, PerAddress::default()).await?)),
+        None => Ok(None),
+    }
 }
 
 async fn bind(

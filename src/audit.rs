@@ -274,6 +274,15 @@ impl Audit {
         }
     }
 
+    /// Returns once everything that was recorded so far is on disk, or says why it is not: for a process that may be stopped at
+    /// any moment from then on.
+    pub async fn settle(&self) -> Result<(), JournalError> {
+        match self.journal() {
+            Some(journal) => journal.settle().await,
+            None => Ok(()),
+        }
+    }
+
     /// Whether changes can be recorded at all.
     pub fn keeps_a_journal(&self) -> bool {
         self.kept().is_ok()

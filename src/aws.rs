@@ -1,6 +1,7 @@
 //! AWS: one STS session for each operation, of least power, and the few EC2 calls that the operation needs.
 //!
-//! The service's own credentials sign AssumeRole and nothing else. Where one person runs all of it without a server
+//! The service's own credentials sign AssumeRole and nothing else: the SDK's chain finds them, or the platform's identity stands
+//! for them ([`federation`]). Where one person runs all of it without a server
 //! ([`profile`]), an account without a role is reached by that person's own credentials, and nothing less. A [`Session`] is made from a permit, a session
 //! policy and an audit entry, serves one operation, and is gone with it; reading asks for the session, changing for a
 //! second permit and a durable entry besides.
@@ -11,6 +12,7 @@ mod circuit;
 pub mod doctor;
 mod ec2;
 mod error;
+pub mod federation;
 pub mod iam;
 mod observe;
 pub mod profile;
@@ -31,8 +33,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
+use crate::clock::Clock;
 use crate::operation::target::{AccountId, Region, TargetError};
 
+use aws_sdk_sts::config::Credentials;
+use federation::Federation;
 use observe::Observe;
 use profile::{Identity, Profile};
 
@@ -60,6 +65,8 @@ pub struct Config {
     /// A file of AWS credentials in the SDK's own format, whose profile `default` is used. Without one, the SDK's own
     /// chain finds the credentials: environment, profile, container or instance role.
     pub credentials_file: Option<PathBuf>,
+    /// The service's own credentials by the identity that another cloud has given it, in place of the chain.
+    pub federation: Option<federation::Config>,
     /// The accounts that can be reached, each by a role.
     pub accounts: Vec<AccountConfig>,
     /// Whether what was read is remembered for a moment, for those who only look. Not unless it is there.
@@ -117,6 +124,8 @@ pub struct Aws {
     ec2: BTreeMap<Region, aws_sdk_ec2::Client>,
     /// The person whose credentials count, where there is no server.
     profile: Option<Profile>,
+    /// What the service's own credentials are had by, where the SDK's chain does not find them.
+    federation: Option<Federation>,
     time: time::AwsTime,
     circuits: circuit::Circuits,
     cache: Option<cache::Cache>,
@@ -160,6 +169,12 @@ pub enum ConfigError {
     /// An external id that STS does not take.
     #[error("the external id of account {0} must be 2 to 1224 of A-Z a-z 0-9 + = , . @ : / _ and -")]
     ExternalId(AccountId),
+    /// `[aws.federation]`
+    #[error("`[aws.federation]`")]
+    Federation(#[from] federation::ConfigError),
+    /// Two kinds of credentials.
+    #[error("`[aws]` has both `credentials_file` and `[aws.federation]`; take one out")]
+    TwoCredentials,
     /// An endpoint that is neither safe nor local.
     #[error("the AWS endpoint `{0}` must be https, or http to a loopback address")]
     Endpoint(String),
@@ -185,6 +200,7 @@ pub enum ConfigError {
 impl Accounts {
     /// Checks the configuration of a server: every account has a role.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        check_federation(config)?;
         Self::read(config, None)
     }
 
@@ -283,11 +299,21 @@ impl Account {
 // === impl Aws ===
 
 impl Aws {
-    /// Prepares access with the SDK's own chain of credentials. Nothing is asked of AWS yet.
+    /// Prepares access with the platform's identity where `[aws.federation]` says so, or else with the SDK's own chain of
+    /// credentials. Nothing is asked of AWS yet.
     pub async fn new(config: &Config, accounts: Accounts) -> Result<Self, ConfigError> {
+        check_federation(config)?;
         let region = accounts.0.values().flat_map(|account| &account.regions).next();
-        let base = loader(config, http_client(config)?, region).load().await;
-        Self::over(with_endpoint(config, base)?, accounts, None)
+        let http = http_client(config)?;
+        let Some(section) = &config.federation else {
+            let base = loader(config, http, region).load().await;
+            return Self::over(with_endpoint(config, base)?, accounts, None);
+        };
+        let federation = Federation::new(config, section, http.clone(), region, Clock::system()).await?;
+        // Each request brings them.
+        let base = loader(config, http, region).no_credentials().load().await;
+        let aws = Self::over(with_endpoint(config, base)?, accounts, None)?;
+        Ok(Self { federation: Some(federation), ..aws })
     }
 
     /// Prepares access for one person, with the credentials of their profile.
@@ -321,7 +347,26 @@ impl Aws {
             let config = config.identity_cache(aws_sdk_ec2::config::IdentityCache::no_cache()).build();
             ec2.insert(region.clone(), aws_sdk_ec2::Client::from_conf(config));
         }
-        Ok(Self { accounts, sts, ec2, profile, time, circuits: circuit::Circuits::default(), cache: None })
+        let (federation, circuits) = (None, circuit::Circuits::default());
+        Ok(Self { accounts, sts, ec2, profile, federation, time, circuits, cache: None })
+    }
+
+    /// The credentials that a request for a role is signed with, where the clients do not have them themselves.
+    async fn own(&self) -> Result<Option<Credentials>, AwsError> {
+        Ok(match (&self.profile, &self.federation) {
+            // Boxed, as few calls have it and all would be as large.
+            (Some(profile), _) => Some(Box::pin(profile.credentials()).await?),
+            (None, Some(federation)) => Some(Box::pin(federation.credentials()).await?),
+            (None, None) => None,
+        })
+    }
+
+    /// The service's own credentials by the platform's identity, had now; none where they are had otherwise.
+    pub async fn federated(&self) -> Result<Option<()>, federation::FederationError> {
+        match &self.federation {
+            Some(federation) => federation.credentials().await.map(|_| Some(())),
+            None => Ok(None),
+        }
     }
 
     /// The same, remembering what was read.
@@ -339,6 +384,14 @@ impl Aws {
     pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
+}
+
+fn check_federation(config: &Config) -> Result<(), ConfigError> {
+    let Some(section) = &config.federation else { return Ok(()) };
+    if config.credentials_file.is_some() {
+        return Err(ConfigError::TwoCredentials);
+    }
+    Ok(section.check()?)
 }
 
 /// How the SDK finds what it needs, with our bounds.

@@ -51,6 +51,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 use url::Url;
 
 use callable::Callable;
@@ -198,6 +199,11 @@ pub enum ConfigError {
     /// TLS settings without TLS.
     #[error("`[edge] {0}` says how TLS is done, and there is no `[edge.tls]`")]
     WithoutTls(&'static str),
+    /// Settings of a listener where there is none.
+    #[error(
+        "`[edge] {0}` means nothing in a function, where the platform does TLS and hands over single requests; take it out"
+    )]
+    HandedOver(&'static str),
     /// Client certificates that nothing verifies.
     #[error("`[edge] {0}` needs `client_ca`: without it no client certificate can be verified")]
     NoClientCa(&'static str),
@@ -245,6 +251,8 @@ pub struct Edge {
     config: Config,
     verifier: Arc<Verifier>,
     approvals: Option<approvals::Approvals>,
+    /// Whether each answer goes out whole, and nothing lasts beyond it.
+    whole: bool,
     link: Link,
     annotations: Annotations,
     tools: Vec<Value>,
@@ -315,6 +323,24 @@ impl Config {
 }
 
 impl Config {
+    /// The same where a platform does TLS and hands over single requests: nothing is listened on. Fails where it says how TLS is
+    /// to be done, as that is not in our hands then.
+    pub fn handed_over(mut self) -> Result<Self, ConfigError> {
+        let settings = [
+            ("tls", self.tls.is_some()),
+            ("client_ca", self.client_ca.is_some()),
+            ("client_certificates", self.client_certificates.is_some()),
+            ("websocket_listen", self.websocket_listen.is_some()),
+        ];
+        if let Some((name, _)) = settings.into_iter().find(|(_, given)| *given) {
+            return Err(ConfigError::HandedOver(name));
+        }
+        self.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        self.plaintext = Some(true);
+        self.check()?;
+        Ok(self)
+    }
+
     /// That of an edge which listens nowhere, and is spoken to by the program that has started it.
     pub fn in_process() -> Self {
         let nowhere = serde_json::json!({"public_url": "http://localhost/mcp", "plaintext": true});
@@ -408,6 +434,7 @@ impl Edge {
             config,
             verifier,
             approvals: None,
+            whole: false,
             link,
             annotations,
             server,
@@ -447,6 +474,22 @@ impl Edge {
         self
     }
 
+    /// The same where each answer goes out whole and by itself: nothing is streamed that lasts, no WebSocket is opened, and nothing
+    /// is asked of a client on the way.
+    #[must_use]
+    pub fn whole(mut self) -> Self {
+        self.whole = true;
+        let offers = &mut self.server.offers;
+        (offers.resource_news, offers.tools_news) = (false, false);
+        (offers.prompts_news, offers.resources_news) = (false, false);
+        self
+    }
+
+    /// The path of the MCP endpoint as clients see it.
+    pub fn path(&self) -> &str {
+        self.config.public_url.path().trim_end_matches('/')
+    }
+
     /// The same, saying more of what this server is.
     #[must_use]
     pub fn with_instructions(mut self, more: &str) -> Self {
@@ -461,11 +504,13 @@ impl Edge {
 
     /// Whether legacy clients are given sessions: where the service behind asks something of them, or has something to tell.
     fn has_sessions(&self) -> bool {
-        self.annotations.asks() || self.annotations.logs() || self.server.offers.news()
+        !self.whole && (self.annotations.asks() || self.annotations.logs() || self.server.offers.news())
     }
 
-    fn call_timeout(&self) -> Duration {
-        Duration::from_secs(self.config.call_timeout)
+    /// How long a call may take: as long as is configured, and no longer than whoever carries it waits.
+    fn call_timeout(&self, until: Option<Instant>) -> Duration {
+        let most = Duration::from_secs(self.config.call_timeout);
+        until.map_or(most, |until| most.min(until.saturating_duration_since(Instant::now())))
     }
 }
 

@@ -3,11 +3,14 @@
 //! with a certificate, and in the log as it changes.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,6 +22,9 @@ use crate::schema::LengthOrOff;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// An address for probes alone, over plain HTTP: `/livez`, `/readyz` and `/health`, as strangers are answered. None unless
+    /// given; an edge answers them where it listens as well.
+    pub listen: Option<SocketAddr>,
     /// How often a core asks AWS whether it lends the roles; `off` for never.
     #[serde(deserialize_with = "interval")]
     #[schemars(with = "LengthOrOff")]
@@ -27,7 +33,16 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { self_test: Some(Duration::from_secs(300)) }
+        Self { listen: None, self_test: Some(Duration::from_secs(300)) }
+    }
+}
+
+/// Where a program of this host reaches what listens on that address: one that stands for all of them is asked on loopback.
+pub fn on_this_host(listen: SocketAddr) -> SocketAddr {
+    match listen {
+        SocketAddr::V4(address) if address.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        SocketAddr::V6(address) if address.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        address => address,
     }
 }
 
@@ -132,6 +147,15 @@ impl Health {
         json!({"status": if self.is_ready() { "ready" } else { "not ready" }, "ending": ending, "parts": parts})
     }
 
+    /// The probes and nothing else, as strangers are answered, whatever they send.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/health", get(health))
+            .route("/livez", get(livez))
+            .route("/readyz", get(|State(health): State<Self>| async move { health.answer() }))
+            .with_state(self.clone())
+    }
+
     /// `GET /readyz`, as a stranger is told.
     pub fn answer(&self) -> (StatusCode, &'static str) {
         if self.is_ready() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") }
@@ -153,6 +177,18 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+
+    #[test]
+    fn an_address_for_all_is_asked_on_loopback() {
+        for (listen, asked) in [
+            ("0.0.0.0:8082", "127.0.0.1:8082"),
+            ("[::]:8082", "[::1]:8082"),
+            ("10.1.2.3:80", "10.1.2.3:80"),
+            ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+        ] {
+            assert_eq!(on_this_host(listen.parse().expect("an address")).to_string(), asked);
+        }
+    }
 
     #[test]
     fn what_is_needed_decides_and_what_is_told_does_not() {

@@ -1,7 +1,7 @@
 //! The one HTTP client that the service asks other servers with, other than AWS.
 //!
-//! It speaks HTTPS, or HTTP to a loopback address; follows no redirect; and bounds time and size, since the answers
-//! come from outside.
+//! It speaks HTTPS, or HTTP to a loopback address or to the one host that it was made for; follows no redirect; and bounds
+//! time and size, since the answers come from outside.
 
 mod route;
 
@@ -31,6 +31,8 @@ const BODY_MAX: usize = 1024 * 1024;
 pub struct HttpClient {
     client: Pooled,
     timeout: Duration,
+    /// The host that is asked over plain HTTP although it is not loopback.
+    plain: Option<Host<String>>,
 }
 
 /// The pool below it, for whoever reads answers in a way of its own.
@@ -76,14 +78,25 @@ impl HttpClient {
 
     /// A client over that pool, whose requests may take that long each.
     pub fn of(client: Pooled, timeout: Duration) -> Self {
-        Self { client, timeout }
+        Self { client, timeout, plain: None }
+    }
+
+    /// The same, which speaks plain HTTP to exactly this host besides: one that no wire outside this machine leads to, such as
+    /// a platform's metadata service, or this machine by an address of its own.
+    #[must_use]
+    pub fn plain_to(self, host: Host<String>) -> Self {
+        Self { plain: Some(host), ..self }
+    }
+
+    fn may_ask(&self, url: &Url) -> bool {
+        let named = url.host().map(|host| host.to_owned());
+        is_https_or_loopback(url) || (url.scheme() == "http" && named.is_some() && named == self.plain)
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
     pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
         let uri = request.uri().clone();
-        let url = Url::parse(&uri.to_string()).ok().filter(is_https_or_loopback);
-        if url.is_none() {
+        if !Url::parse(&uri.to_string()).is_ok_and(|url| self.may_ask(&url)) {
             return Err(HttpError::Insecure(uri));
         }
         let exchange = async {
@@ -130,5 +143,34 @@ pub fn is_loopback<S: AsRef<str>>(host: &Host<S>) -> bool {
         Host::Ipv4(address) => address.is_loopback(),
         Host::Ipv6(address) => address.is_loopback(),
         Host::Domain(name) => name.as_ref() == "localhost",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_goes_to_loopback_and_to_the_one_host_that_was_named() {
+        let client = HttpClient::new(crate::tls::public_client(None).expect("roots"));
+        let host = |text: &str| Host::parse(text).expect("a host");
+        let (named, numbered) =
+            (client.clone().plain_to(host("metadata.example")), client.clone().plain_to(host("169.254.169.254")));
+        for (url, at_once, by_name, by_number) in [
+            ("http://127.0.0.1:1/", true, true, true),
+            ("https://metadata.example/", true, true, true),
+            ("http://metadata.example/", false, true, false),
+            ("http://METADATA.example:80/a?b", false, true, false),
+            ("http://metadata.example.evil/", false, false, false),
+            ("http://evil-metadata.example/", false, false, false),
+            ("http://metadata.example@evil/", false, false, false),
+            ("http://169.254.169.254/", false, false, true),
+            ("http://169.254.169.253/", false, false, false),
+            ("ftp://metadata.example/", false, false, false),
+        ] {
+            let url = Url::parse(url).expect("a URL");
+            let asked = (client.may_ask(&url), named.may_ask(&url), numbered.may_ask(&url));
+            assert_eq!(asked, (at_once, by_name, by_number), "{url}");
+        }
     }
 }

@@ -15,6 +15,8 @@
 //!    entry.
 //! 6. The answer goes back the same way: `grpc::present` puts it in words.
 //!
+//! In a function of AWS Lambda [`lambda`] is in place of the first step: it hands events to the same router.
+//!
 //! What the service does for itself goes the same road: [`broker::upkeep`] closes what has ended, and finds out what became
 //! of changes that a crash cut off.
 //!
@@ -22,7 +24,7 @@
 //!
 //! # Who may import whom
 //!
-//! One way only: the binary → [`app`] → [`edge`] → [`grpc::client`], [`mcp`]; [`app`] → `grpc::server` → [`broker`] →
+//! One way only: the binary → [`app`] → [`lambda`] (where the service is a function) → [`edge`] → [`grpc::client`], [`mcp`]; [`app`] → `grpc::server` → [`broker`] →
 //! [`aws`] → [`audit`] → [`policy`] → [`identity`], [`operation`]. The edge imports nothing that could reach AWS. Only
 //! [`app`] and the binary import [`config`]. What replicas share ([`shared`], Redis) and the counts that limit callers
 //! ([`limit`]) are leaves, as are the error codes, TLS, telemetry, health, and what the configuration's schema is made with. [`mcp`], [`policy`] and [`operation`] do no
@@ -45,6 +47,7 @@ pub mod grpc;
 pub mod health;
 pub mod http_client;
 pub mod identity;
+pub mod lambda;
 pub mod limit;
 mod lines;
 pub mod listen;

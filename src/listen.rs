@@ -11,13 +11,13 @@ mod stream;
 mod traffic;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +50,8 @@ struct Facts {
     remote: Option<SocketAddr>,
     peer: Option<PeerNames>,
     certificate: Option<[u8; 32]>,
+    /// When whoever carries the request stops waiting for its answer, if that is known.
+    until: Option<Instant>,
     /// Set when it is to end: whoever has made something else of it than HTTP finishes what runs, and leaves.
     closing: CancellationToken,
 }
@@ -81,6 +83,19 @@ impl Connection {
             remote: None,
             peer: Some(PeerNames::in_process()),
             certificate: None,
+            until: None,
+            closing: CancellationToken::new(),
+        }))
+    }
+
+    /// A request that a platform has taken over TLS and hands over with the address that it came from, and that must be answered
+    /// by then.
+    pub fn handed_over(remote: Option<IpAddr>, until: Instant) -> Self {
+        Self(Arc::new(Facts {
+            remote: remote.map(|address| SocketAddr::new(address, 0)),
+            peer: None,
+            certificate: None,
+            until: Some(until),
             closing: CancellationToken::new(),
         }))
     }
@@ -88,6 +103,11 @@ impl Connection {
     /// The other end's address.
     pub fn remote(&self) -> Option<SocketAddr> {
         self.0.remote
+    }
+
+    /// When whoever carries the request stops waiting for its answer, if that is known.
+    pub fn until(&self) -> Option<Instant> {
+        self.0.until
     }
 
     /// The names in the other end's verified certificate, if it showed one.
@@ -184,6 +204,7 @@ async fn connection(
             remote: Some(remote),
             peer: None,
             certificate: None,
+            until: None,
             closing: CancellationToken::new(),
         }));
         return serve::serve(stream, connection, None, place, router, shutdown).await;
@@ -203,6 +224,7 @@ async fn connection(
         remote: Some(remote),
         peer: names,
         certificate,
+        until: None,
         closing: CancellationToken::new(),
     }));
     serve::serve(stream, connection, peer, place, router, shutdown).await

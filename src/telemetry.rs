@@ -142,9 +142,16 @@ impl Telemetry {
     /// Waits until what was handed over so far has been sent, or could not be. Not on a thread of the runtime.
     pub fn flush(&self) {
         let records = self.records.as_ref().map(SdkLoggerProvider::force_flush);
-        if let Some(Err(error)) = records {
-            tracing::warn!(error = %error, "log records could not be sent");
+        let traces = self.traces.as_ref().map(SdkTracerProvider::force_flush);
+        let metrics = self.metrics.as_ref().map(SdkMeterProvider::force_flush);
+        for error in [records, traces, metrics].into_iter().flatten().filter_map(Result::err) {
+            tracing::warn!(error = %error, "telemetry could not be sent");
         }
+    }
+
+    /// Whether anything leaves at all.
+    pub fn exports(&self) -> bool {
+        self.records.is_some() || self.traces.is_some() || self.metrics.is_some()
     }
 
     /// Sends what is left. Takes as long as the receiver does, so call it off the runtime's threads.

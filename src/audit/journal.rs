@@ -132,7 +132,8 @@ struct Shared {
 }
 
 struct Item {
-    body: Body,
+    /// None for whoever only wants what was handed in before to be on disk.
+    body: Option<Body>,
     written: Option<oneshot::Sender<Result<(), JournalError>>>,
 }
 
@@ -282,13 +283,20 @@ impl Journal {
     /// Writes a record and returns once it is on disk.
     pub(super) async fn write_durably(&self, body: Body) -> Result<(), JournalError> {
         let (written, waiting) = oneshot::channel();
-        self.send(Item { body, written: Some(written) })?;
+        self.send(Item { body: Some(body), written: Some(written) })?;
+        waiting.await.map_err(|_| JournalError::Stopped)?
+    }
+
+    /// Returns once everything that was handed in so far is on disk.
+    pub(super) async fn settle(&self) -> Result<(), JournalError> {
+        let (written, waiting) = oneshot::channel();
+        self.send(Item { body: None, written: Some(written) })?;
         waiting.await.map_err(|_| JournalError::Stopped)?
     }
 
     /// Writes a record with the next batch.
     pub(super) fn write(&self, body: Body) {
-        if let Err(error) = self.send(Item { body, written: None }) {
+        if let Err(error) = self.send(Item { body: Some(body), written: None }) {
             let left_out = self.shared.left_out.fetch_add(1, Ordering::Relaxed) + 1;
             tracing::error!(error = %error, left_out, "a record was left out of the audit journal");
         }
@@ -296,7 +304,7 @@ impl Journal {
 
     fn send(&self, item: Item) -> Result<(), JournalError> {
         let queue = self.shared.queue.as_ref().ok_or(JournalError::Stopped)?;
-        let is_end = matches!(item.body, Body::End(_));
+        let is_end = matches!(item.body, Some(Body::End(_)));
         let waiting = &self.shared.condition.waiting;
         if !is_end && waiting.load(Ordering::Relaxed) >= QUEUE {
             return Err(JournalError::Full);

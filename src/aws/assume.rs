@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use aws_sdk_ec2::config::Credentials;
+use aws_sdk_sts::error::SdkError;
 use aws_sdk_sts::operation::RequestId;
 use aws_sdk_sts::operation::assume_role::builders::AssumeRoleFluentBuilder;
+use aws_sdk_sts::operation::assume_role::{AssumeRoleError, AssumeRoleOutput};
 use aws_sdk_sts::types::Tag;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::cache::Cache;
@@ -25,8 +28,8 @@ const SECONDS: i32 = 900;
 /// How long AWS must have been silent for a caller's deadline to say something of AWS, and not of the caller.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// What the person's own credentials are waited for as.
-const CREDENTIALS: &str = "the AWS profile's credentials";
+/// What credentials that are had anew are waited for as.
+const CREDENTIALS: &str = "the service's own credentials";
 
 pub(super) const ACTION: &str = "sts:AssumeRole";
 
@@ -74,11 +77,7 @@ impl Aws {
         let besides = [principal.issuer(), permit.caller().peer().as_str()];
         let mut tags = tags(operation.call(), operation.tool().name());
         tags.extend(BESIDES.into_iter().zip(besides).filter_map(tag));
-        let own = match &self.profile {
-            // Boxed, as few calls have it and all would be as large.
-            Some(profile) => Some(within(deadline, CREDENTIALS, Box::pin(profile.credentials())).await??),
-            None => None,
-        };
+        let own = within(deadline, CREDENTIALS, self.own()).await??;
         let account = self.accounts.find(place.account()).ok_or(AwsError::NoRole)?;
         let of = |service| self.circuits.of(service, place.account(), place.region());
         let (breaker, ec2_breaker) = (of("STS"), of("EC2"));
@@ -109,13 +108,7 @@ impl Aws {
         }
         let request = self.request(place.account(), place.region(), principal, policy)?.set_tags(Some(tags));
         let asked = Instant::now();
-        let answer = match own {
-            None => within(deadline, ACTION, request.send()).await,
-            Some(own) => {
-                let signed = aws_sdk_sts::Config::builder().credentials_provider(own);
-                within(deadline, ACTION, Box::pin(request.customize().config_override(signed).send())).await
-            }
-        };
+        let answer = within(deadline, ACTION, send(request, own)).await;
         if answer.is_err() && asked.elapsed() >= SILENT {
             breaker.failed(Instant::now());
         }
@@ -137,7 +130,9 @@ impl Aws {
         let own = Principal::own("self-test");
         let request = self.request(account, region, &own, &SessionPolicy::deny_all())?;
         let request = request.set_tags(Some(tags(&CallId::new(), Tool::SelfTest.name())));
-        let answer = request.send().await.map_err(|error| AwsError::from_sdk(ACTION, error, account.as_str()).0)?;
+        let answer = send(request, self.own().await?)
+            .await
+            .map_err(|error| AwsError::from_sdk(ACTION, error, account.as_str()).0)?;
         let session = aws_sdk_sts::Config::builder().credentials_provider(borrowed(answer.credentials())?);
         let sts = self.sts.get(region).ok_or(AwsError::NoRole)?;
         let identity = sts.get_caller_identity().customize().config_override(session).send().await;
@@ -195,6 +190,23 @@ pub(super) fn tags(call: &CallId, tool: &str) -> Vec<Tag> {
 
 fn tag((key, value): (&str, &str)) -> Option<Tag> {
     Tag::builder().key(key).value(tag_value(value)).build().ok()
+}
+
+/// Asks for a role, with these credentials or else with those that the client has itself. Boxed, or every call would be as large as
+/// the larger way.
+pub(super) fn send(
+    request: AssumeRoleFluentBuilder,
+    own: Option<Credentials>,
+) -> BoxFuture<'static, Result<AssumeRoleOutput, SdkError<AssumeRoleError>>> {
+    Box::pin(async move {
+        match own {
+            None => request.send().await,
+            Some(own) => {
+                let signed = aws_sdk_sts::Config::builder().credentials_provider(own);
+                request.customize().config_override(signed).send().await
+            }
+        }
+    })
 }
 
 /// The credentials in STS's answer.

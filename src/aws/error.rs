@@ -11,6 +11,7 @@ use aws_sdk_sts::operation::RequestId;
 
 use super::circuit::Breaker;
 use super::ec2::{AUTHORIZE, MODIFY, REVOKE, TAG, UNTAG};
+use super::federation::FederationError;
 use super::profile::ProfileError;
 use crate::audit::AwsCall;
 use crate::error::{Code, Error};
@@ -81,6 +82,9 @@ pub enum AwsError {
     /// The person's own credentials.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// The service's own credentials, by the platform's identity.
+    #[error(transparent)]
+    Federation(#[from] FederationError),
     /// The operation is about no single group.
     #[error("the operation names no security group")]
     NoGroup,
@@ -143,6 +147,7 @@ impl AwsError {
             | Self::Deadline { .. }
             | Self::NoRole
             | Self::Profile(_)
+            | Self::Federation(_)
             | Self::NoGroup => false,
         }
     }
@@ -158,6 +163,7 @@ impl AwsError {
             | Self::Deadline { .. }
             | Self::NoRole
             | Self::Profile(_)
+            | Self::Federation(_)
             | Self::NoGroup => {}
         }
     }
@@ -201,9 +207,10 @@ fn is_change(action: &str) -> bool {
 
 impl From<AwsError> for Error {
     fn from(error: AwsError) -> Self {
-        // It has words of its own.
+        // They have words of their own.
         let error = match error {
             AwsError::Profile(error) => return error.into(),
+            AwsError::Federation(error) => return error.into(),
             error => error,
         };
         const SOON: Duration = Duration::from_secs(5);
@@ -263,7 +270,7 @@ impl From<AwsError> for Error {
             AwsError::Deadline { .. } => {
                 new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed while waiting for AWS; nothing was changed".to_owned())
             }
-            AwsError::Profile(_) | AwsError::NoGroup => new(Code::Internal, "INTERNAL", "the service met a fault of its own".to_owned()),
+            AwsError::Profile(_) | AwsError::Federation(_) | AwsError::NoGroup => new(Code::Internal, "INTERNAL", "the service met a fault of its own".to_owned()),
             AwsError::NoRole => new(Code::FailedPrecondition, "ACCOUNT_NOT_CONFIGURED", "no role is configured for that account".to_owned()),
         };
         mapped.caused_by(error)

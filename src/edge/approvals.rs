@@ -29,6 +29,7 @@ use jiff::{SignedDuration, Timestamp};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::aside::Aside;
@@ -97,6 +98,8 @@ struct Person {
     principal: Arc<Principal>,
     address: Option<IpAddr>,
     certificate: Option<Thumbprint>,
+    /// When whoever carries the request stops waiting.
+    until: Option<Instant>,
 }
 
 /// A page instead of what was asked for.
@@ -304,7 +307,8 @@ impl Person {
         let certificate = http::certificate(browser.connection.as_ref());
         let principal = edge.verifier.verify(&bearer, address, certificate.as_ref()).await;
         let principal = principal.map_err(|error| refused_login(&error))?;
-        Ok(Self { bearer, principal, address, certificate })
+        let until = browser.connection.as_ref().and_then(Connection::until);
+        Ok(Self { bearer, principal, address, certificate, until })
     }
 
     /// Calls the core's approvals as that person.
@@ -324,9 +328,10 @@ impl Person {
             carried: dispatch::Carried::Itself,
             aside: &Aside::none(),
             closing: &CancellationToken::new(),
+            until: self.until,
         };
         let request = rpc::outgoing(edge, &call, message).ok_or_else(broken)?;
-        let sent = tokio::time::timeout(edge.call_timeout(), edge.link.unary(path, request)).await;
+        let sent = tokio::time::timeout(edge.call_timeout(self.until), edge.link.unary(path, request)).await;
         let late = || Refused::new(StatusCode::GATEWAY_TIMEOUT, "The service took too long to answer.");
         match sent.map_err(|_| late())? {
             Ok(answer) => A::decode(answer.into_inner()).map_err(|_| broken()),

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ::http::HeaderMap;
 use ::http::header::AUTHORIZATION;
+use ::http::{HeaderMap, StatusCode};
 
 use super::Edge;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
 use crate::identity::thumbprint::Thumbprint;
@@ -22,6 +22,27 @@ pub(super) enum Presented {
     Token(Bearer, Arc<Principal>),
     /// One was sent and is not good.
     Refused(Error),
+}
+
+impl Edge {
+    /// Whose token an `Authorization` header's value holds, for a gate that stands before the edge and knows nothing else of the
+    /// request. What it lets through is verified again here.
+    pub(crate) async fn recognise(&self, authorization: &str) -> Result<Arc<Principal>, Error> {
+        let bearer = Bearer::from_authorization(authorization);
+        let missing = || Error::new(Code::Unauthenticated, "TOKEN_MISSING", "there is no bearer token".to_owned());
+        let recognised = match bearer {
+            Some(bearer) => self.verifier.recognise(&bearer).await.map_err(Error::from),
+            None => Err(missing()),
+        };
+        if let Err(refused) = &recognised {
+            let status = match refused.code() {
+                Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::UNAUTHORIZED,
+            };
+            self.refused(status, refused.reason(), None, None, refused.message());
+        }
+        recognised
+    }
 }
 
 pub(super) async fn present(

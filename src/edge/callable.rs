@@ -60,7 +60,7 @@ async fn answer(edge: &Edge, call: &Call<'_>) -> Answer {
     }
     let request = outgoing(edge, call, ListCallableToolsRequest {}.encode_to_vec().into())?;
     let asked = edge.link.unary(PathAndQuery::from_static(METHOD), request);
-    let failed = match tokio::time::timeout(PATIENCE.min(edge.call_timeout()), asked).await {
+    let failed = match tokio::time::timeout(PATIENCE.min(edge.call_timeout(call.until)), asked).await {
         Ok(Ok(answer)) => match ListCallableToolsResponse::decode(answer.into_inner()) {
             Ok(answer) => {
                 let answer = Some(Arc::new(answer.tools.into_iter().collect()));

@@ -251,7 +251,16 @@ impl Conversation {
         let news = async move {
             let Caller { bearer, principal } = &*caller;
             let (aside, carried) = (Aside::to(aside, NEWS), Carried::Channel { name, number, begun });
-            let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
+            let call = Call {
+                bearer,
+                principal,
+                address,
+                certificate,
+                carried,
+                aside: &aside,
+                closing: &closing,
+                until: None,
+            };
             let key = news::key(&call)?;
             let _listening = loop {
                 match news::begin(&edge, principal.id()) {
@@ -313,7 +322,16 @@ impl Conversation {
                 _ => Aside::none(),
             };
             let carried = Carried::Channel { name, number, begun };
-            let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
+            let call = Call {
+                bearer,
+                principal,
+                address,
+                certificate,
+                carried,
+                aside: &aside,
+                closing: &closing,
+                until: None,
+            };
             let work = std::panic::AssertUnwindSafe(answer(&edge, &text, &call, &given_up));
             let reply = work.catch_unwind().await.unwrap_or_else(|_| {
                 let fault = RpcError::new(code::INTERNAL_ERROR, "the service met a fault of its own");

@@ -7,6 +7,7 @@ use ::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -37,6 +38,8 @@ pub(super) struct Call<'a> {
     pub(super) aside: &'a Aside,
     /// Ends with the connection, or with the service.
     pub(super) closing: &'a CancellationToken,
+    /// When whoever carries it stops waiting for its answer, if that is known.
+    pub(super) until: Option<Instant>,
 }
 
 /// What carried a request, and says things of it besides the message.
@@ -183,7 +186,7 @@ async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
         Carried::Itself => Era::of(&request.method, request.params, None),
     };
     let spoken = spoken.map(|spoken| known(edge, call, spoken));
-    let (method, started) = (known_method(&request.method), tokio::time::Instant::now());
+    let (method, started) = (known_method(&request.method), Instant::now());
     // A call of a tool that there is has a span and a measure of its own.
     let is_of_tool = tool_named(request).is_some_and(|tool| edge.annotations.find(&tool).is_some());
     if method == "tools/call" && is_of_tool && spoken.is_ok() {
@@ -297,6 +300,12 @@ async fn spoken_to(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: 
             let uri = parameter(request.params, "uri")?;
             body(&news::subscribe(edge, call, &uri, request.method == "resources/subscribe").await?)
         }
+        // Said before it is looked for, as it is spoken of in the specification and missing here for a reason.
+        method @ "subscriptions/listen" if edge.whole => {
+            let mut wrong = RpcError::method_not_found(method, era);
+            wrong.message = "this server answers each request by itself and whole, so nothing can be listened to here; ask again instead".into();
+            Err(wrong)
+        }
         "subscriptions/listen" if offered.news() && era.is_modern() => {
             news::listen(edge, call, request.id, request.params).await
         }
@@ -393,7 +402,7 @@ async fn call_tool(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: 
     }
     let spec = edge.annotations.find(&params.name).ok_or_else(|| unknown_tool(edge, &params.name))?;
     let brought = Brought::read(request.params)?;
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let span = span(request, spec, call, era);
     hang(&span, Some(&spoken.trace), call);
     let rpc = rpc(&spec.method, &spec.exchange, spoken);

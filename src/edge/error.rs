@@ -104,6 +104,15 @@ pub(super) async fn method_not_allowed() -> Response {
     )
 }
 
+/// A request for what lasts, where each answer goes out whole.
+pub(super) fn whole() -> Response {
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    let text = "this server answers each request by itself and whole: it has no WebSockets and no streams that last; POST each message to the MCP endpoint";
+    let mut response = rpc(status, None, code_of(status), text);
+    response.headers_mut().insert(::http::header::ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
 pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     rpc(StatusCode::INTERNAL_SERVER_ERROR, None, code::INTERNAL_ERROR, "the service met a fault of its own")
         .into_response()

@@ -158,6 +158,7 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         Err(refusal) => return *refusal,
     };
     let closing = closing(parts.extensions.get::<Connection>());
+    let until = parts.extensions.get::<Connection>().and_then(Connection::until);
     let (aside, carried) = (Aside::none(), Carried::Http(&parts.headers, begun));
     let call = Call {
         bearer: &bearer,
@@ -167,6 +168,7 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
         carried,
         aside: &aside,
         closing: &closing,
+        until,
     };
     let request = match envelope::read(&body) {
         Ok(Received::One(Message::Request(request))) => OwnedRequest::from(request),
@@ -220,7 +222,8 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
             let _place = place;
             let carried = Carried::Http(&parts.headers, begun);
             let (bearer, principal) = (&bearer, &principal);
-            let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
+            let call =
+                Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing, until };
             dispatch::dispatch(&edge, &request.as_request(), &call).await
         }
     };
@@ -322,7 +325,7 @@ fn closing(connection: Option<&Connection>) -> CancellationToken {
 pub(super) async fn listen(edge: Arc<Edge>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
     let address = parts.extensions.get::<ClientAddress>().and_then(|known| known.0);
-    if !edge.server.offers.news() || !accepts_events(&parts.headers) || is_modern(&parts.headers) {
+    if edge.whole || !edge.server.offers.news() || !accepts_events(&parts.headers) || is_modern(&parts.headers) {
         return error::method_not_allowed().await;
     }
     if let Err(exceeded) = edge.limits.listens(address) {
@@ -348,6 +351,7 @@ pub(super) async fn listen(edge: Arc<Edge>, request: Request<Body>) -> Response 
         return limited(&edge, address, &exceeded, None);
     }
     let closing = closing(parts.extensions.get::<Connection>());
+    let until = parts.extensions.get::<Connection>().and_then(Connection::until);
     let session = parts.headers.get(SESSION).map(crate::digest::sha256_hex).unwrap_or_default();
     if edge.subscriptions.is_followed(&session) {
         // 2025-11-25, "Streamable HTTP": a message goes out on one stream.
@@ -361,7 +365,7 @@ pub(super) async fn listen(edge: Arc<Edge>, request: Request<Body>) -> Response 
     stream::open(move |aside| async move {
         let carried = Carried::Http(&parts.headers, Some(begun));
         let (bearer, principal) = (&bearer, &principal);
-        let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing };
+        let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing, until };
         let _listening = listening;
         if let Some(key) = news::key(&call) {
             drop(news::tell(&edge, &call, &key).await);

@@ -119,7 +119,7 @@ impl Brought {
 /// and the trace.
 pub(super) fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
     let mut request = outgoing_without_end(call, message)?;
-    request.set_timeout(edge.call_timeout());
+    request.set_timeout(edge.call_timeout(call.until));
     Some(request)
 }
 
@@ -236,7 +236,7 @@ impl Rpc<'_> {
             }
         };
         // The service keeps to the deadline itself; this one is for when it does not answer at all.
-        match tokio::time::timeout(edge.call_timeout() + Duration::from_secs(1), answered).await {
+        match tokio::time::timeout(edge.call_timeout(call.until) + Duration::from_secs(1), answered).await {
             Ok(Ok(answer)) => Came::Answer(answer),
             Ok(Err(status)) => Came::Refused(status),
             Err(_) => Came::Refused(Status::deadline_exceeded("the call took too long")),

@@ -82,6 +82,9 @@ pub(super) async fn upgrade(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     request: Request<Body>,
 ) -> Response {
+    if edge.whole {
+        return error::whole();
+    }
     let Ok(upgrade) = upgrade else {
         // A GET without an upgrade opens a stream of events, where there is anything to hear.
         return if request.uri().path().ends_with("/ws") {

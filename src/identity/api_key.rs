@@ -138,15 +138,21 @@ impl<'a> Unproven<'a> {
 impl Entry {
     /// Whose key it is, if it may be used by whoever holds it, now and from there.
     fn admit(&self, address: Option<IpAddr>, now: Timestamp) -> Result<Principal, ApiKeyError> {
+        let principal = self.stands(now)?;
+        let within = |address: IpAddr| self.networks.iter().any(|network| network.contains(&address.to_canonical()));
+        if !address.is_some_and(within) {
+            return Err(ApiKeyError::Network);
+        }
+        Ok(principal)
+    }
+
+    /// Whose key it is, if it may be used now, from wherever that may be.
+    fn stands(&self, now: Timestamp) -> Result<Principal, ApiKeyError> {
         if self.disabled {
             return Err(ApiKeyError::Disabled);
         }
         if self.expires <= now {
             return Err(ApiKeyError::Expired);
-        }
-        let within = |address: IpAddr| self.networks.iter().any(|network| network.contains(&address.to_canonical()));
-        if !address.is_some_and(within) {
-            return Err(ApiKeyError::Network);
         }
         Ok(Principal::api_key(self))
     }
@@ -181,6 +187,19 @@ impl ApiKeys {
         address: Option<IpAddr>,
         now: Timestamp,
     ) -> Result<Arc<Principal>, ApiKeyError> {
+        self.proven(key, |entry| entry.admit(address, now)).await
+    }
+
+    /// The same, wherever it was sent from.
+    pub(super) async fn recognise(&self, key: &str, now: Timestamp) -> Result<Arc<Principal>, ApiKeyError> {
+        self.proven(key, |entry| entry.stands(now)).await
+    }
+
+    async fn proven(
+        &self,
+        key: &str,
+        admit: impl FnOnce(&Entry) -> Result<Principal, ApiKeyError>,
+    ) -> Result<Arc<Principal>, ApiKeyError> {
         let unproven = Unproven::read(key)?;
         let table = self.current().await;
         let entry = table.get(unproven.id);
@@ -188,7 +207,7 @@ impl ApiKeys {
         let hash = entry.map_or([0; 32], |entry| entry.hash);
         let proven = verify_slices_are_equal(&hash, &unproven.hash).is_ok();
         match entry {
-            Some(entry) if proven => entry.admit(address, now).map(Arc::new),
+            Some(entry) if proven => admit(entry).map(Arc::new),
             _ => Err(ApiKeyError::Unknown),
         }
     }

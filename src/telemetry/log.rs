@@ -16,7 +16,8 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 /// The fields of spans that every line inside them carries, and by which name.
-const CARRIED: [(&str, &str); 2] = [("whitelistmcp.call", "call"), ("request.id", "request_id")];
+const CARRIED: [(&str, &str); 3] =
+    [("whitelistmcp.call", "call"), ("request.id", "request_id"), ("faas.invocation_id", "invocation")];
 
 /// Writes events as JSON lines.
 pub(super) struct JsonLines<W> {

@@ -23,7 +23,12 @@ fn journal(names: &[&str]) -> Directory {
 fn run(arguments: &[&str], directory: &Directory) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_whitelistmcp"));
     // In a service's own environment a configuration is named; a directory that is given counts all the same.
-    command.env("WHITELISTMCP_CONFIG", "/nowhere.toml").arg("audit").args(arguments).arg("--directory").arg(directory.path());
+    command
+        .env("WHITELISTMCP_CONFIG", "/nowhere.toml")
+        .arg("audit")
+        .args(arguments)
+        .arg("--directory")
+        .arg(directory.path());
     command.output().expect("it runs")
 }
 

@@ -67,8 +67,8 @@ fn an_environment_that_says_nothing_sound_is_refused_with_what_would_be() {
     for (environment, parts) in [
         (vec![("MCP_MODE", "http")], &["set MCP_REMOTE_URL"][..]),
         (vec![("MCP_MODE", "websocket")], &["set MCP_REMOTE_URL"]),
-        (vec![("MCP_MODE", "serverless")], &["not served yet", "MCP_MODE=remote"]),
-        (vec![("MCP_MODE", "Remote")], &["`remote`", "`http` or `websocket`"]),
+        (vec![("MCP_MODE", "serverless")], &["MCP_MODE=serverless", "WHITELISTMCP_EDGE__PUBLIC_URL"]),
+        (vec![("MCP_MODE", "Remote")], &["`remote`", "`serverless`", "`http` or `websocket`"]),
         (vec![("MCP_MODE", "remote"), ("MCP_REMOTE_URL", url)], &["MCP_MODE=remote", "Take one of the two out"]),
         (vec![("MCP_REMOTE_URL", "not a url")], &["not a url"]),
         (vec![("MCP_MODE", "remote")], &["WHITELISTMCP_CONFIG", "WHITELISTMCP_EDGE__PUBLIC_URL", "MIGRATING"]),

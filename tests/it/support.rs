@@ -12,6 +12,7 @@ pub(crate) mod issuer;
 pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod runtime_api;
 pub(crate) mod temporary;
 pub(crate) mod tls;
 

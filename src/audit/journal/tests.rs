@@ -50,6 +50,23 @@ fn assert_whole(lines: &[String]) {
 }
 
 #[tokio::test]
+async fn what_was_handed_in_is_in_the_file_once_it_is_settled() {
+    let directory = Directory::new();
+    let journal = Directory::open(&directory.config());
+    for times in 1..=3 {
+        for _ in 0..100 {
+            journal.write(body());
+        }
+        journal.settle().await.expect("settled");
+        // Nothing more to do is no reason to wait.
+        journal.settle().await.expect("settled");
+        let lines = directory.lines();
+        assert_eq!(lines.iter().filter(|line| line.contains("\"vouched\"")).count(), times * 100);
+        assert_whole(&lines);
+    }
+}
+
+#[tokio::test]
 async fn every_line_carries_the_hash_of_the_one_before() {
     let directory = Directory::new();
     let journal = Directory::open(&directory.config());
@@ -159,7 +176,7 @@ fn writer_over(path: &Path) -> Writer {
 async fn a_disk_that_is_full_loses_no_line_and_breaks_no_chain() {
     let mut writer = writer_over(Path::new("/dev/full"));
     (writer.seq, writer.prev) = (4, "p".to_owned());
-    let error = writer.append(&[Item { body: body(), written: None }], false).expect_err("full");
+    let error = writer.append(&[Item { body: Some(body()), written: None }], false).expect_err("full");
     assert!(error.to_string().contains("/dev/full cannot be written"), "{error}");
     assert_eq!((writer.seq, writer.prev.as_str(), writer.segment.length), (4, "p", 0));
 }

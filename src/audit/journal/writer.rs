@@ -144,7 +144,7 @@ impl Writer {
             ..Self::over(segment, about, clock, condition)
         };
         let open = writer.opening();
-        writer.append(&[Item { body: open, written: None }], true)?;
+        writer.append(&[Item { body: Some(open), written: None }], true)?;
         writer.sign()?;
         Ok(writer)
     }
@@ -257,7 +257,7 @@ impl Writer {
         }
         let (paths, retired): (Vec<PathBuf>, Vec<Body>) =
             old.into_iter().map(|old| (old.path, Body::Retired(old.retired))).unzip();
-        let items: Vec<Item> = retired.into_iter().map(|body| Item { body, written: None }).collect();
+        let items: Vec<Item> = retired.into_iter().map(|body| Item { body: Some(body), written: None }).collect();
         self.append(&items, true)?;
         // Such a record counts once a head is behind it, and the files must not be gone before.
         self.sign()?;
@@ -270,7 +270,7 @@ impl Writer {
     /// Writes a signed head, and everything before it to the disk.
     fn sign(&mut self) -> Result<(), JournalError> {
         let head = self.head(self.seq, self.prev.clone());
-        self.append(&[Item { body: head, written: None }], true)?;
+        self.append(&[Item { body: Some(head), written: None }], true)?;
         self.headed = (Instant::now(), self.seq);
         Ok(())
     }
@@ -299,7 +299,7 @@ impl Writer {
         let next = Segment::create(&self.about.directory, &self.about.chain, number, self.clock.now())?;
         let before = std::mem::replace(&mut self.segment, next);
         let open = self.opening();
-        if let Err(error) = self.append(&[Item { body: open, written: None }], true) {
+        if let Err(error) = self.append(&[Item { body: Some(open), written: None }], true) {
             let next = std::mem::replace(&mut self.segment, before);
             // A file without a line says nothing, and its name is needed again.
             std::fs::remove_file(&next.path).unwrap_or_default();
@@ -346,10 +346,10 @@ impl Writer {
     /// Writes all or nothing: on failure the chain and the file are as they were.
     pub(super) fn append(&mut self, items: &[Item], durable: bool) -> Result<(), JournalError> {
         let mut lines = Lines::after(self);
-        for item in items {
-            lines.push(&item.body)?;
+        let bodies: Vec<&Body> = items.iter().filter_map(|item| item.body.as_ref()).collect();
+        for body in &bodies {
+            lines.push(body)?;
         }
-        let bodies: Vec<&Body> = items.iter().map(|item| &item.body).collect();
         self.put(lines, &bodies, durable)
     }
 

@@ -1,6 +1,7 @@
 //! `check`: everything that can be said of a configuration without serving, as a table.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -127,6 +128,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     approvals(&config, &mut table);
     journal(&config, &mut table);
     limits(&config, &mut table);
+    probes(&config, &mut table);
     if config.edge.is_none() && config.core.is_none() && !arguments.aws {
         table.wrong("edge, core", "neither is configured: nothing can run from this file");
     }
@@ -234,6 +236,32 @@ fn limits(config: &Config, table: &mut Table) {
     }
 }
 
+/// Where a probe asks, and whether that can be.
+fn probes(config: &Config, table: &mut Table) {
+    let taken = [
+        config.edge.as_ref().map(|edge| ("[edge] listen", edge.listen)),
+        config.edge.as_ref().and_then(|edge| Some(("[edge] websocket_listen", edge.websocket_listen?))),
+        config.core.as_ref().map(|core| ("[core] listen", core.listen)),
+    ];
+    match config.health.listen {
+        Some(listen) => {
+            let meets = |other: SocketAddr| {
+                let all = other.ip().is_unspecified() || listen.ip().is_unspecified();
+                listen.port() != 0 && other.port() == listen.port() && (all || other.ip() == listen.ip())
+            };
+            match taken.into_iter().flatten().find(|(_, address)| meets(*address)) {
+                Some((key, _)) => table.wrong("health", format!("`listen` is {listen}, and `{key}` has that port")),
+                None => table.good("health", format!("probes alone are answered on {listen}, over plain HTTP")),
+            }
+        }
+        None if config.edge.is_none() && config.core.is_some() => table.note(
+            "health",
+            "no `listen`: `whitelistmcp health` and HTTP probes cannot ask this core; gRPC probes with a certificate can",
+        ),
+        None => {}
+    }
+}
+
 fn oidc(config: &Config, table: &mut Table) {
     if config.oidc.is_empty() {
         return;
@@ -278,6 +306,10 @@ fn aws(config: &Config, table: &mut Table) {
     }
     if let Some(endpoint) = &config.aws.endpoint {
         table.add("aws.endpoint", format!("{endpoint}, not AWS's own"), checked_endpoint(endpoint).map(drop));
+    }
+    if let Some(federation) = &config.aws.federation {
+        let text = format!("{} by {}, for {}", federation.role_arn, federation.from, federation.audience);
+        table.add("aws.federation", text, federation.check());
     }
     table.add("targets", format!("{} named groups", config.targets.groups.len()), app::targets(config).map(drop));
     if config.targets.groups.is_empty() {

@@ -6,8 +6,10 @@ mod bridge;
 mod certs;
 mod check;
 mod doctor;
+mod health;
 mod iam;
 mod key;
+mod lambda;
 mod login;
 mod mode;
 mod policy;
@@ -39,6 +41,8 @@ enum Command {
     Edge(run::Arguments),
     /// Runs edge and core in one process.
     Serve(run::Arguments),
+    /// Takes the events of a function of AWS Lambda: requests, a TOKEN authorizer's, and a schedule's.
+    Lambda(lambda::Arguments),
     /// Leads from stdin and stdout to a remote server, for Claude Desktop and others that start their servers themselves.
     Bridge(bridge::Arguments),
     /// Logs in to a remote server ahead of the bridge, in a browser or on another machine.
@@ -53,6 +57,8 @@ enum Command {
     Check(check::Arguments),
     /// Looks at the running service and at everything around it as they are seen from here, and says what to do.
     Doctor(doctor::Arguments),
+    /// Asks the service that runs on this host whether it is alive or ready: one line, and 0 or 1 as the exit code.
+    Health(health::Arguments),
     /// Makes a CA and certificates to try the service out.
     Certs(certs::Arguments),
     /// Makes API keys.
@@ -109,6 +115,7 @@ impl Command {
             Self::Core(arguments) => run::run(&arguments, run::Role::Core),
             Self::Edge(arguments) => run::run(&arguments, run::Role::Edge),
             Self::Serve(arguments) => run::run(&arguments, run::Role::Serve),
+            Self::Lambda(arguments) => lambda::run(&arguments),
             Self::Bridge(arguments) => bridge::run(arguments),
             Self::Login(arguments) => login::login(&arguments),
             Self::Logout(arguments) => login::logout(&arguments),
@@ -116,6 +123,7 @@ impl Command {
             Self::Reconcile(arguments) => reconcile::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),
             Self::Doctor(arguments) => doctor::run(&arguments),
+            Self::Health(arguments) => health::run(&arguments),
             Self::Certs(arguments) => certs::run(&arguments),
             Self::Key(command) => key::run(&command),
             Self::Iam(command) => iam::run(&command),

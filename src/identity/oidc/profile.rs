@@ -5,13 +5,14 @@
 //! tells the two apart is asked for here: a scope, which ID tokens have not; an audience that is another than the client, which
 //! theirs is not (OpenID Connect Core 1.0, section 2); and none of the claims that only ID tokens have.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::claims::{Claims, ClaimsError};
 
 /// The form of an issuer's signed access tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// RFC 9068: the type `at+jwt`, and every claim under its registered name.

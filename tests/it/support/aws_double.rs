@@ -124,6 +124,11 @@ impl AwsDouble {
         self.down.send_replace(down);
     }
 
+    /// Lends the base role for that token of another cloud, for so many seconds each time.
+    pub(crate) fn web_identity(&self, token: &str, seconds: i64) {
+        self.lock().web_identity = Some((token.to_owned(), seconds));
+    }
+
     /// How many seconds AWS's clock is ahead of the machine's.
     pub(crate) fn clock_offset(&self, seconds: i64) {
         self.lock().clock_offset = seconds;

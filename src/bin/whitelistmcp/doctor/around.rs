@@ -88,6 +88,20 @@ pub(super) async fn aws(config: &Config, table: &mut Table) {
         (Err(error), _) => return table.wrong("aws", chain(&error)),
         (_, Err(error)) => return table.wrong("aws", chain(&error)),
     };
+    if let Some(section) = &config.aws.federation {
+        match bounded(aws.federated()).await {
+            Some(Ok(_)) => {
+                table.good("aws.federation", format!("AWS gives {} for this platform's identity", section.role_arn))
+            }
+            Some(Err(error)) => return table.wrong("aws.federation", chain(&error)),
+            None => {
+                return table.wrong(
+                    "aws.federation",
+                    "no answer in time: look at the platform's metadata service and at the way to STS",
+                );
+            }
+        }
+    }
     for place in places {
         let trust = bounded(aws.trust(&place)).await.unwrap_or_else(|| Trust::Unasked("no answer in time".to_owned()));
         match trust {

@@ -105,7 +105,7 @@ async fn respond(double: &AwsDouble, headers: &HeaderMap, body: &str) -> Respons
 }
 
 fn is_sts(asked: &Asked) -> bool {
-    asked.action == "AssumeRole" || asked.action == "GetCallerIdentity"
+    ["AssumeRole", "AssumeRoleWithWebIdentity", "GetCallerIdentity"].contains(&asked.action.as_str())
 }
 
 fn refuse(asked: &Asked, (status, code): Refusal) -> Response {
@@ -144,6 +144,7 @@ impl World {
     fn act(&mut self, asked: &Asked, caller: &Caller) -> Result<String, Refusal> {
         match asked.action.as_str() {
             "AssumeRole" => self.assume_role(asked),
+            "AssumeRoleWithWebIdentity" => self.assume_role_with_web_identity(asked),
             "GetCallerIdentity" => Ok(session::identity(caller)),
             "DescribeSecurityGroupRules" => self.describe_rules(asked, &caller.at),
             "DescribeSecurityGroups" => self.describe_groups(asked, &caller.at),

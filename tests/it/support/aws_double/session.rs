@@ -103,6 +103,37 @@ impl World {
     }
 }
 
+impl World {
+    /// A session for a token that another cloud has signed. Nobody signs the request.
+    pub(super) fn assume_role_with_web_identity(&mut self, asked: &Asked) -> Result<String, Refusal> {
+        let p = Params(&asked.params);
+        let token = p.required("WebIdentityToken")?;
+        let Some((_, seconds)) = self.web_identity.clone().filter(|(known, _)| known == token) else {
+            return Err((400, "InvalidIdentityToken"));
+        };
+        if !asked.key.is_empty() {
+            return Err((400, "ValidationError"));
+        }
+        let ["arn", _, "iam", "", account, role] = *p.required("RoleArn")?.splitn(6, ':').collect::<Vec<_>>() else {
+            return Err((400, "ValidationError"));
+        };
+        let role = role.rsplit('/').next().unwrap_or(role);
+        let name = p.required("RoleSessionName")?.to_owned();
+        let session = Session { account: account.to_owned(), role: role.to_owned(), name, policy: None };
+        let key = format!("ASIAFEDERATED{:07}", self.number());
+        let until = self.now() + jiff::SignedDuration::from_secs(seconds);
+        let credentials = [
+            xml::text("AccessKeyId", &key),
+            xml::text("SecretAccessKey", "federated-secret"),
+            xml::text("SessionToken", "federated-session-token"),
+            xml::text("Expiration", &until.to_string()),
+        ];
+        self.sessions.insert(key, Arc::new(session));
+        let inner = format!("<Credentials>{}</Credentials>", credentials.concat());
+        Ok(xml::sts("AssumeRoleWithWebIdentity", &inner))
+    }
+}
+
 /// Who the caller is.
 pub(super) fn identity(caller: &Caller) -> String {
     let arn = match &caller.session {

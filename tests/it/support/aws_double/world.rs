@@ -29,6 +29,8 @@ pub(super) struct World {
     pub(super) page: usize,
     pub(super) rule_limit: usize,
     pub(super) clock_offset: i64,
+    /// The web identity token that is taken, and for how many seconds it is worth a session.
+    pub(super) web_identity: Option<(String, i64)>,
     pub(super) read_delay: Duration,
     made: u64,
 }
@@ -71,6 +73,7 @@ impl Default for World {
             page: 1000,
             rule_limit: 60,
             clock_offset: 0,
+            web_identity: None,
             read_delay: Duration::ZERO,
             made: 0,
         }
