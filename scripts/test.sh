@@ -23,6 +23,7 @@ needs() {
   fi
 }
 
+formatting() { cargo fmt --check && cargo fmt --check --manifest-path examples/clients/rust/Cargo.toml; }
 clippy() { cargo clippy --locked --all-targets -- --deny warnings; }
 docs() { RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items; }
 protos() { .tools/node/node_modules/.bin/buf lint proto; }
@@ -33,8 +34,8 @@ rust_client() {
   cargo fmt --check "${crate[@]}" && cargo build --locked "${crate[@]}" --target-dir "$CARGO_TARGET_DIR/interop"
 }
 
-step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr nginx dbus-run-session dbus-send gnome-keyring-daemon secret-tool buildah docker-compose ip redis-cli unzip
-step 'formatting' cargo fmt --check
+step 'tools of the machine' needs cargo python3 node npm git openssl redis-server chromium chromedriver promtool unshare chattr nginx dbus-run-session dbus-send gnome-keyring-daemon secret-tool buildah docker-compose ip redis-cli unzip go gofmt protoc protoc-gen-go
+step 'formatting' formatting
 step 'scripts parse' scripts
 step 'dependencies: one TLS stack, one provider' bash scripts/dependencies.sh
 step 'tools of the checkout' python3 examples/demo/tools/install.py

@@ -116,7 +116,7 @@ def sentences() -> None:
 def options() -> None:
     known = set()
     for command in ("", "bridge", "login", "logout", "stdio", "core", "edge", "serve", "check", "doctor", "certs", "reconcile", "key new", "iam session-policy", "audit show", "audit verify", "audit replay",
-                    "audit key", "policy check", "policy test", "policy explain"):
+                    "audit key", "health", "lambda", "iam print", "reference configuration", "policy check", "policy test", "policy explain"):
         known |= set(re.findall(r"--[a-z][a-z-]+", run(BINARY, *command.split(), "--help")))
     # Of other programs, in lines and tables that are about those.
     others = {"--callback-port", "--transport"}
@@ -146,7 +146,7 @@ def keys() -> None:
         for name, key in re.findall(r"`\[+([a-z_.A-Z]+)\]+(?: (\w+))?[^`\n]*`", text_of(page)):
             name = re.sub(r"^oidc\.[a-z]+", "oidc.NAME", name)
             must(name in sections or any(known.startswith(f"{name}.") for known in sections), f"{page}: there is no section [{name}]")
-            must(not key or key in sections.get(name, set()), f"{page}: [{name}] has no {key}")
+            must(not key or key in sections.get(name, set()) or f"{name}.{key}" in sections, f"{page}: [{name}] has no {key}")
 
 
 @check("every alert has a line that says what to do, of the same urgency, and what is said of the log is what it says")

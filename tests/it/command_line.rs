@@ -65,8 +65,8 @@ fn what_is_wrong_is_said_in_a_table() {
         ("tokens = \"jwt\"", "tokens = \"opaque\"", "need `introspection`"),
         ("audience = \"https://whitelist.example.com/mcp\"", "audience = \"\"", "audience must name"),
         (
-            "role_arn = \"arn:aws:iam::111111111111:",
-            "role_arn = \"arn:aws:iam::222222222222:",
+            "role_arn = \"arn:aws:iam::111111111111:role/whitelistmcp-target\"",
+            "role_arn = \"arn:aws:iam::222222222222:role/whitelistmcp-target\"",
             "is not the ARN of a role in account",
         ),
         ("id = \"sg-0123456789abcdef0\"", "id = \"sg-1\"", "not a security group id"),

@@ -141,30 +141,3 @@ fn the_migration_s_key_is_made() {
     let said = shell(&command("docs/MIGRATING.md", "key new"), Directory::new().path());
     assert!(said.contains("wlk_"), "{said}");
 }
-
-#[test]
-fn links_between_documents_lead_somewhere() {
-    for document in [
-        "README.md",
-        "CONTRIBUTING.md",
-        "docs/ARCHITECTURE.md",
-        "docs/AUDIT.md",
-        "docs/CONFIGURATION.md",
-        "docs/CONFORMANCE.md",
-        "docs/ERRORS.md",
-        "docs/MIGRATING.md",
-        "docs/OPERATIONS.md",
-        "docs/TELEMETRY.md",
-        "docs/PROMISES.md",
-        "docs/deploy/iam.md",
-        "docs/quickstart/service.md",
-        "certs/README.md",
-    ] {
-        let path = emulator::checkout().join(document);
-        let text = std::fs::read_to_string(&path).expect("a document");
-        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for link in targets.filter(|link| !link.contains("://") && !link.starts_with('#')) {
-            assert!(path.parent().expect("a directory").join(link).exists(), "{document}: {link}");
-        }
-    }
-}

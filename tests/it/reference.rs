@@ -301,7 +301,7 @@ fn is_reason(word: &str) -> bool {
         && !word.starts_with('_')
         && !word.ends_with('_')
         && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit());
-    let variable = ["AWS_ENDPOINT_", "AWS_LAMBDA_", "CARGO_", "MCP_", "OTEL_", "WHITELISTMCP_", "XDG_"]
+    let variable = ["AWS_ENDPOINT_", "AWS_LAMBDA_", "CARGO_", "IDENTITY_", "MCP_", "OTEL_", "WHITELISTMCP_", "XDG_"]
         .iter()
         .any(|start| word.starts_with(start));
     let alone = !word.contains('_') && !["BUSY", "INTERNAL", "STRANGER"].contains(&word);

@@ -238,7 +238,7 @@ async fn tokens_from_before_rfc_9068_are_understood_where_the_issuer_is_known_to
 
     // What may be an ID token is none, and neither is any other type.
     refused(&stack, &token(&|claims| drop(claims.insert("nonce".to_owned(), "n".into()))), "`nonce`").await;
-    refused(&stack, &token(&|claims| drop(claims.insert("aud".to_owned(), "client".into()))), "another audience").await;
+    refused(&stack, &token(&|claims| drop(claims.insert("aud".to_owned(), "client".into()))), "`aud`").await;
     refused(&stack, &token(&|claims| drop(claims.insert("azp".to_owned(), AUDIENCE.into()))), "`aud`").await;
     refused(&stack, &token(&|claims| drop(claims.remove("scp"))), "`scope`").await;
     refused(&stack, &token(&|claims| drop(claims.remove("azp"))), "`client_id`").await;
