@@ -309,12 +309,17 @@ pub async fn function(config: &Config, shutdown: &Shutdown) -> Result<Function, 
         let (routes, upkeep) =
             core_routes(&config, reach, shared.clone(), Some(keys), peers, reloads.part(), shutdown).await?;
         let Upkeep { policies, broker, reconciler, audit, journal, health, .. } = upkeep;
+        let (current, reload) = (Arc::clone(&policies.policies), policies.every);
         shutdown.tasks().spawn(policies.run(shutdown.reloads(), shutdown.token()));
         if audit.keeps_a_journal() {
             // It only reads AWS, and what is frozen in the midst of it goes on with the next event.
             shutdown.tasks().spawn(recover::run(Arc::clone(&broker), shutdown.token()));
         }
-        (Link::local(routes), health, Some(Behind { audit, journal, broker, reconciler }))
+        (
+            Link::local(routes),
+            health,
+            Some(Behind { audit, journal, broker, reconciler, policies: current, reload, stop: shutdown.token() }),
+        )
     };
     reloads.start(shutdown);
     let edge = edge_over(config, &section, verifier, link, limits, health, shared)?;

@@ -22,6 +22,7 @@ mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::profile::ProfileFileCredentialsProvider;
@@ -362,7 +363,7 @@ impl Aws {
     }
 
     /// The service's own credentials by the platform's identity, had now; none where they are had otherwise.
-    pub async fn federated(&self) -> Result<Option<()>, federation::FederationError> {
+    pub async fn federated(&self) -> Result<Option<()>, Arc<federation::FederationError>> {
         match &self.federation {
             Some(federation) => federation.credentials().await.map(|_| Some(())),
             None => Ok(None),

@@ -11,26 +11,29 @@ mod event;
 mod exchange;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use crate::audit::{self, Audit, Journal};
 use crate::broker::Broker;
-use crate::broker::upkeep::Reconciler;
+use crate::broker::upkeep::{Reconciler, recover};
 use crate::clock::Clock;
 use crate::edge::{self, Edge};
 use crate::error::{Chain, Code};
 use crate::listen::Connection;
+use crate::policy::{Policies, Reload};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
@@ -59,6 +62,10 @@ const GATEWAY_WAITS: Duration = Duration::from_secs(29);
 const TIMES_BEGIN_MS: u64 = 1_000_000_000_000;
 /// How long an event may take where nobody says.
 const UNTOLD: Duration = Duration::from_secs(30);
+/// The word that API Gateway makes a 401 of.
+const UNAUTHORIZED: &str = "Unauthorized";
+/// How long a file that has changed is given until it is looked at once more.
+const SETTLES: Duration = Duration::from_millis(200);
 /// How long what runs may take to end after SIGTERM: the platform waits for half a second.
 const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -119,6 +126,12 @@ pub struct Behind {
     pub broker: Arc<Broker>,
     /// What closes what has ended.
     pub reconciler: Arc<Reconciler>,
+    /// The policies, which may have changed while the process was frozen.
+    pub policies: Arc<Policies>,
+    /// How often they are read again.
+    pub reload: Duration,
+    /// Ends what goes on by itself.
+    pub stop: CancellationToken,
 }
 
 /// A service that takes events.
@@ -127,6 +140,7 @@ pub struct Function {
     router: Router,
     /// None where the core is elsewhere.
     behind: Option<Behind>,
+    policies_read: Mutex<Timestamp>,
     clock: Clock,
 }
 
@@ -158,7 +172,8 @@ impl Function {
     /// A function over an edge, and over the core in the same process if there is one.
     pub fn new(edge: Edge, behind: Option<Behind>, clock: Clock) -> Self {
         let edge = Arc::new(edge.whole());
-        Self { router: edge::router::router(&edge), edge, behind, clock }
+        let policies_read = Mutex::new(clock.now());
+        Self { router: edge::router::router(&edge), edge, behind, policies_read, clock }
     }
 
     /// Takes events until the platform ends the process, and then closes what is open.
@@ -207,13 +222,17 @@ impl Function {
         let end = self.end(context.deadline);
         async {
             self.open().await;
+            self.read_policies().await;
             let answer = match Event::read(&payload) {
                 Ok(Event::Http(handed)) => Ok(self.serve(*handed, end).await),
                 Ok(Event::Authorizer(asked)) => self.authorize(&asked, end).await,
                 Ok(Event::Schedule) => self.close(end).await,
                 Err(failure) => Err(failure),
             };
-            if let Err(Failure { kind, words }) = &answer {
+            // What a stranger can have as often as they like is counted and written down by the edge, within bounds.
+            if let Err(Failure { kind, words }) = answer.as_ref()
+                && *kind != UNAUTHORIZED
+            {
                 tracing::warn!(kind, words, "an event is answered with a failure");
             }
             self.settle(telemetry, before(end, KEPT_FOR_LEAVING)).await;
@@ -238,10 +257,43 @@ impl Function {
         let Some(behind) = self.behind.as_ref().filter(|behind| behind.audit.awaits_its_journal()) else { return };
         let config = behind.journal.clone();
         match tokio::task::spawn_blocking(move || Journal::open(&config, Clock::system())).await {
-            Ok(Ok(Some(journal))) => behind.audit.opened(journal),
+            Ok(Ok(Some(journal))) => {
+                behind.audit.opened(journal);
+                tokio::spawn(recover::run(Arc::clone(&behind.broker), behind.stop.clone()));
+            }
             Ok(Ok(None)) => {}
             Ok(Err(error)) => tracing::error!(error = %Chain(&error), "the audit journal cannot be opened yet"),
             Err(panic) => tracing::error!(error = %panic, "the audit journal could not be opened"),
+        }
+    }
+
+    /// Reads the policies again where they have not been for a while: the loop that does it was frozen with the process, and a
+    /// call is not decided by what was in force before.
+    async fn read_policies(&self) {
+        let Some(behind) = &self.behind else { return };
+        let due = {
+            let mut read = self.policies_read.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = self.clock.now();
+            let due = Duration::try_from(now.duration_since(*read)).is_ok_and(|past| past >= behind.reload);
+            if due {
+                *read = now;
+            }
+            due
+        };
+        if !due {
+            return;
+        }
+        // What has changed is believed once it is seen to be the same twice.
+        for pause in [Duration::ZERO, SETTLES] {
+            tokio::time::sleep(pause).await;
+            let policies = Arc::clone(&behind.policies);
+            match tokio::task::spawn_blocking(move || policies.reload()).await {
+                Ok(Reload::Changed) => {}
+                Ok(_) => return,
+                Err(panic) => {
+                    return tracing::error!(error = %panic, "the policies could not be read again; those in force stay");
+                }
+            }
         }
     }
 
@@ -282,7 +334,7 @@ impl Function {
             }
             Err(_) => refuse(
                 StatusCode::GATEWAY_TIMEOUT,
-                "the time is over before the answer came; what was begun is finished and recorded. Look before trying again",
+                "the time is over before the answer came; what was begun may go on, and the audit journal says how it ends. Look before trying again",
             ),
         }
     }
@@ -297,8 +349,8 @@ impl Function {
             Err(error) if error.code() == Code::Unavailable => Err(Failure::new("Unavailable", error.message())),
             // The word that API Gateway makes a 401 of.
             Err(error) => {
-                tracing::info!(reason = error.reason(), why = error.message(), "a token was refused");
-                Err(Failure::new("Unauthorized", "Unauthorized"))
+                tracing::debug!(reason = error.reason(), why = error.message(), "a token was refused");
+                Err(Failure::new(UNAUTHORIZED, UNAUTHORIZED))
             }
         }
     }
@@ -316,10 +368,13 @@ impl Function {
             let why = why.unwrap_or_else(|| "no `[audit] directory` is configured".to_owned());
             return Err(Failure::new("NoJournal", format!("nothing is closed without an audit journal: {why}")));
         }
-        let round = timeout_at(before(end, KEPT_FOR_SETTLING), Box::pin(behind.reconciler.round())).await;
-        let round = round.map_err(|_| {
+        // In a task of its own: a round that was begun is finished, with the next event if not with this.
+        let reconciler = Arc::clone(&behind.reconciler);
+        let round = tokio::spawn(async move { reconciler.round().await });
+        let round = timeout_at(before(end, KEPT_FOR_SETTLING), round).await.map_err(|_| {
             Failure::new("Timeout", "the round was not over in time; give the function a longer timeout")
         })?;
+        let round = round.map_err(|panic| Failure::new("Failed", format!("the round broke off: {panic}")))?;
         let told = json!({
             "standing": round.standing, "closed": round.closed, "left_to_others": round.left_to_others, "overdue": round.overdue,
             "damaged": round.damaged, "unrecorded": round.unrecorded, "missed": round.missed, "next": round.next.map(|next| next.to_string()),

@@ -90,6 +90,8 @@ impl Telemetry {
     /// runtime, which carries what leaves.
     pub fn start(config: &Config, role: &'static str) -> Result<Self, TelemetryError> {
         let filter = EnvFilter::try_new(&config.log)?.add_directive(requests::directive(config.log_requests).parse()?);
+        // At its lowest level the runtime of functions writes events as they come, tokens and all.
+        let filter = filter.add_directive("lambda_runtime=info".parse()?);
         let registry = tracing_subscriber::registry().with(filter).with(log::JsonLines::new(std::io::stderr));
         panic::log_panics();
         if !receiver_named() {

@@ -1,5 +1,6 @@
 //! What AWS's refusals and silences mean for a caller.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -84,7 +85,7 @@ pub enum AwsError {
     Profile(#[from] ProfileError),
     /// The service's own credentials, by the platform's identity.
     #[error(transparent)]
-    Federation(#[from] FederationError),
+    Federation(#[from] Arc<FederationError>),
     /// The operation is about no single group.
     #[error("the operation names no security group")]
     NoGroup,

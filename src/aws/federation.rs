@@ -35,6 +35,8 @@ const AHEAD: Duration = Duration::from_secs(300);
 const LAST: Duration = Duration::from_secs(30);
 /// How long after a renewal that failed the next one is tried, while what there is still good.
 const AGAIN: Duration = Duration::from_secs(20);
+/// How long a failure is the answer for everybody, where there is nothing good.
+const REMEMBERED: Duration = Duration::from_secs(3);
 /// The name of the session, which CloudTrail shows.
 const SESSION: &str = "whitelistmcp-core";
 /// Where STS is asked if no account and Region are configured.
@@ -134,9 +136,9 @@ pub enum FederationError {
     Incomplete(&'static str),
 }
 
-impl From<FederationError> for Error {
-    fn from(error: FederationError) -> Self {
-        let passing = match &error {
+impl From<Arc<FederationError>> for Error {
+    fn from(error: Arc<FederationError>) -> Self {
+        let passing = match &*error {
             FederationError::Token(error) => error.may_pass(),
             FederationError::NoAnswer { .. } => true,
             FederationError::Refused { .. } | FederationError::Incomplete(_) => false,
@@ -163,6 +165,8 @@ struct Kept {
     credentials: Option<(Credentials, Timestamp)>,
     /// Before then nothing is asked again for what is still good.
     not_before: Option<Timestamp>,
+    /// Why there is nothing good, and until when that is the answer without asking again.
+    failed: Option<(Arc<FederationError>, Timestamp)>,
 }
 
 impl std::fmt::Debug for Federation {
@@ -217,34 +221,49 @@ impl Federation {
         Ok(Self { source, role: config.role_arn.clone(), sts, clock, kept: Arc::default() })
     }
 
-    /// Credentials of the base role that are good for a while.
-    pub async fn credentials(&self) -> Result<Credentials, FederationError> {
-        // Held while they are renewed: those who ask at once are answered by one renewal.
-        let mut kept = self.kept.lock().await;
+    /// Credentials of the base role that are good for a while. Those near their end are renewed behind the caller's back.
+    pub async fn credentials(&self) -> Result<Credentials, Arc<FederationError>> {
+        let mut kept = Arc::clone(&self.kept).lock_owned().await;
         let now = self.clock.now();
         let left = |until: Timestamp| Duration::try_from(until.duration_since(now)).unwrap_or_default();
-        let good = kept.credentials.clone().filter(|(_, until)| left(*until) > LAST);
-        if let Some((credentials, until)) = &good
-            && (left(*until) > AHEAD || kept.not_before.is_some_and(|then| now < then))
-        {
-            return Ok(credentials.clone());
-        }
-        match self.renew().await {
-            Ok((credentials, until)) => {
-                *kept = Kept { credentials: Some((credentials.clone(), until)), not_before: None };
-                Ok(credentials)
+        if let Some((credentials, until)) = kept.credentials.clone().filter(|(_, until)| left(*until) > LAST) {
+            if left(until) <= AHEAD && kept.not_before.is_none_or(|then| then <= now) {
+                kept.not_before = now.checked_add(AGAIN).ok();
+                tokio::spawn(self.clone().renew_ahead(until));
             }
-            Err(error) => match good {
-                Some((credentials, until)) => {
-                    tracing::warn!(error = %Chain(&error), good_until = %until, "the service's AWS credentials could not be renewed; those there are go on");
-                    kept.not_before = now.checked_add(AGAIN).ok();
-                    Ok(credentials)
+            return Ok(credentials);
+        }
+        if let Some((error, until)) = &kept.failed
+            && now < *until
+        {
+            return Err(Arc::clone(error));
+        }
+        // In a task of its own, which holds what is kept until it is over: a caller who goes away does not end it, and those who
+        // ask meanwhile are answered by it, whatever comes of it.
+        let renewing = self.clone();
+        let renewed = tokio::spawn(async move {
+            let renewed = renewing.renew().await.map_err(Arc::new);
+            match &renewed {
+                Ok(fresh) => *kept = Kept { credentials: Some(fresh.clone()), ..Kept::default() },
+                Err(error) => {
+                    tracing::error!(error = %Chain(error), "there are no AWS credentials by the platform's identity");
+                    let until = renewing.clock.now().checked_add(REMEMBERED).ok();
+                    kept.failed = until.map(|until| (Arc::clone(error), until));
                 }
-                None => {
-                    tracing::error!(error = %Chain(&error), "there are no AWS credentials by the platform's identity");
-                    Err(error)
-                }
-            },
+            }
+            renewed.map(|(credentials, _)| credentials)
+        });
+        renewed.await.unwrap_or_else(|_| Err(Arc::new(FederationError::Incomplete("an end of the renewal"))))
+    }
+
+    /// Renews what is still good.
+    async fn renew_ahead(self, good_until: Timestamp) {
+        match self.renew().await {
+            Ok(fresh) => *self.kept.lock().await = Kept { credentials: Some(fresh), ..Kept::default() },
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), %good_until, "the service's AWS credentials could not be renewed; those there are go on");
+                self.kept.lock().await.not_before = self.clock.now().checked_add(AGAIN).ok();
+            }
         }
     }
 

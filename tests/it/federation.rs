@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -137,6 +138,9 @@ async fn aws_of(directory: &Directory, aws: &AwsDouble, federation: &str) -> Aws
     Aws::new(&config.aws, accounts).await.expect("sound")
 }
 
+/// Longer than a failure is the answer for everybody.
+const REMEMBERED: Duration = Duration::from_millis(3_200);
+
 async fn who(aws: &Aws) -> Result<String, String> {
     let (account, region) = (AccountId::parse(ACCOUNT).expect("an id"), Region::parse(REGION).expect("a Region"));
     aws.self_test(&account, &region).await.map_err(|error| Chain(&error).to_string())
@@ -192,13 +196,18 @@ async fn what_says_no_is_said_with_the_step_and_the_remedy() {
     platform.instead(Some((503, "starting")));
     let before = platform.asked();
     let service = aws_of(&directory, &aws, &google_at(&platform)).await;
+    // Those who ask at once, and right after, are all told what came of one attempt.
+    let asked = futures_util::future::join_all((0..4).map(|_| who(&service))).await;
+    assert!(asked.iter().all(|said| said.as_ref().is_err_and(|said| said.contains("503"))), "{asked:?}");
     assert!(who(&service).await.expect_err("no token").contains("503"));
     assert_eq!(platform.asked(), before + 3);
     platform.instead(None);
+    tokio::time::sleep(REMEMBERED).await;
     *platform.shared.unflavoured.lock().expect("not poisoned") = true;
     let said = who(&service).await.expect_err("somebody else");
     assert!(said.contains("is not its metadata server"), "{said}");
     *platform.shared.unflavoured.lock().expect("not poisoned") = false;
+    tokio::time::sleep(REMEMBERED).await;
     assert!(who(&service).await.is_ok(), "well again, without a restart");
 
     let azure = format!("from = \"azure\"\nendpoint = \"{}\"", platform.url);
@@ -227,7 +236,7 @@ async fn what_says_no_is_said_with_the_step_and_the_remedy() {
     assert!(!said.contains("c2lnbmF0dXJl"), "{said}");
     // For whoever calls it is an operator's matter, and nothing of ours.
     let error = FederationError::Incomplete("credentials");
-    let told = whitelistmcp::error::Error::from(error);
+    let told = whitelistmcp::error::Error::from(Arc::new(error));
     assert_eq!(told.reason(), "AWS_IDENTITY_UNUSABLE");
 }
 
@@ -235,12 +244,19 @@ async fn what_says_no_is_said_with_the_step_and_the_remedy() {
 async fn what_ends_soon_is_renewed_and_used_on_where_that_fails() {
     let (aws, platform, directory) = (AwsDouble::start().await, Platform::start().await, Directory::new());
     let federated = || aws.actions().iter().filter(|action| *action == "AssumeRoleWithWebIdentity").count();
-    // Good for four minutes: within five of its end it is renewed each time.
+    // Good for four minutes: within five of its end it is renewed while it is used on.
     aws.web_identity(TOKEN, 240);
     let service = aws_of(&directory, &aws, &google_at(&platform)).await;
     for times in 1..=3 {
-        who(&service).await.expect("the role");
+        for _ in 0..200 {
+            who(&service).await.expect("the role");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            if federated() >= times {
+                break;
+            }
+        }
         assert_eq!(federated(), times);
+        tokio::time::sleep(Duration::from_millis(300)).await;
     }
     // The platform is away: what there is goes on, and nobody waits for the platform each time.
     platform.instead(Some((404, "gone")));
@@ -248,6 +264,7 @@ async fn what_ends_soon_is_renewed_and_used_on_where_that_fails() {
     for _ in 0..3 {
         who(&service).await.expect("what there is");
     }
+    tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!((federated(), platform.asked()), (3, before + 1));
     // What has ended is not used, and not kept.
     platform.instead(None);

@@ -139,8 +139,11 @@ async fn an_edge_is_asked_where_it_listens_and_known_by_its_own_certificate() {
     );
     assert!(another.contains("core.pem"), "{another}");
     let another = directory.write("another.toml", &another).display().to_string();
-    let (well, said) = health(&["--config", &another], &[]);
+    let (well, said) = health(&["--config", &another, "--ready"], &[]);
     assert!(!well && said.contains("no answer from"), "{said}");
+    // But whoever answers with it is alive: a renewal that went wrong must not become an outage.
+    let (well, said) = health(&["--config", &another], &[]);
+    assert!(well && said.contains("by another certificate than the file has"), "{said}");
     // Where the CA is not the system's, a URL from outside is not believed.
     let (well, said) = health(&["--url", &format!("https://localhost:{port}")], &[]);
     assert!(!well, "{said}");

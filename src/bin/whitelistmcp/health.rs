@@ -96,13 +96,30 @@ async fn ask(arguments: &Arguments) -> Result<String, HealthError> {
         client = client.plain_to(host.to_owned());
     }
     let request = http::Request::get(url.as_str()).body(Vec::new());
-    let answer = client.send(request.map_err(|error| HealthError::Request(url.clone(), error))?).await?;
+    let answer = match client.send(request.map_err(|error| HealthError::Request(url.clone(), error))?).await {
+        // The service keeps the certificate that it has where the file's is refused or not read yet: it is alive all the same, and
+        // nothing secret was sent. Whoever kills it for that makes an outage of a renewal that went wrong.
+        Err(error) if arguments.url.is_none() && !arguments.ready && shows_another_certificate(&error) => {
+            return Ok(format!("{url} answers, by another certificate than the file has: look at the service's log"));
+        }
+        answer => answer?,
+    };
     if answer.status() != http::StatusCode::OK {
         let words: String =
             String::from_utf8_lossy(answer.body()).chars().filter(|c| !c.is_control()).take(100).collect();
         return Err(HealthError::Answer(url, answer.status(), words));
     }
     Ok(format!("{url} says that it is {}", if arguments.ready { "ready" } else { "alive" }))
+}
+
+/// Whether somebody answered, and showed a certificate that is not the one that was looked for.
+fn shows_another_certificate(error: &HttpError) -> bool {
+    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    causes.into_iter().any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let cause = cause.and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+    })
 }
 
 /// Who is asked, and by what they are known.
