@@ -100,7 +100,7 @@ def routes() -> None:
     must(authorizer["AuthorizerResultTtlInSeconds"] <= 60, "an ended token is let through for longer than the edge itself remembers one")
 
 
-@check("the function is what the guide says, on a volume that is kept, run each minute, and its role may do what the base role may")
+@check("the function is what the guide says, on a volume that is kept, and its role may do what the base role may")
 def function() -> None:
     own = properties("McpLambdaFunction", "AWS::Lambda::Function")
     must((own["Runtime"], own["Handler"], own["Timeout"], own["ReservedConcurrentExecutions"]) == ("provided.al2023", "bootstrap", 30, 10), f"{own}")
@@ -110,17 +110,55 @@ def function() -> None:
     must(Path(volume["LocalMountPath"]) in Path(told["WHITELISTMCP_AUDIT__DIRECTORY"]).parents, "the journal is not on its volume")
     journal = template()["Journal"]
     must(journal.get("DeletionPolicy") == journal.get("UpdateReplacePolicy") == "Retain" and journal["Properties"]["Encrypted"] is True, "the journal goes with the stack")
-    must(properties("McpEventsRuleSchedule1", "AWS::Events::Rule")["ScheduleExpression"] == "rate(1 minute)", "the schedule")
-    must(properties("McpLambdaEvConf", "AWS::Lambda::EventInvokeConfig")["MaximumRetryAttempts"] == 0, "a round that failed is sent again")
     role = properties("IamRoleLambdaExecution", "AWS::IAM::Role")
     [policy] = role["Policies"]
     statements = policy["PolicyDocument"]["Statement"]
     base = [one for one in statements if "sts:AssumeRole" in one["Action"]]
     must(base == [{"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"], "Resource": GIVEN["TARGET_ROLE_ARN"]}], f"{base}")
     denied = [one for one in statements if one["Effect"] == "Deny"]
-    must([one["Action"] for one in denied] == [["ec2:*"]] and "lambda:SourceFunctionArn" in denied[0]["Condition"]["ArnEquals"], f"{denied}")
+    must([one["Action"] for one in denied] == [["ec2:*"]], f"{denied}")
+    named = {arn["Fn::Sub"].rpartition(":")[2] for arn in denied[0]["Condition"]["ArnEquals"]["lambda:SourceFunctionArn"]}
+    functions = {found["Properties"]["FunctionName"] for found in template().values() if found["Type"] == "AWS::Lambda::Function"}
+    must(named == functions, f"the code of {functions ^ named} may use the interfaces, or is not there")
     others = {action for one in statements for action in one["Action"]} - set(base[0]["Action"]) - {"ec2:*"}
     must(all(action.startswith(("logs:", "elasticfilesystem:Client")) for action in others), f"the role may {others}")
+
+
+@check("rounds have a function of their own, which the schedule alone runs: no flood takes its execution, and no stranger rings its alarms")
+def rounds() -> None:
+    calls, own = (dict(properties(name, "AWS::Lambda::Function")) for name in ("McpLambdaFunction", "RoundsLambdaFunction"))
+    must(own["ReservedConcurrentExecutions"] == 1, "rounds have no execution of their own")
+    differs = {name for name in calls | own if calls.get(name) != own.get(name)}
+    must(differs <= {"FunctionName", "Description", "ReservedConcurrentExecutions", "Code"}, f"the two functions differ in {differs}")
+    rules = [found["Properties"] for found in template().values() if found["Type"] == "AWS::Events::Rule"]
+    led = [(rule["ScheduleExpression"], [target["Arn"]["Fn::GetAtt"][0] for target in rule["Targets"]]) for rule in rules]
+    must(led == [("rate(1 minute)", ["RoundsLambdaFunction"])], f"the schedule runs {led}")
+    retried = properties("RoundsLambdaEvConf", "AWS::Lambda::EventInvokeConfig")
+    must((retried["MaximumRetryAttempts"], retried["MaximumEventAgeInSeconds"]) == (0, 60), "a round that failed is sent again")
+    callers: dict[str, set[str]] = {}
+    for found in template().values():
+        if found["Type"] == "AWS::Lambda::Permission":
+            callers.setdefault(found["Properties"]["FunctionName"]["Fn::GetAtt"][0], set()).add(found["Properties"]["Principal"])
+    must(callers == {"McpLambdaFunction": {"apigateway.amazonaws.com"}, "RoundsLambdaFunction": {"events.amazonaws.com"}}, f"{callers}")
+    alarms = [found["Properties"] for found in template().values() if found["Type"] == "AWS::CloudWatch::Alarm"]
+    watched = sorted((alarm["Dimensions"][0]["Value"]["Ref"], alarm["MetricName"], alarm["TreatMissingData"]) for alarm in alarms)
+    must(watched == [
+        ("McpLambdaFunction", "Throttles", "notBreaching"), ("RoundsLambdaFunction", "Errors", "notBreaching"),
+        ("RoundsLambdaFunction", "Invocations", "breaching"), ("RoundsLambdaFunction", "Throttles", "notBreaching"),
+    ], f"the alarms watch {watched}")
+
+
+@check("the one stage that a name leads to has a limit on every route")
+def limits() -> None:
+    stages = properties("Mapping", "AWS::ApiGateway::BasePathMapping")["Stage"]
+    must(isinstance(stages, dict), f"the name leads to {stages}, which osls makes without limits")
+    stage = properties(stages["Ref"], "AWS::ApiGateway::Stage")
+    deployments = [name for name, found in template().items() if found["Type"] == "AWS::ApiGateway::Deployment"]
+    must([stage["DeploymentId"]["Ref"]] == deployments, f"the stage shows {stage['DeploymentId']} of {deployments}")
+    must(template()[deployments[0]]["Properties"]["StageName"] != stage["StageName"], "two stages of one name")
+    [limit] = stage["MethodSettings"]
+    must((limit["ResourcePath"], limit["HttpMethod"]) == ("/*", "*") and 0 < limit["ThrottlingRateLimit"] <= limit["ThrottlingBurstLimit"] <= 100, f"{limit}")
+    must(properties("ApiGatewayRestApi", "AWS::ApiGateway::RestApi")["DisableExecuteApiEndpoint"] is True, "the stage without limits can be called")
 
 
 class Edge:

@@ -378,7 +378,8 @@ def base_roles() -> None:
     must((of_lambda["BorrowTheTargetRoles"]["actions"], of_lambda["BorrowTheTargetRoles"]["resources"]) == (BASE, target), "lambda: the base role")
     denied = of_lambda["InterfacesAreLambdasAlone"]
     must((denied["effect"], denied["actions"], denied["condition"]["variable"]) == ("Deny", ["ec2:*"], "lambda:SourceFunctionArn"), "lambda: the code may use the interfaces")
-    must(denied["condition"]["values"] == ["arn:aws:lambda:eu-central-1:123456789012:function:whitelistmcp"], f"lambda: {denied['condition']['values']} is not the function")
+    functions = {f"arn:aws:lambda:eu-central-1:123456789012:function:{one['function_name']}" for one in made("lambda").all("aws_lambda_function")}
+    must(set(denied["condition"]["values"]) == functions and len(functions) == 2, f"lambda: {denied['condition']['values']} are not {functions}")
 
 
 @check("federation: one identity of one audience is believed, on Google by azp, aud and sub, on Azure by aud and sub")
@@ -458,12 +459,12 @@ def told() -> None:
                 must(read <= inside, f"{example}: {service} is not given {read - inside}")
 
 
-@check("Lambda: the URL is open to tokens alone, the schedule runs each minute, and the configuration is sound in exactly these variables")
+@check("Lambda: the URL is open to tokens alone, rounds have a function of their own that no stranger reaches, and the configuration is sound in exactly these variables")
 def function() -> None:
     def one(kind: str, label: str) -> Block:
         return made("lambda").one(f"aws_{kind}", label)
 
-    function = one("lambda_function", "this")
+    function, rounds = (one("lambda_function", f'this["{name}"]') for name in ("calls", "rounds"))
     must((function["runtime"], function["handler"], function["timeout"]) == ("provided.al2023", "bootstrap", 30), "lambda: the function")
     must(function["reserved_concurrent_executions"] == 10, "lambda: as many calls at once as there are")
     must(one("lambda_function_url", "this")["authorization_type"] == "NONE", "lambda: the URL wants AWS's signature")
@@ -471,6 +472,31 @@ def function() -> None:
     must(permissions == {
         "url": ("lambda:InvokeFunctionUrl", "*"), "function_by_url": ("lambda:InvokeFunction", "*"), "round": ("lambda:InvokeFunction", "events.amazonaws.com"),
     }, f"lambda: {permissions}")
+    text = (ROOT / "modules/lambda/alarms.tf").read_text() + (ROOT / "modules/lambda/function.tf").read_text()
+
+    def function_of(kind: str, label: str) -> str:
+        """Which of the two functions a block names."""
+        [block] = re.findall(rf'^resource "aws_{kind}" "{label}" {{$.*?^}}$', text, re.MULTILINE | re.DOTALL)
+        [name] = re.findall(r'aws_lambda_function\.this\["(\w+)"\]', block)
+        return str(name)
+
+    led = {label: function_of("lambda_permission", label) for label in permissions}
+    must(led == {"url": "calls", "function_by_url": "calls", "round": "rounds"} and function_of("lambda_function_url", "this") == "calls", f"lambda: {led}")
+    must(function_of("cloudwatch_event_target", "round") == function_of("lambda_function_event_invoke_config", "round") == "rounds", "lambda: the schedule runs the calls' function")
+    must(rounds["reserved_concurrent_executions"] == 1, "lambda: rounds have no execution of their own")
+
+    def plain(value: Any) -> Any:
+        """Without the ids that the evaluation gives to blocks."""
+        return {key: plain(inner) for key, inner in value.items() if key not in ("id", "__tfmeta")} if isinstance(value, dict) else value
+
+    differs = {name for name in plain(function) | plain(rounds) if plain(function.get(name)) != plain(rounds.get(name))}
+    must(differs == {"function_name", "description", "reserved_concurrent_executions"}, f"lambda: the two functions differ in {differs}")
+    watched = sorted(
+        (function_of("cloudwatch_metric_alarm", made("lambda").label(alarm)), alarm["metric_name"], alarm["treat_missing_data"]) for alarm in made("lambda").all("aws_cloudwatch_metric_alarm")
+    )
+    must(watched == [
+        ("calls", "Throttles", "notBreaching"), ("rounds", "Errors", "notBreaching"), ("rounds", "Invocations", "breaching"), ("rounds", "Throttles", "notBreaching"),
+    ], f"lambda: the alarms watch {watched}")
     must(one("lambda_permission", "function_by_url")["invoked_via_function_url"] is True, "lambda: anybody may invoke the function")
     must(one("cloudwatch_event_rule", "round")["schedule_expression"] == "rate(1 minute)", "lambda: the schedule")
     environment = function["environment"]["variables"]

@@ -1,7 +1,13 @@
-# One function: HTTP from its URL, and a round of closing what has ended from the schedule.
+# The program twice: `calls` takes HTTP from its URL, `rounds` closes what has ended when the schedule says so. What strangers send to the
+# URL takes no execution from the rounds, and is no failure of theirs.
 
 locals {
   mount = "/mnt/whitelistmcp"
+
+  functions = {
+    calls  = { name = var.name, description = "Opens and closes IP allow-list rules, over MCP", concurrency = var.concurrency }
+    rounds = { name = "${var.name}-rounds", description = "Closes what has ended", concurrency = 1 }
+  }
 
   environment = merge(
     {
@@ -34,8 +40,10 @@ resource "aws_lambda_function" "this" {
   # checkov:skip=CKV_AWS_116: a dead letter queue is for events that must not be lost; a call is answered at once, and the next round comes a minute later
   # checkov:skip=CKV_AWS_272: signing needs a profile of yours; the package's hash is in the state
   # checkov:skip=CKV_AWS_50: traces are OpenTelemetry's, by OTEL_EXPORTER_OTLP_ENDPOINT
-  function_name                  = var.name
-  description                    = "Opens and closes IP allow-list rules, over MCP"
+  for_each = local.functions
+
+  function_name                  = each.value.name
+  description                    = each.value.description
   role                           = aws_iam_role.this.arn
   runtime                        = "provided.al2023"
   handler                        = "bootstrap"
@@ -44,7 +52,7 @@ resource "aws_lambda_function" "this" {
   source_code_hash               = filebase64sha256(var.package)
   timeout                        = 30
   memory_size                    = var.memory
-  reserved_concurrent_executions = var.concurrency
+  reserved_concurrent_executions = each.value.concurrency
   kms_key_arn                    = aws_kms_key.this.arn
   layers                         = var.layer_arns
   tags                           = var.tags
@@ -76,7 +84,7 @@ resource "aws_lambda_function" "this" {
 # token before anything else, as everywhere; a request without a good one ends there.
 resource "aws_lambda_function_url" "this" {
   # checkov:skip=CKV_AWS_258: see above
-  function_name      = aws_lambda_function.this.function_name
+  function_name      = aws_lambda_function.this["calls"].function_name
   authorization_type = "NONE"
   invoke_mode        = "BUFFERED"
 }
@@ -85,7 +93,7 @@ resource "aws_lambda_permission" "url" {
   # checkov:skip=CKV_AWS_301: the edge inside asks for a token
   statement_id           = "ByItsUrl"
   action                 = "lambda:InvokeFunctionUrl"
-  function_name          = aws_lambda_function.this.function_name
+  function_name          = aws_lambda_function.this["calls"].function_name
   principal              = "*"
   function_url_auth_type = "NONE"
 }
@@ -95,7 +103,7 @@ resource "aws_lambda_permission" "function_by_url" {
   # checkov:skip=CKV_AWS_301: by its URL alone, where the edge asks for a token
   statement_id             = "TheFunctionByItsUrl"
   action                   = "lambda:InvokeFunction"
-  function_name            = aws_lambda_function.this.function_name
+  function_name            = aws_lambda_function.this["calls"].function_name
   principal                = "*"
   invoked_via_function_url = true
 }
@@ -111,7 +119,7 @@ resource "aws_cloudwatch_event_rule" "round" {
 
 resource "aws_cloudwatch_event_target" "round" {
   rule = aws_cloudwatch_event_rule.round.name
-  arn  = aws_lambda_function.this.arn
+  arn  = aws_lambda_function.this["rounds"].arn
 
   retry_policy {
     maximum_retry_attempts       = 0
@@ -122,14 +130,14 @@ resource "aws_cloudwatch_event_target" "round" {
 resource "aws_lambda_permission" "round" {
   statement_id  = "BySchedule"
   action        = "lambda:InvokeFunction"
-  function_name = aws_lambda_function.this.function_name
+  function_name = aws_lambda_function.this["rounds"].function_name
   principal     = "events.amazonaws.com"
   source_arn    = aws_cloudwatch_event_rule.round.arn
 }
 
 # A round that failed is not sent again by Lambda: the next one comes within the minute.
 resource "aws_lambda_function_event_invoke_config" "round" {
-  function_name                = aws_lambda_function.this.function_name
+  function_name                = aws_lambda_function.this["rounds"].function_name
   maximum_retry_attempts       = 0
   maximum_event_age_in_seconds = 60
 }

@@ -49,7 +49,7 @@ resource "aws_efs_access_point" "journal" {
 
 resource "aws_security_group" "function" {
   name_prefix = "${var.name}-function-"
-  description = "The function ${var.name}"
+  description = "The functions of ${var.name}"
   vpc_id      = var.vpc_id
   tags        = var.tags
 
@@ -81,7 +81,7 @@ resource "aws_vpc_security_group_egress_rule" "function_to_journal" {
 
 resource "aws_vpc_security_group_ingress_rule" "journal_from_function" {
   security_group_id            = aws_security_group.journal.id
-  description                  = "The function"
+  description                  = "The functions"
   referenced_security_group_id = aws_security_group.function.id
   ip_protocol                  = "tcp"
   from_port                    = 2049

@@ -3,9 +3,9 @@ output "function_url" {
   value       = aws_lambda_function_url.this.function_url
 }
 
-output "function_name" {
-  description = "The function's name, for deployments."
-  value       = aws_lambda_function.this.function_name
+output "function_names" {
+  description = "The functions' names, for deployments: `calls`, and `rounds`, which closes what has ended."
+  value       = { for key, function in aws_lambda_function.this : key => function.function_name }
 }
 
 output "base_role_arn" {

@@ -1,5 +1,5 @@
-# The function's role is the base role, and Lambda's own besides: its log, its network interfaces, its file system. The interfaces are
-# Lambda's to make: from the function's own code nothing of EC2 is allowed that is not borrowed.
+# The functions' role is the base role, and Lambda's own besides: their log, their network interfaces, their file system. The interfaces are
+# Lambda's to make: from the functions' own code nothing of EC2 is allowed that is not borrowed.
 
 data "aws_iam_policy_document" "by_lambda" {
   statement {
@@ -74,7 +74,11 @@ data "aws_iam_policy_document" "this" {
     condition {
       test     = "ArnEquals"
       variable = "lambda:SourceFunctionArn"
-      values   = ["arn:${data.aws_partition.current.partition}:lambda:${data.aws_region.current.region}:${data.aws_caller_identity.current.account_id}:function:${var.name}"]
+
+      values = [
+        for function in values(local.functions) :
+        "arn:${data.aws_partition.current.partition}:lambda:${data.aws_region.current.region}:${data.aws_caller_identity.current.account_id}:function:${function.name}"
+      ]
     }
   }
 }

@@ -32,7 +32,7 @@ variable "memory" {
 }
 
 variable "concurrency" {
-  description = "How many calls run at once at most; what is above is answered 429 by Lambda. It bounds what a flood costs."
+  description = "How many calls run at once at most; what is above is answered 429 by Lambda. It bounds what a flood costs. The rounds of closing have one execution more, of their own."
   type        = number
   default     = 10
 }
@@ -102,7 +102,7 @@ variable "log_retention_days" {
 }
 
 variable "alarm_topic_arns" {
-  description = "SNS topics that are told when rounds fail, calls are turned away, or no round runs."
+  description = "SNS topics that are told when rounds fail or are not begun, no round runs, or calls are turned away."
   type        = list(string)
   default     = []
 }
