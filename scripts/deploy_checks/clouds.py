@@ -237,6 +237,20 @@ esac
         must("The configuration is sound." in said, said)
 
 
+@check("Cloud Run: the page verifies the journal where the core writes it, by the key that it signs with")
+def verified() -> None:
+    page = (CHECKOUT / "docs/deploy/cloud-run.md").read_text()
+    unit = next(one["content"] for one in google()[1]["write_files"] if one["path"].endswith("whitelistmcp-core.service"))
+    disk, inside = re.findall(r"--volume (/mnt/\S+?):(/[^:\s]+)", unit)[0]
+    command = re.search(r"--volume (/mnt/[^:\s]+):([^:\s]+):ro .* audit verify --directory (\S+) --key ([^\s\"]+)", page)
+    must(command, "the page verifies no journal on the core's disk, or by no key")
+    mounted, place, asked, key = command.groups()
+    must(mounted == disk, f"the page mounts {mounted}, the core {disk}")
+    written = Path(env_file()["WHITELISTMCP_AUDIT__DIRECTORY"]).relative_to(inside)
+    must(Path(asked) == Path(place) / written, f"the page looks in {asked}, and the chains are in {Path(place) / written}")
+    must(re.search(rf"--volume (\S+):{re.escape(key)}:ro", page) and re.search(r"gcloud compute scp journal\.pub", page), f"nobody brings {key}")
+
+
 def group(directory: Path, **more: str) -> Any:
     given = {name: value for name, value in (AZURE | secrets(Path(tempfile.mkdtemp(dir=directory))) | more).items() if value}
     script("azure", "render", directory, **given)

@@ -1,17 +1,20 @@
 """What the guides promise: their configurations are taken, their sentences are the program's own, their files start what they say."""
 
+import gzip
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from .documents import blocks
-from .judge import BINARY, CHECKOUT, LINT, Wrong, check, must, run
+from .documents import blocks, pages
+from .judge import BINARY, CHECKOUT, LINT, TOOLS, Wrong, check, must, run
 from .scripts import tracked
 
 sys.path.insert(0, str(CHECKOUT / "examples/demo"))
@@ -183,6 +186,70 @@ def emergency() -> None:
             table = Path(scratch) / "cases.toml"
             table.write_text(f'policy = "policies"\n[groups.staging-db]\n[who."{who}"]\n[[cases]]\nwho = "{who}"\ntool = "{tool}"\narguments = {arguments}\nexpect = "{expected}"\n')
             run(BINARY, "policy", "test", table)
+
+
+@check("every filter of EC2's that a page names is one that the command takes")
+def filters() -> None:
+    [model] = TOOLS.glob("python/lib/python3*/site-packages/botocore/data/ec2/2016-11-15/service-2.json.gz")
+    described = json.loads(gzip.decompress(model.read_bytes()))
+    found = 0
+    for page in pages():
+        for line, language, _, body in blocks(page):
+            for command, rest in re.findall(r"aws ec2 (describe-[a-z-]+)([^|;\n]*)", body.replace("\\\n", " ") if language == "sh" else ""):
+                operation = described["operations"].get("".join(word.capitalize() for word in command.split("-")))
+                must(operation, f"{page}:{line}: EC2 has no {command}")
+                members = described["shapes"][operation["input"]["shape"]]["members"]
+                known = re.findall(r"<li> <p> <code>([\w.:-]+)", members.get("Filters", {}).get("documentation", ""))
+                for name in re.findall(r"\bName=([^,'\s]+)", rest):
+                    found += 1
+                    # `tag:KEY` is described as `tag`, and takes any key.
+                    kind = "tag" if name.startswith("tag:") else name
+                    must(kind in [one.partition(":")[0] if one.startswith("tag:") else one for one in known], f"{page}:{line}: {command} knows no filter {name}, but {known}")
+    must(found, "no page filters anything, so nothing was judged")
+
+
+@check("where a page has `doctor` ask the edge under another name, the edge of that very page answers to it")
+def asked_from_inside() -> None:
+    found = 0
+    for page in pages():
+        text = text_of(page)
+        for url in re.findall(r"whitelistmcp doctor [^\n]*--url (\S+)", text):
+            found += 1
+            configuration = re.search(r"<<'CONFIGURATION'\n(.*?)^CONFIGURATION$", text, re.MULTILINE | re.DOTALL)
+            must(configuration, f"{page}: `doctor --url {url}`, and no configuration on the page has that name")
+            answers(page, configuration[1], url)
+    must(found, "no page has `doctor` ask from inside, so nothing was judged")
+
+
+def answers(page: str, configuration: str, url: str) -> None:
+    """Serves a page's configuration on a port of its own and asks it by the host of that URL: nothing is wrong with the edge."""
+    with tempfile.TemporaryDirectory(prefix="inside-") as scratch, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        [names] = re.findall(r"certs (edge=\S+)", text_of(page))
+        run(BINARY, "certs", "--directory", f"{scratch}/certs", names)
+        config = Path(scratch) / "whitelistmcp.toml"
+        placed = configuration.replace("/etc/whitelistmcp/certs", f"{scratch}/certs").replace("/var/lib/whitelistmcp", scratch)
+        config.write_text(placed.replace("0.0.0.0:8080", f"127.0.0.1:{port}").replace("127.0.0.1:8082", "127.0.0.1:0"))
+        log = Path(scratch) / "log"
+        variables = {name: value for name, value in os.environ.items() if name not in clean()} | {"AWS_EC2_METADATA_DISABLED": "true"}
+        with log.open("wb") as said:
+            service = subprocess.Popen([BINARY, "serve", "--config", config], env=variables, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        try:
+            for _ in range(300):
+                with socket.socket() as knock:
+                    if knock.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                must(service.poll() is None, f"{page}: it did not start: {log.read_text()[-2000:]}")
+                time.sleep(0.1)
+            asked = [BINARY, "doctor", "--config", config, "--url", url.replace(":8080", f":{port}"), "--ca", f"{scratch}/certs/ca.pem"]
+            table = subprocess.run(asked, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120).stdout
+            wrong = [line for line in table.splitlines() if re.match(r"WRONG +edge", line)]
+            must("asks for a token and says where to get one" in table and not wrong, f"{page}: {table}")
+        finally:
+            service.terminate()
+            service.wait(60)
 
 
 @check("the file for Claude Desktop starts both servers, each of which answers, and the page shows that very file")

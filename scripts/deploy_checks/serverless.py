@@ -234,3 +234,11 @@ def given() -> None:
     page = (DEPLOY.parent / "docs/deploy/lambda.md").read_text()
     unsaid = [name for name in names if f"`{name}`" not in page]
     must(not unsaid, f"docs/deploy/lambda.md does not say {unsaid}")
+
+
+@check("the page's calls name no group that nobody gave a name")
+def calls() -> None:
+    named = re.findall(r'name = "([^"]+)"', str(properties("McpLambdaFunction", "AWS::Lambda::Function")["Environment"]["Variables"].get("WHITELISTMCP_TARGETS__GROUPS")))
+    asked = re.findall(r'"security_group":"([^"]+)"', (DEPLOY.parent / "docs/deploy/lambda.md").read_text())
+    unknown = [group for group in asked if group not in named and not group.startswith("sg-")]
+    must(asked and not unknown, f"docs/deploy/lambda.md calls for {unknown}, which serverless.yml does not name")

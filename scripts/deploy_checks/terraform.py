@@ -408,6 +408,23 @@ def federation() -> None:
         must(statement["Principal"]["Federated"].endswith("accounts.google.com" if cloud == "cloud-run" else issuer), f"{cloud}/trust.json: {statement['Principal']}")
 
 
+@check("taking it down leaves the journal with all that keeps it: its key, its backups, and the policy and access point that guard it")
+def kept() -> None:
+    for name in ("ecs", "lambda"):
+        resources = parsed(ROOT / "modules" / name)["resource"]
+        keep = {f"{kind}.{label}" for kind, named in resources.items() for label, [block] in named.items() if any(one.get("prevent_destroy") for one in block.get("lifecycle", []))}
+        must("aws_efs_file_system.journal" in keep, f"{name}: `destroy` takes the journal")
+        keep |= {f"{kind}.journal" for kind in ("aws_efs_backup_policy", "aws_efs_file_system_policy") if kind in resources}
+        # A policy that lets in by an access point alone is no use without that one.
+        keep |= {"aws_efs_access_point.journal"} if "aws_efs_file_system_policy" in resources else set()
+        page = (CHECKOUT / f"docs/deploy/{name}.md").read_text().replace("\\\n", " ")
+        removed = re.findall(r"^terraform \S+ state rm (.*)$", page, re.MULTILINE)
+        told = {word.removeprefix("module.whitelistmcp.") for word in " ".join(removed).split()}
+        must(told == keep, f"docs/deploy/{name}.md: `state rm` names {sorted(told)}, and {sorted(keep)} must stay")
+        before = page.partition("state rm")[0]
+        must("aws backup start-backup-job" in before, f"docs/deploy/{name}.md: no last backup")
+
+
 # === The services take what they are told ===
 
 
