@@ -78,7 +78,7 @@ class Stack:
         self.scratch, self.image = scratch, image
         self.deploy = scratch / "deploy"
         for part in ("compose", "observability"):
-            shutil.copytree(CHECKOUT / "deploy" / part, self.deploy / part, ignore=shutil.ignore_patterns("secrets"))
+            shutil.copytree(CHECKOUT / "deploy" / part, self.deploy / part, ignore=shutil.ignore_patterns("secrets", ".env"))
         # docker-compose wants to see what images are built from.
         (scratch / "examples").symlink_to(CHECKOUT / "examples")
         run("sh", self.deploy / "compose/prepare.sh")

@@ -78,12 +78,23 @@ there compute addresses describe whitelistmcp-core --region "$REGION" ||
 there compute firewall-rules describe whitelistmcp-core ||
   gcloud compute firewall-rules create whitelistmcp-core --network "$NETWORK" --direction INGRESS --allow tcp:8443 \
     --source-ranges "$SUBNET_RANGE" --target-service-accounts "whitelistmcp-core@$PROJECT.iam.gserviceaccount.com"
+there compute resource-policies describe whitelistmcp-journal --region "$REGION" ||
+  gcloud compute resource-policies create snapshot-schedule whitelistmcp-journal --region "$REGION" \
+    --daily-schedule --start-time 03:00 --max-retention-days 30 --on-source-disk-delete keep-auto-snapshots
+# The disk's label says that it has no file system yet, over a run of this that ends early. Only then may the machine make one.
 there compute disks describe whitelistmcp-journal --zone "$ZONE" ||
-  gcloud compute disks create whitelistmcp-journal --zone "$ZONE" --type pd-balanced --size 20GB
+  gcloud compute disks create whitelistmcp-journal --zone "$ZONE" --type pd-balanced --size 20GB --labels whitelistmcp=unformatted
+disk() { gcloud compute disks describe whitelistmcp-journal --zone "$ZONE" --format "value($1)"; }
+[[ $(disk resourcePolicies) == *whitelistmcp-journal* ]] ||
+  gcloud compute disks add-resource-policies whitelistmcp-journal --zone "$ZONE" --resource-policies whitelistmcp-journal
+metadata=enable-guest-attributes=TRUE
+label=$(disk labels.whitelistmcp)
+[[ $label != unformatted ]] || metadata+=,journal-disk=new
 if there compute instances describe whitelistmcp-core --zone "$ZONE"; then
   # In order: what runs is finished, and the disk has one machine at a time.
   gcloud compute instances stop whitelistmcp-core --zone "$ZONE"
-  gcloud compute instances add-metadata whitelistmcp-core --zone "$ZONE" --metadata-from-file "user-data=$rendered/core.yaml"
+  gcloud compute instances remove-metadata whitelistmcp-core --zone "$ZONE" --keys journal-disk
+  gcloud compute instances add-metadata whitelistmcp-core --zone "$ZONE" --metadata "$metadata" --metadata-from-file "user-data=$rendered/core.yaml"
   gcloud compute instances start whitelistmcp-core --zone "$ZONE"
 else
   gcloud compute instances create whitelistmcp-core --zone "$ZONE" --machine-type e2-small \
@@ -91,7 +102,17 @@ else
     --subnet "$SUBNET" --private-network-ip "$CORE_ADDRESS" --no-address \
     --service-account "whitelistmcp-core@$PROJECT.iam.gserviceaccount.com" --scopes cloud-platform \
     --disk name=whitelistmcp-journal,device-name=journal,mode=rw,boot=no,auto-delete=no \
-    --metadata google-logging-enabled=true,block-project-ssh-keys=true --metadata-from-file "user-data=$rendered/core.yaml"
+    --metadata "google-logging-enabled=true,block-project-ssh-keys=true,$metadata" --metadata-from-file "user-data=$rendered/core.yaml"
+fi
+if [[ $label == unformatted ]]; then
+  for ((tries = 60; ; tries--)); do
+    # The machine's word for it, which it has when it has formatted the disk.
+    [[ $(gcloud compute instances get-guest-attributes whitelistmcp-core --zone "$ZONE" --query-path whitelistmcp/journal --format 'value(value)' 2>/dev/null) != formatted ]] || break
+    ((tries > 1)) || refuse "the core's machine has not formatted its new disk in five minutes; look at its serial port, and run this again"
+    sleep 5
+  done
+  gcloud compute instances remove-metadata whitelistmcp-core --zone "$ZONE" --keys journal-disk
+  gcloud compute disks remove-labels whitelistmcp-journal --zone "$ZONE" --labels whitelistmcp
 fi
 
 # The edge. Everybody may call it: Google would ask for tokens of its own, and the edge asks for those of your provider.

@@ -98,6 +98,9 @@ for word in "$@"; do printf ' %s' "$word" >> "$LOG"; done
 printf '\\n' >> "$LOG"
 for word in "$@"; do case $word in */group.yaml) stat -c '%a' "$word" >> "$LOG.modes";; esac; done
 case " $* " in
+  *"value(labels."*) [ "$EXISTS" = yes ] || echo unformatted ;;
+  *"value(resourcePolicies)"*) [ "$EXISTS" = no ] || echo https://www.googleapis.com/compute/v1/projects/p/regions/r/resourcePolicies/whitelistmcp-journal ;;
+  *" get-guest-attributes "*) echo formatted ;;
   *" describe "*|*" show --"*"--output none"*|*" show --"*) [ "$EXISTS" = yes ] || case " $* " in *" --query "*) ;; *) exit 1;; esac; echo value ;;
   *" --query "*) echo value ;;
 esac
@@ -126,11 +129,16 @@ def asked(said: list[str], *words: str) -> int:
 @check("Cloud Run: the script makes what is missing, keeps what is there, and stops the old core before the new one has its disk")
 def gcloud() -> None:
     fresh, again = (calls("cloud-run", "gcloud", exists, GOOGLE) for exists in (False, True))
-    for kind in ("service-accounts", "addresses", "firewall-rules", "disks", "instances"):
+    for kind in ("service-accounts", "addresses", "firewall-rules", "resource-policies", "disks", "instances"):
         must(asked(fresh, kind, " create ") >= 0, f"no {kind} are made")
     must(asked(again, " create ") < 0, f"what is there is made again: {again[asked(again, ' create ')]}")
-    order = [asked(again, "instances", word) for word in (" stop ", " add-metadata ", " start ")]
-    must(-1 < order[0] < order[1] < order[2], f"the core is renewed in the order {order}")
+    order = [asked(again, "instances", word) for word in (" stop ", " remove-metadata ", " add-metadata ", " start ")]
+    must(-1 < order[0] < order[1] < order[2] < order[3], f"the core is renewed in the order {order}")
+    # A disk may be formatted from when it is made until the machine says that it is, and not once more.
+    new = [asked(fresh, *words) for words in (("disks create", "--labels whitelistmcp=unformatted"), ("instances create", "journal-disk=new"), ("get-guest-attributes",), ("remove-metadata", "journal-disk"), ("disks remove-labels",))]
+    must(-1 < new[0] and new == sorted(set(new)), f"a new disk is formatted in the order {new}")
+    must(asked(again, "journal-disk=new") < 0 and asked(again, "remove-metadata", "--keys journal-disk") >= 0, "a disk that is there may be formatted")
+    must(asked(fresh, "disks add-resource-policies") >= 0 and asked(again, "add-resource-policies") < 0, "no snapshots are taken, or the schedule is given twice")
     for said in (fresh, again):
         must(asked(said, "run services replace") >= 0 and asked(said, "run services add-iam-policy-binding", "allUsers", "roles/run.invoker") >= 0, "the edge is not served to everybody")
         # The edge reads no secret of the core's but the CA, and the other way round.
@@ -140,6 +148,30 @@ def gcloud() -> None:
     made = fresh[asked(fresh, "instances", " create ")]
     for words in ("--no-address", "auto-delete=no", "device-name=journal", "--shielded-secure-boot", f"--private-network-ip {GOOGLE['CORE_ADDRESS']}", "cos-cloud"):
         must(words in made, f"the core's machine is made without {words}")
+
+
+@check("Cloud Run: the core's machine formats its disk while it is new, and neither formats nor mounts one that it cannot read later")
+def disk() -> None:
+    [boot] = google()[1]["bootcmd"]
+    run(LINT / "shellcheck", "--shell", "sh", "-", stdin=boot)
+    written = {one["path"]: one["content"] for one in google()[1]["write_files"]}
+    starts = re.findall(r"^(Exec\w+)=(.*)$", written["/etc/systemd/system/whitelistmcp-core.service"], re.MULTILINE)
+    must(starts[0] == ("ExecStartPre", "/bin/bash -c 'mountpoint --quiet /mnt/disks/journal'"), "the core starts without its disk")
+    for flag, readable, done, fails in (("new", False, ["mkfs.ext4", "told", "fsck.ext4", "mount"], False), ("new", True, ["told", "fsck.ext4", "mount"], False), ("", True, ["fsck.ext4", "mount"], False), ("", False, [], True)):
+        with tempfile.TemporaryDirectory(prefix="clouds-") as scratch:
+            programs, log, system = Path(scratch) / "programs", Path(scratch) / "log", Path(scratch) / "system"
+            programs.mkdir(), log.touch()
+            if readable:
+                system.touch()
+            for name, text in {
+                "curl": f'case "$*" in *"Metadata-Flavor: Google"*attributes/journal-disk) [ -z "{flag}" ] && exit 22; printf %s "{flag}" ;; *"PUT --data formatted"*guest-attributes/whitelistmcp/journal) echo told >> {log} ;; *) exit 2 ;; esac',
+                "blkid": f"[ -e {system} ]", "mkfs.ext4": f"echo mkfs.ext4 >> {log}; : > {system}", "fsck.ext4": f"echo fsck.ext4 >> {log}; exit 1",
+                "mountpoint": "exit 32", "mount": f"echo mount >> {log}", "mkdir": "", "chown": "",
+            }.items():
+                (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+                (programs / name).chmod(0o755)
+            run("env", "-i", f"PATH={programs}", "/bin/sh", "-c", boot, fails=fails)
+            must(log.read_text().split() == done, f"{flag or 'old'}, {'readable' if readable else 'not readable'}: {log.read_text().split()}")
 
 
 @check("Azure: the script makes what is missing, keeps what is there, and the old group is gone before the new one has the journal")

@@ -5,6 +5,8 @@ scripts/compose_rehearsal.py plays them. The collector's own check of its config
 are not shown: their images cannot be had.
 """
 
+import configparser
+import ipaddress
 import json
 import re
 import shutil
@@ -21,6 +23,7 @@ from .container import image
 from .judge import CHECKOUT, DEPLOY, LINT, NODE_BIN, check, must, run
 
 HERE = DEPLOY / "compose"
+PAGE = CHECKOUT / "docs/deploy/compose.md"
 PROGRAM = "/usr/local/bin/whitelistmcp"
 OURS = ("edge", "core", "prepare")
 # They run to their end, and are not started again.
@@ -36,7 +39,7 @@ def whole(*files: str) -> dict:
     """Compose files as docker-compose merges them. It wants the secrets to be there, and they are made beside a copy."""
     with tempfile.TemporaryDirectory(prefix="merged-") as scratch:
         copy = Path(scratch) / "deploy/compose"
-        shutil.copytree(HERE, copy, ignore=shutil.ignore_patterns("secrets"))
+        shutil.copytree(HERE, copy, ignore=shutil.ignore_patterns("secrets", ".env"))
         (Path(scratch) / "examples").symlink_to(CHECKOUT / "examples")
         text = json.dumps(merged(copy, *files))
     return json.loads(text.replace(f"{scratch}/", f"{CHECKOUT}/"))
@@ -90,14 +93,13 @@ def hardened() -> None:
         must(int(service["stop_grace_period"].rstrip("s")) > 25, f"{name} is killed before `[shutdown] grace` is over")
 
 
-@check("only the edge is reached from outside, only edge and core reach out, and only the core has what AWS and the journal need")
+@check("only the edge can be reached from outside, and that only if told, only edge, core and Grafana reach out, and only the core has what AWS and the journal need")
 def apart() -> None:
     for files in (("compose.yaml", "compose.credentials.yaml"), ("compose.yaml", "compose.try.yaml")):
         whole_of = whole(*files)
         services, networks = whole_of["services"], whole_of["networks"]
         published = {(name, port if isinstance(port, str) else f"{port.get('host_ip', '')}:{port['published']}") for name, service in services.items() for port in service.get("ports", [])}
-        everybody = {(name, port) for name, port in published if not port.startswith("127.0.0.1:")}
-        must({name for name, _ in everybody} == {"edge"} and any("8080" in port for _, port in everybody), f"published: {published}")
+        must(all(port.startswith("127.0.0.1:") for _, port in published) and "edge" in {name for name, _ in published}, f"published: {published}")
         open_ones = {name for name, network in networks.items() if not (network or {}).get("internal")}
         reach_out = {name for name, service in services.items() if open_ones & set(by_name(service.get("networks")))}
         must(reach_out - {"provider", "token"} == {"edge", "core", "grafana"}, f"these have a way out: {reach_out}")
@@ -112,6 +114,35 @@ def apart() -> None:
             for key, value in (service.get("environment") or {}).items():
                 secret = re.search(r"(?i)(secret|password|passwd|token|access_key)", key) and not key.endswith(("__FILE", "_FILE"))
                 must(not secret, f"{name} is given a secret by its environment: {key}={value}")
+
+
+@check("the address that .env names is the edge's, and nobody else's")
+def opened() -> None:
+    with tempfile.TemporaryDirectory(prefix="opened-") as scratch:
+        copy = Path(scratch) / "deploy/compose"
+        shutil.copytree(HERE, copy, ignore=shutil.ignore_patterns("secrets", ".env"))
+        (copy / ".env").write_text("WHITELISTMCP_ADDRESS=0.0.0.0\n")
+        services = merged(copy, "compose.yaml")["services"]
+    published = {(name, str(port)) for name, service in services.items() for port in service.get("ports", [])}
+    must({name for name, port in published if not port.startswith("127.0.0.1:")} == {"edge"}, f"{published}")
+    must("WHITELISTMCP_ADDRESS=0.0.0.0" in PAGE.read_text() and "/.env\n" in (HERE / ".gitignore").read_text(), "the page does not say how, or .env is not ignored")
+
+
+@check("the unit keeps the metadata service from every network with a way out but `aws`, before Docker, and the page installs it")
+def metadata() -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(HERE / "no-metadata.service")
+    start, stop = (re.fullmatch(r"\S+/iptables --wait --table raw --(?:insert|delete) PREROUTING --source (\S+) --destination 169\.254\.169\.254/32 --jump DROP", unit["Service"][key]) for key in ("ExecStart", "ExecStop"))
+    must(start and stop and start[1] == stop[1] and "--insert" in start[0] and "--delete" in stop[0], "what is put in is not what is taken out")
+    must(unit["Unit"]["Before"] == unit["Install"]["RequiredBy"] == "docker.service", "Docker may start without it")
+    kept_out = ipaddress.ip_network(start[1])
+    for name, network in both()["networks"].items():
+        if not (network or {}).get("internal"):
+            subnets = [ipaddress.ip_network(one["subnet"]) for one in ((network or {}).get("ipam") or {}).get("config", [])]
+            must(subnets, f"{name} has a way out and no fixed addresses")
+            must(all(subnet.overlaps(kept_out) == subnet.subnet_of(kept_out) == (name != "aws") for subnet in subnets), f"{name}: {subnets}, and {kept_out} is kept out")
+    must("deploy/compose/no-metadata.service" in PAGE.read_text() and str(kept_out) in PAGE.read_text(), "the page does not install the unit, or names another network")
 
 
 @check("what is mounted is there, and what the configuration files name is mounted where they name it")
@@ -147,7 +178,7 @@ def mounted() -> None:
     must(core["core"]["peers"] == [{"san": leaves["edge"][0], "role": "edge"}], "the core knows another edge")
     must(edge["oidc"] == core["oidc"] and edge["oidc"]["company"]["audience"] == edge["edge"]["public_url"], "edge and core expect different tokens")
     must(edge["edge"]["public_url"].split("/")[2] in leaves["public"], "the certificate has not the edge's public name")
-    must(services["edge"]["ports"][0] in ("8080:8080", {"published": 8080, "target": 8080}) and edge["edge"]["listen"] == "0.0.0.0:8080", "the edge's port")
+    must(str(services["edge"]["ports"][0]).removesuffix("/tcp") == "127.0.0.1:8080:8080" and edge["edge"]["listen"] == "0.0.0.0:8080", "the edge's port")
     for config in (edge, core):
         must(config["health"]["listen"].startswith("127.0.0.1:"), "probes are the container's own affair here")
 

@@ -434,6 +434,34 @@ def certificates(directory: Path, core: str) -> None:
     must("PUBLIC KEY" in key, "no key was made")
 
 
+@check("ECS: what your own CA signs by the pages' recipe is good for core and edge, and without serverAuth the edge's is not")
+def own_ca() -> None:
+    page = (CHECKOUT / "docs/deploy/ecs.md").read_text()
+    recipe = re.search(r"## Your own CA\n.*?```sh runs\n(.*?)```", (CHECKOUT / "docs/deploy/certificates.md").read_text(), re.DOTALL)[1]
+    for name in ("core", "edge"):
+        (line,) = re.findall(rf"^printf .* > pki/{name}\.ext$", page, re.MULTILINE)
+        recipe, count = re.subn(rf"^printf .* > pki/{name}\.ext$", lambda _: line, recipe, flags=re.MULTILINE)
+        must(count == 1, f"certificates.md has no recipe for {name}")
+    for words, fails in ((recipe, False), (recipe.replace("clientAuth,serverAuth", "clientAuth"), True)):
+        with tempfile.TemporaryDirectory(prefix="ecs-") as scratch:
+            etc, var = Path(scratch) / "etc", Path(scratch) / "var"
+            etc.mkdir(), var.mkdir()
+            run("bash", "-euo", "pipefail", "-c", words, cwd=Path(scratch))
+            (Path(scratch) / "pki").rename(etc / "certs")
+            for key in (etc / "certs").glob("*.key"):
+                key.chmod(0o600)
+            (etc / "sealing.key").write_text("ab" * 32)
+            run(BINARY, "audit", "key", "--out", etc / "journal.pem")
+            for service in ("core", "edge"):
+                told = {key: value.replace("/etc/whitelistmcp", str(etc)).replace("/var/lib/whitelistmcp", str(var)) for key, value in variables(containers("ecs", service)[service]).items()}
+                if fails and service == "edge":
+                    said = run("env", "-i", *(f"{name}={value}" for name, value in told.items()), BINARY, "check", fails=True)
+                    must("serverAuth" in said, said)
+                else:
+                    said = sound(told)
+                    must("The configuration is sound." in said, said)
+
+
 def sound(environment: dict[str, str]) -> str:
     """What `whitelistmcp check` says of exactly these variables."""
     return run("env", "-i", *(f"{name}={value}" for name, value in environment.items()), BINARY, "check")

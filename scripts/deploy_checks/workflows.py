@@ -223,6 +223,55 @@ def satisfied(expression: str, allowed: set[str], name: str) -> set[str]:
     return licences & allowed
 
 
+@check("whoever verifies as the page says takes what main or a release built, by the workflow that signs it, and nothing else")
+def verified() -> None:
+    page = PAGE.read_text()
+    asked = re.findall(r"^gh attestation verify (\S+)((?:.*\\\n)*.*)$", page, re.MULTILINE)
+    must(len(asked) == 2 and page.count("cosign verify") == 1, "the page verifies other things than it did")
+    signs = {"push-image@": "image.yml", "": "release.yml"}
+    must("push-image" in (WORKFLOWS / "image.yml").read_text() and "cosign sign" in ACTION.read_text() and "actions/attest@" in (WORKFLOWS / "release.yml").read_text(), "others sign")
+    for what, how in asked:
+        signer = signs["push-image@" if "oci://" in what else ""]
+        must(f"--signer-workflow OWNER/REPOSITORY/.github/workflows/{signer} " in how and re.search(r"--source-ref refs/tags/v[\d.]+$", how), f"{what} is taken from whoever made it: {how}")
+    pattern = re.search(r"--certificate-identity-regexp '(.*)'", page)[1]
+    name = "https://github.com/OWNER/REPOSITORY/.github/workflows/image.yml@refs/"
+    for ref, good in {"heads/main": True, "tags/v0.1.0": True, "heads/mainly": False, "heads/x": False, "tags/v0.1.0-mine": False, "pull/1/merge": False}.items():
+        must(bool(re.search(pattern, name + ref)) is good, f"an image of {ref} is {'refused' if good else 'taken'}")
+    must(not re.search(pattern, (name + "heads/main").replace("image.yml", "imageXyml")), "a dot is any letter")
+
+
+@check("a tag that is not on main is no release")
+def on_main() -> None:
+    job = read(WORKFLOWS / "release.yml")["jobs"]["version"]
+    must(job["steps"][0]["with"].get("fetch-depth") == 0, "main is not there to compare with")
+    (script,) = [step["run"] for step in job["steps"] if step.get("name") == "It is on main"]
+    must(all(name == "version" or {"version", "binaries"} & set([other["needs"]] if isinstance(other["needs"], str) else other["needs"]) for name, other in read(WORKFLOWS / "release.yml")["jobs"].items()), "a job does not wait for it")
+    with tempfile.TemporaryDirectory(prefix="tags-") as scratch:
+        origin, clone = Path(scratch) / "origin", Path(scratch) / "clone"
+        git = ("git", "-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "commit.gpgsign=false", "-c", "tag.gpgsign=false")
+
+        def commit(words: str) -> None:
+            run(*git, "commit", "--quiet", "--allow-empty", "--no-verify", "--message", words, cwd=origin)
+
+        run("git", "init", "--quiet", "--initial-branch", "main", origin)
+        commit("one"), run("git", "tag", "v1", cwd=origin), commit("two")
+        run("git", "checkout", "--quiet", "-b", "side", cwd=origin), commit("three"), run("git", "tag", "v2", cwd=origin)
+        run("git", "clone", "--quiet", origin, clone)
+        for tag, fails in (("v1", False), ("v2", True)):
+            run("git", "checkout", "--quiet", tag, cwd=clone)
+            run("bash", "-e", "-c", script, cwd=clone, fails=fails, GITHUB_REF_NAME=tag)
+
+
+@check("from outside, Cloud Run is asked no path that ends in z, which Google may keep to itself")
+def asked_outside() -> None:
+    scripts = [step["run"] for step in read(WORKFLOWS / "deploy.yml")["jobs"]["cloud-run"]["steps"] if "curl" in step.get("run", "")]
+    blocks = re.findall(r"```sh elsewhere\n(.*?)```", (CHECKOUT / "docs/deploy/cloud-run.md").read_text(), re.DOTALL)
+    must(len(scripts) == 1, "nobody asks Cloud Run")
+    for text in [*scripts, *blocks]:
+        found = re.search(r"/[a-z]+z\b(?=[\"'\s])", text)
+        must(not found, f"{found and found[0]} is asked")
+
+
 @check("an image is pushed as one index over both architectures, and by digests alone")
 def pushed() -> None:
     with tempfile.TemporaryDirectory(prefix="push-") as scratch:

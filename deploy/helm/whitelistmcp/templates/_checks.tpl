@@ -30,6 +30,7 @@
 {{- if and (has $v.core.identity.from (list "irsa" "webIdentity")) (not $v.core.identity.roleArn) }}{{ fail (printf "core.identity.from is `%s`: name the role in core.identity.roleArn" $v.core.identity.from) }}{{ end -}}
 {{- if and (eq $v.core.identity.from "credentials") (not $v.core.identity.secret) }}{{ fail "core.identity.from is `credentials`: name the secret in core.identity.secret" }}{{ end -}}
 {{- if and $v.config.approvals (not $v.redis.url) (gt (int $v.core.replicas) 1) }}{{ fail "config.approvals with more than one core needs redis.url, where they are kept; or set core.replicas to 1" }}{{ end -}}
+{{- if and $v.edge.autoscaling.enabled (eq $v.edge.autoscaling.on "requests") (not $v.telemetry.endpoint) }}{{ fail "edge.autoscaling.on is `requests`: the metric is sent to telemetry.endpoint, and without it edges would never be scaled; name it, or take `cpu`" }}{{ end -}}
 {{- if and $v.redis.url (not (hasPrefix "rediss://" $v.redis.url)) }}{{ fail "redis.url must be rediss://: nothing else is spoken over a network" }}{{ end -}}
 {{- with $v.networkPolicy -}}
 {{- if .enabled -}}

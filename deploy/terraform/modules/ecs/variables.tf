@@ -172,7 +172,7 @@ variable "namespace" {
 # === Secrets: JSON in Secrets Manager ===
 
 variable "edge_secret_arn" {
-  description = "A secret with the keys certificate, key, ca (PEM) and sealing_key (64 hexadecimal digits). The certificate carries the URI of `edge_identity`."
+  description = "A secret with the keys certificate, key, ca (PEM) and sealing_key (64 hexadecimal digits). The certificate carries the URI of `edge_identity`; it is shown to the core and to the load balancer, so an extended key usage in it must hold clientAuth and serverAuth."
   type        = string
 }
 
