@@ -26,7 +26,7 @@ fn health(arguments: &[&str], environment: &[(String, String)]) -> (bool, String
 }
 
 async fn plain(port: u16, method: http::Method, path: &str) -> (u16, String) {
-    let http = whitelistmcp::http_client::HttpClient::new(whitelistmcp::tls::public_client(None).expect("roots"));
+    let http = http_client::HttpClient::new(whitelistmcp::tls::public_client(None).expect("roots"));
     let answer = send(&http, method, format!("http://127.0.0.1:{port}{path}"), None, &[], Vec::new()).await;
     let answer = answer.expect("an answer");
     (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
