@@ -20,7 +20,7 @@ use crate::{fail, mode, say};
 /// was about is cut off. Who takes a process out of a balancer, or waits for it to come up, asks --ready.
 ///
 /// Asked is the address in `[health] listen`, or else the edge's own; where that speaks TLS, it must show exactly the certificate that
-/// `[edge.tls]` names and hold its key. Without a file the environment is the configuration, as for `MCP_MODE=remote`.
+/// `[edge.tls]` names and hold its key. Without a file the environment is the configuration, as it is of a container of variables alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The configuration file of the service.
