@@ -309,8 +309,7 @@ pub async fn function(config: &Config, shutdown: &Shutdown) -> Result<Function, 
         let (routes, upkeep) =
             core_routes(&config, reach, shared.clone(), Some(keys), peers, reloads.part(), shutdown).await?;
         let Upkeep { policies, broker, reconciler, audit, journal, health, .. } = upkeep;
-        let (current, reload) = (Arc::clone(&policies.policies), policies.every);
-        shutdown.tasks().spawn(policies.run(shutdown.reloads(), shutdown.token()));
+        let Reloading { policies, every: reload } = policies;
         if audit.keeps_a_journal() {
             // It only reads AWS, and what is frozen in the midst of it goes on with the next event.
             shutdown.tasks().spawn(recover::run(Arc::clone(&broker), shutdown.token()));
@@ -318,7 +317,7 @@ pub async fn function(config: &Config, shutdown: &Shutdown) -> Result<Function, 
         (
             Link::local(routes),
             health,
-            Some(Behind { audit, journal, broker, reconciler, policies: current, reload, stop: shutdown.token() }),
+            Some(Behind { audit, journal, broker, reconciler, policies, reload, stop: shutdown.token() }),
         )
     };
     reloads.start(shutdown);
@@ -474,16 +473,8 @@ async fn open_late(audit: &Audit, config: &audit::Config, stop: &CancellationTok
         if stop.run_until_cancelled(tokio::time::sleep(JOURNAL_AGAIN)).await.is_none() {
             return;
         }
-        let config = config.clone();
-        let opened = tokio::task::spawn_blocking(move || Journal::open(&config, Clock::system())).await;
-        match opened {
-            Ok(Ok(Some(journal))) => {
-                tell_of(Some(&journal));
-                audit.opened(journal);
-            }
-            Ok(Ok(None)) => return,
-            Ok(Err(error)) => tracing::debug!(error = %Chain(&error), "the audit journal cannot be opened yet"),
-            Err(panic) => tracing::error!(error = %panic, "the audit journal could not be opened"),
+        if let Err(error) = audit.open_late(config).await {
+            tracing::debug!(error = %Chain(&error), "the audit journal cannot be opened yet");
         }
     }
 }
@@ -680,16 +671,11 @@ async fn core_parts(
 
 /// Says in the log whether there is a journal, and whether changes may be made on its word.
 fn tell_of(journal: Option<&Journal>) {
-    let Some(journal) = journal else {
-        tracing::warn!("no `[audit] directory` is configured: this core lists and checks, and changes nothing");
-        return;
-    };
-    tracing::info!(directory = %journal.directory().display(), journal = journal.id(), chain = journal.chain(), "the audit journal is open");
-    if let Some(objection) = journal.objection() {
-        tracing::error!(
-            why = objection,
-            "nobody knows that the audit journal is kept: this core lists and checks, and changes nothing"
-        );
+    match journal {
+        Some(journal) => journal.tell(),
+        None => {
+            tracing::warn!("no `[audit] directory` is configured: this core lists and checks, and changes nothing");
+        }
     }
 }
 

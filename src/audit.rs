@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::approval::Request;
+use crate::clock::Clock;
 use crate::error::{Chain, Code, Error};
 use crate::identity::Caller;
 use crate::operation::rule::Rule;
@@ -154,9 +155,19 @@ impl Audit {
         Self { journal: Arc::default(), unopened: Some(why) }
     }
 
-    /// The journal is open by now. Said twice, the first counts.
-    pub fn opened(&self, journal: Journal) {
-        self.journal.get_or_init(|| journal);
+    /// Tries once to open a journal that could not be opened at the start. Whoever is first counts.
+    pub async fn open_late(&self, config: &Config) -> Result<(), JournalError> {
+        let config = config.clone();
+        match tokio::task::spawn_blocking(move || Journal::open(&config, Clock::system())).await {
+            Ok(opened) => {
+                if let Some(journal) = opened? {
+                    journal.tell();
+                    self.journal.get_or_init(|| journal);
+                }
+            }
+            Err(panic) => tracing::error!(error = %panic, "the audit journal could not be opened"),
+        }
+        Ok(())
     }
 
     /// Whether a journal is configured and not open yet.

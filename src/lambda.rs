@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
-use crate::audit::{self, Audit, Journal};
+use crate::audit::{self, Audit};
 use crate::broker::Broker;
 use crate::broker::upkeep::{Reconciler, recover};
 use crate::clock::Clock;
@@ -255,19 +255,16 @@ impl Function {
     /// Opens a journal that could not be opened at the start.
     async fn open(&self) {
         let Some(behind) = self.behind.as_ref().filter(|behind| behind.audit.awaits_its_journal()) else { return };
-        let config = behind.journal.clone();
-        match tokio::task::spawn_blocking(move || Journal::open(&config, Clock::system())).await {
-            Ok(Ok(Some(journal))) => {
-                behind.audit.opened(journal);
+        match behind.audit.open_late(&behind.journal).await {
+            Ok(()) if behind.audit.keeps_a_journal() => {
                 tokio::spawn(recover::run(Arc::clone(&behind.broker), behind.stop.clone()));
             }
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::error!(error = %Chain(&error), "the audit journal cannot be opened yet"),
-            Err(panic) => tracing::error!(error = %panic, "the audit journal could not be opened"),
+            Ok(()) => {}
+            Err(error) => tracing::error!(error = %Chain(&error), "the audit journal cannot be opened yet"),
         }
     }
 
-    /// Reads the policies again where they have not been for a while: the loop that does it was frozen with the process, and a
+    /// Reads the policies again where they have not been for a while: a loop that did it would be frozen with the process, and a
     /// call is not decided by what was in force before.
     async fn read_policies(&self) {
         let Some(behind) = &self.behind else { return };

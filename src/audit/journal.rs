@@ -265,6 +265,17 @@ impl Journal {
         self.shared.archive.settled(chain);
     }
 
+    /// Says in the log that it is open, and whether changes may be made on its word.
+    pub fn tell(&self) {
+        tracing::info!(directory = %self.directory().display(), journal = self.id(), chain = self.chain(), "the audit journal is open");
+        if let Some(objection) = self.objection() {
+            tracing::error!(
+                why = objection,
+                "nobody knows that the audit journal is kept: this core lists and checks, and changes nothing"
+            );
+        }
+    }
+
     /// Why nothing may be changed on the word of this journal, however well it is written: nobody knows that it is kept.
     pub fn objection(&self) -> Option<&str> {
         self.shared.objection.as_deref()
