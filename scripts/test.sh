@@ -28,6 +28,13 @@ clippy() { cargo clippy --locked --all-targets -- --deny warnings; }
 docs() { RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items; }
 protos() { .tools/node/node_modules/.bin/buf lint proto; }
 scripts() { python3 -m compileall -q examples/demo examples/clients scripts tests/interop tests/conformance && bash -n scripts/*.sh .ci/run && sh -n tests/interop/clients/xdg-open; }
+# A lock file of a package beside ours goes stale when ours changes its dependencies.
+locks() {
+  local lock
+  for lock in $(git ls-files '*Cargo.lock'); do
+    cargo metadata --locked --format-version 1 --manifest-path "${lock%.lock}.toml" >/dev/null
+  done
+}
 fuzz_target() { cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir "$CARGO_TARGET_DIR"; }
 rust_client() {
   local crate=(--manifest-path tests/interop/rust/Cargo.toml)
@@ -38,6 +45,7 @@ step 'tools of the machine' needs cargo python3 node npm git openssl redis-serve
 step 'formatting' formatting
 step 'scripts parse' scripts
 step 'dependencies: one TLS stack, one provider' bash scripts/dependencies.sh
+step 'lock files are those of their packages' locks
 step 'tools of the checkout' python3 examples/demo/tools/install.py
 step 'protos' protos
 step 'build' cargo build --locked --bins --tests
