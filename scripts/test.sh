@@ -32,7 +32,7 @@ scripts() { python3 -m compileall -q examples/demo examples/clients scripts test
 locks() {
   local lock
   for lock in $(git ls-files '*Cargo.lock'); do
-    cargo metadata --locked --format-version 1 --manifest-path "${lock%.lock}.toml" >/dev/null
+    cargo metadata --locked --format-version 1 --manifest-path "${lock%.lock}.toml" >/dev/null || return 1
   done
 }
 fuzz_target() { cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir "$CARGO_TARGET_DIR"; }
