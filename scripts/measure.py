@@ -83,7 +83,7 @@ def main() -> int:
 
 def measure(stack: Measured, calls: int) -> None:
     token = stack.token()
-    processes = {role: Process(process_of(stack, role)) for role in ("edge", "core")}
+    processes = {role: Process(stack.process_of(role)) for role in ("edge", "core")}
     # What is loaded with the first call is part of every process that works.
     idle = {role: process.resident() for role, process in processes.items()}
     series = list(kinds(calls))
@@ -216,17 +216,6 @@ class Process:
     def peak(self) -> int:
         rows = dict(line.split(":", 1) for line in (self.place / "status").read_text().splitlines())
         return int(rows["VmHWM"].split()[0]) * 1024
-
-
-def process_of(stack: Stack, role: str) -> int:
-    """The service's process, below its leash."""
-    config = str(stack.directory / f"{role}.toml").encode()
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            words = (process / "cmdline").read_bytes().split(b"\0") if (process / "cmdline").exists() else []
-            if words and words[0] == str(stack.binary).encode() and config in words:
-                return int(process.name)
-    raise NotReady(f"{role} is not running: {stack.last_words(role)}")
 
 
 def both(sizes: tuple[int, int]) -> str:

@@ -64,7 +64,7 @@ def soak(stack: Stack, seconds: float) -> int:
     measured: dict[str, list] = {role: [] for role in ("edge", "core")}
     while time.monotonic() - begun < seconds:
         for role, rows in measured.items():
-            rows.append((time.monotonic(), *measure(process_of(stack, role))))
+            rows.append((time.monotonic(), *measure(stack.process_of(role))))
         time.sleep(max(1.0, seconds / 120))
     over.set()
     for caller in callers:
@@ -135,17 +135,6 @@ def grpc(stack: Stack, over: threading.Event, note) -> None:
     while not over.wait(2):
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
         note("answered" if done.returncode == 0 and '"ok"' in done.stdout else "broken", time.monotonic())
-
-
-def process_of(stack: Stack, role: str) -> int:
-    """The service's process, below its leash."""
-    config = str(stack.directory / f"{role}.toml").encode()
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            words = (process / "cmdline").read_bytes().split(b"\0") if (process / "cmdline").exists() else []
-            if words and words[0] == str(stack.binary).encode() and config in words:
-                return int(process.name)
-    raise NotReady(f"{role} is not running: {stack.last_words(role)}")
 
 
 def measure(process: int) -> tuple[int, int, int]:

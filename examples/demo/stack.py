@@ -239,6 +239,16 @@ ca = "{self.certs}/ca.pem"
         lines = [line for path in sorted(self.journal.glob("journal-*.jsonl")) for line in path.read_text().split("\n")[:-1]]
         return [json.loads(line) for line in lines]
 
+    def process_of(self, role: str) -> int:
+        """The process of a service, below its leash."""
+        config = str(self.directory / f"{role}.toml").encode()
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                words = (process / "cmdline").read_bytes().split(b"\0") if (process / "cmdline").exists() else []
+                if words and words[0] == str(self.binary).encode() and config in words:
+                    return int(process.name)
+        raise NotReady(f"{role} is not running: {self.last_words(role)}")
+
     # How things are started and ended.
 
     def spawn(self, name: str, command: list, settings: dict[str, str], pipe: bool = False) -> subprocess.Popen:
