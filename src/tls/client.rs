@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rustls::ClientConfig;
 use rustls::version::TLS13;
 
+use super::load::roots_of;
 use super::reload::{Material, Read};
 use super::verify::{Purpose, check_authorities, check_identity};
 use super::{Identity, TlsError, provider};
@@ -47,15 +48,15 @@ impl Material for ClientFiles {
     fn build(&self, Read(read): &Read, now: Timestamp) -> Result<ClientSet, TlsError> {
         let (chain, key) = self.identity.take(read)?;
         let end = check_identity(&self.identity.certificate, &chain, Purpose::Client, now)?;
-        let end = end.min(check_authorities(&self.ca, &read.certificates(&self.ca)?, now)?);
+        let (trusted, trusted_until) = check_authorities(&self.ca, &read.certificates(&self.ca)?, now)?;
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(TlsError::Protocol)?
-            .with_root_certificates(read.roots(&self.ca)?)
+            .with_root_certificates(roots_of(&self.ca, trusted)?)
             .with_client_auth_cert(chain, key)
             .map_err(|source| self.identity.unusable(source))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(ClientSet { config: Arc::new(config), end })
+        Ok(ClientSet { config: Arc::new(config), end: end.min(trusted_until) })
     }
 
     fn end(set: &ClientSet) -> Timestamp {

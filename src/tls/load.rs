@@ -79,15 +79,6 @@ impl Contents {
         PrivateKeyDer::from_pem_slice(self.bytes(path)).map_err(|_| LoadError::NoKey(path.to_owned()))
     }
 
-    /// Every certificate of a file, to trust.
-    pub(super) fn roots(&self, path: &Path) -> Result<RootCertStore, LoadError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in self.certificates(path)? {
-            roots.add(certificate).map_err(|_| LoadError::NotACa(path.to_owned()))?;
-        }
-        Ok(roots)
-    }
-
     /// Every revocation list of a file: several in PEM, or one in DER.
     pub(super) fn revocation_lists(
         &self,
@@ -119,5 +110,14 @@ pub(super) fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
 
 /// Every certificate of a file, to trust.
 pub fn load_roots(path: &Path) -> Result<RootCertStore, LoadError> {
-    Contents::read(&[path])?.roots(path)
+    roots_of(path, load_certificates(path)?)
+}
+
+/// Certificates of a file, to trust.
+pub(super) fn roots_of(path: &Path, certificates: Vec<CertificateDer<'_>>) -> Result<RootCertStore, LoadError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|_| LoadError::NotACa(path.to_owned()))?;
+    }
+    Ok(roots)
 }

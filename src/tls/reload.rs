@@ -139,9 +139,10 @@ impl<M: Material> Reloader<M> {
                 return;
             }
             (read, state) = (again, settled);
-        } else if self.seen.good {
-            return self.mind_the_end();
+        } else if self.seen.good && self.clock.now() <= M::end(&self.force.borrow()) {
+            return;
         }
+        // A set that has come to its end may be sound without the CA that ended.
         // What was refused is tried again while it lies there: a certificate may only have been early.
         let now = self.clock.now();
         let built = read.map_err(TlsError::from).and_then(|read| self.material.build(&read, now));

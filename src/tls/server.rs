@@ -13,6 +13,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::load::roots_of;
 use super::reload::{Material, Read};
 use super::verify::{Purpose, check_authorities, check_identity, check_revocation_list};
 use super::{Identity, TlsError, provider};
@@ -115,7 +116,8 @@ impl Material for ServerFiles {
             None => config.with_no_client_auth(),
             Some(accepted) => {
                 let authorities = read.certificates(&accepted.ca)?;
-                end = end.min(check_authorities(&accepted.ca, &authorities, now)?);
+                let (trusted, trusted_until) = check_authorities(&accepted.ca, &authorities, now)?;
+                end = end.min(trusted_until);
                 let mut lists = Vec::new();
                 for path in &accepted.crl {
                     for list in read.revocation_lists(path)? {
@@ -123,7 +125,7 @@ impl Material for ServerFiles {
                         lists.push(list);
                     }
                 }
-                let roots = Arc::new(read.roots(&accepted.ca)?);
+                let roots = Arc::new(roots_of(&accepted.ca, trusted)?);
                 // With lists: the whole chain is looked up, and what no list speaks of is refused.
                 let builder = WebPkiClientVerifier::builder_with_provider(roots, provider())
                     .with_crls(lists)

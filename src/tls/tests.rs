@@ -23,10 +23,16 @@ fn moment(text: &str) -> Timestamp {
 
 impl Authority {
     fn new(name: &str) -> Self {
+        Self::until(4096, name)
+    }
+
+    /// One that ends when a year begins.
+    fn until(year: i32, name: &str) -> Self {
         let at = std::env::temp_dir().join(format!("whitelistmcp-tls-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&at).expect("a directory");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
@@ -119,14 +125,37 @@ fn authorities_are_authorities_and_valid() {
     let ca = std::fs::read(authority.at.join("ca.pem")).expect("a file");
     authority.write("ca.pem", [ca.as_slice(), &leaf].concat());
     assert!(authority.refusal("leaf", NOW).contains("no CA certificate"), "a leaf among them");
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.not_after = rcgen::date_time_ymd(2025, 1, 1);
-    let old = params.self_signed(&KeyPair::generate().expect("a key")).expect("a CA");
-    authority.write("ca.pem", [ca.as_slice(), old.pem().as_bytes()].concat());
-    assert!(authority.refusal("leaf", NOW).contains("expired on 2025-01-01"), "an expired one among them");
+    authority.write("ca.pem", Authority::until(2025, "old").issuer.pem());
+    assert!(authority.refusal("leaf", NOW).contains("expired on 2025-01-01"), "an expired one, and no other");
     authority.write("ca.pem", "");
     assert!(authority.refusal("leaf", NOW).contains("holds no certificate"));
+}
+
+#[tokio::test]
+async fn of_two_authorities_the_one_that_ended_is_trusted_no_longer() {
+    let (new, old) = (Authority::new("new"), Authority::until(2027, "old"));
+    new.write("ca.pem", old.issuer.pem() + &new.issuer.pem());
+    let files = ServerFiles::mutual("test.tls", &new.identity("leaf"), &new.at.join("ca.pem"), &[]);
+    let believed = |set: &ServerSet, of: &Authority| {
+        let chain = load::load_certificates(&of.at.join("leaf.pem")).expect("a certificate");
+        set.believes(&chain, moment(NOW)).is_ok()
+    };
+
+    let time = Arc::new(Mutex::new(moment(NOW)));
+    let told = Arc::clone(&time);
+    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (mut reloader, mut current) = Reloader::new(files.clone(), clock).expect("sound");
+    assert!(believed(&current.borrow(), &new) && believed(&current.borrow(), &old));
+    // In files that nobody touches.
+    *time.lock().expect("sound") = moment("2027-01-02T00:00:00Z");
+    reloader.look().await;
+    assert!(current.has_changed().expect("running"));
+    assert!(believed(&current.borrow_and_update(), &new) && !believed(&current.borrow(), &old));
+    reloader.look().await;
+    assert!(!current.has_changed().expect("running"), "once");
+
+    let started = files.load(moment("2027-01-02T00:00:00Z")).expect("what is left is sound");
+    assert!(believed(&started, &new) && !believed(&started, &old));
 }
 
 #[test]

@@ -102,21 +102,37 @@ pub(super) fn check_identity(
     all_valid(path, chain, now)
 }
 
-/// Checks certificates that are to be trusted; when the first of them ends.
-pub(super) fn check_authorities(
+/// Checks certificates that are to be trusted; those that are, and when the first of them ends.
+///
+/// Whoever changes a CA keeps the old one in the file beside the new one, often past its end: one that has ended is set
+/// aside, as long as another is left. TLS itself would trust it for good, since it does not look at a root's dates.
+pub(super) fn check_authorities<'a>(
     path: &Path,
-    authorities: &[CertificateDer<'_>],
+    authorities: &[CertificateDer<'a>],
     now: Timestamp,
-) -> Result<Timestamp, UnfitError> {
+) -> Result<(Vec<CertificateDer<'a>>, Timestamp), UnfitError> {
+    let mut ended = None;
+    let mut trusted = Vec::new();
     for authority in authorities {
-        let authority = parse(authority).ok_or_else(|| LoadError::NoCertificate(path.to_owned()))?;
-        let usage = authority.key_usage().ok().flatten();
+        let parsed = parse(authority).ok_or_else(|| LoadError::NoCertificate(path.to_owned()))?;
+        let usage = parsed.key_usage().ok().flatten();
         // RFC 5280, section 4.2.1.9 and 4.2.1.3.
-        if !authority.is_ca() || usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        if !parsed.is_ca() || usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
             return Err(LoadError::NotACa(path.to_owned()).into());
         }
+        match all_valid(path, std::slice::from_ref(authority), now) {
+            Ok(_) => trusted.push(authority.clone()),
+            Err(expired @ UnfitError::Expired { .. }) => ended = Some(expired),
+            Err(error) => return Err(error),
+        }
     }
-    all_valid(path, authorities, now)
+    match ended {
+        Some(expired) if trusted.is_empty() => return Err(expired),
+        Some(expired) => tracing::warn!("{expired}: it is trusted no longer, the others in the file are"),
+        None => {}
+    }
+    let end = all_valid(path, &trusted, now)?;
+    Ok((trusted, end))
 }
 
 /// Checks a revocation list against those who may issue it; its `nextUpdate`.

@@ -1,7 +1,8 @@
 //! Whether a directory outlives the process, as far as the system tells.
 //!
 //! What lives in memory, in a container's own layer or in a pod's scratch space is gone with it, and a change whose
-//! record is gone might as well not have been recorded. Source: `proc_pid_mountinfo(5)`.
+//! record is gone might as well not have been recorded. And whether locks in it hold: a lock says that a chain's process
+//! lives. Sources: `proc_pid_mountinfo(5)`, `nfs(5)`.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, JsonSchema, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Volume {
-    /// Look at what the directory stands on, and change nothing where that ends with the process.
+    /// Look at what the directory stands on, and change nothing where that ends with the process or does not lock.
     #[default]
     Detect,
     /// The operator vouches for it.
@@ -22,7 +23,7 @@ pub enum Volume {
 /// File systems that end with the machine, the container or the pod.
 const PASSING: [&str; 5] = ["tmpfs", "ramfs", "devtmpfs", "overlay", "aufs"];
 
-/// Why what is written to `directory` would not outlive the process; nothing if it would.
+/// Why `directory` is no place for a journal; nothing if it is one.
 pub(super) fn objection(volume: Volume, directory: &Path) -> Option<String> {
     if volume == Volume::Persistent {
         return None;
@@ -46,8 +47,15 @@ fn judge(table: &str, directory: &Path, in_function: bool) -> Option<String> {
     if mount.root.contains("kubernetes.io~empty-dir") {
         return Some(format!("{shown} is an emptyDir, which ends with the pod; {remedy}"));
     }
-    if in_function && !mount.kind.starts_with("nfs") {
+    let is_nfs = mount.kind.starts_with("nfs");
+    if in_function && !is_nfs {
         return Some(format!("{shown} is a function's own scratch space; {remedy}"));
+    }
+    if is_nfs && mount.locks_are_its_own {
+        return Some(format!(
+            "{shown} is on NFS that is mounted without locks (nolock, local_lock): two machines could write one journal; \
+             mount it with locks, or say `[audit] volume = \"persistent\"` if this one is the only one"
+        ));
     }
     None
 }
@@ -58,6 +66,8 @@ struct Mount {
     root: String,
     point: String,
     kind: String,
+    /// Whether its locks hold on this machine alone (`nfs(5)`).
+    locks_are_its_own: bool,
 }
 
 impl Mount {
@@ -65,7 +75,12 @@ impl Mount {
         let (mount, source) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
         let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
-        Some(Self { root, point, kind: source.split(' ').next()?.to_owned() })
+        let mut source = source.split(' ');
+        let kind = source.next()?.to_owned();
+        let mut options = source.nth(1).unwrap_or_default().split(',');
+        let locks_are_its_own =
+            options.any(|option| ["nolock", "local_lock=all", "local_lock=flock"].contains(&option));
+        Some(Self { root, point, kind, locks_are_its_own })
     }
 }
 
@@ -81,20 +96,24 @@ mod tests {
     const TABLE: &str = "\
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 23 22 0:21 / /tmp rw - tmpfs tmpfs rw
-24 22 0:40 / /var/lib/journal rw - nfs4 fs-1.efs.eu-central-1.amazonaws.com:/ rw
+24 22 0:40 / /var/lib/journal rw - nfs4 fs-1.efs.eu-central-1.amazonaws.com:/ rw,vers=4.1,local_lock=none
 25 22 259:1 /var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/scratch /scratch rw - ext4 /dev/nvme rw
+28 22 0:41 / /nfs rw - nfs 10.0.0.2:/share rw,vers=3,nolock,proto=tcp,local_lock=all
+29 22 0:42 / /flock rw - nfs4 10.0.0.2:/share rw,vers=4.1,local_lock=flock
 26 22 0:50 / /layer rw - overlay overlay rw
 27 26 8:1 / /layer/data\\040disk rw - xfs /dev/sdb rw
 ";
 
     #[test]
-    fn what_ends_with_the_process_is_no_place_for_a_journal() {
+    fn what_ends_with_the_process_or_does_not_lock_is_no_place_for_a_journal() {
         for (directory, in_function, kept) in [
             ("/srv/journal", false, true),
             ("/tmp/journal", false, false),
             ("/var/lib/journal/a", false, true),
             ("/var/lib/journal/a", true, true),
             ("/srv/journal", true, false),
+            ("/nfs/journal", false, false),
+            ("/flock/journal", false, false),
             ("/scratch/journal", false, false),
             ("/layer/journal", false, false),
             ("/layer/data disk/journal", false, true),
