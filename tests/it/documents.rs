@@ -17,9 +17,12 @@ use crate::support::{Stack, emulator};
 /// The fenced shell block of a document that holds `part`, with the binary put in for its name.
 fn command(document: &str, part: &str) -> String {
     let text = std::fs::read_to_string(emulator::checkout().join(document)).expect("a document");
-    let block = text.split("```").find(|block| block.starts_with("sh\n") && block.contains(part));
-    let block = block.unwrap_or_else(|| panic!("{document} has no block with `{part}`"));
-    block.trim_start_matches("sh\n").replace("whitelistmcp ", concat!(env!("CARGO_BIN_EXE_whitelistmcp"), " "))
+    let mut blocks =
+        text.split("```").filter(|block| block.starts_with("sh ")).filter_map(|block| block.split_once('\n'));
+    let (_, block) = blocks
+        .find(|(_, block)| block.contains(part))
+        .unwrap_or_else(|| panic!("{document} has no block with `{part}`"));
+    block.replace("whitelistmcp ", concat!(env!("CARGO_BIN_EXE_whitelistmcp"), " "))
 }
 
 fn shell(script: &str, directory: &Path) -> String {
@@ -38,7 +41,7 @@ async fn the_chain_is_checked_as_documented() {
     // Opening and head, three calls, closing and head.
     stack.journal_when(|entries| entries.len() == 10).await;
     let check = command("docs/AUDIT.md", "hashlib");
-    assert!(shell(&check, &journal).contains("whole up to line 10"));
+    assert!(shell(&check, stack.directory.path()).contains("whole up to line 10"));
     let verify = command("docs/AUDIT.md", "audit verify");
     assert!(shell(&verify, stack.directory.path()).contains("nothing speaks against it"));
     let shown = shell(&command("docs/AUDIT.md", "audit show"), stack.directory.path());
@@ -50,7 +53,8 @@ async fn the_chain_is_checked_as_documented() {
     let file = crate::support::journal_file(&journal);
     let text = std::fs::read_to_string(&file).expect("text").replacen("203.0.113.1/32", "203.0.113.9/32", 1);
     std::fs::write(&file, text).expect("written");
-    let output = Command::new("bash").args(["-euc", &check]).current_dir(&journal).output().expect("it runs");
+    let output =
+        Command::new("bash").args(["-euc", &check]).current_dir(stack.directory.path()).output().expect("it runs");
     assert!(
         !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("does not follow the one before")
     );
@@ -102,7 +106,8 @@ async fn the_container_of_the_migration_serves_what_its_guide_sends() {
     listens(port, || server.log()).await;
     listens(sockets, || server.log()).await;
     let token = issuer.token("alice", "whitelist:read whitelist:write");
-    let curl = migrating("sh", "initialize").replace("https://YOUR-SERVER", &format!("http://localhost:{port}"));
+    let curl = command("docs/MIGRATING.md", "initialize")
+        .replace("https://whitelist.example.com", &format!("http://localhost:{port}"));
     let answer = shell(&format!("TOKEN={token}\n{curl}"), directory.path());
     let answer: Value = serde_json::from_str(&answer).expect("JSON");
     assert_eq!(
