@@ -154,6 +154,11 @@ pub fn reason<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a ru
 fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     // Some systems carry a certificate that cannot be parsed; the others still count.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = found.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        tracing::warn!(why, "this system has no CA certificates, so nobody on the Internet can be verified");
+    }
     roots
 }

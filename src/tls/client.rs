@@ -48,15 +48,15 @@ impl Material for ClientFiles {
     fn build(&self, Read(read): &Read, now: Timestamp) -> Result<ClientSet, TlsError> {
         let (chain, key) = self.identity.take(read)?;
         let end = check_identity(&self.identity.certificate, &chain, Purpose::Client, now)?;
-        let (trusted, trusted_until) = check_authorities(&self.ca, &read.certificates(&self.ca)?, now)?;
+        let authorities = check_authorities(&self.ca, &read.certificates(&self.ca)?, now)?;
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(TlsError::Protocol)?
-            .with_root_certificates(roots_of(&self.ca, trusted)?)
+            .with_root_certificates(roots_of(&self.ca, authorities.trusted)?)
             .with_client_auth_cert(chain, key)
             .map_err(|source| self.identity.unusable(source))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(ClientSet { config: Arc::new(config), end: end.min(trusted_until) })
+        Ok(ClientSet { config: Arc::new(config), end: end.min(authorities.end) })
     }
 
     fn end(set: &ClientSet) -> Timestamp {

@@ -99,10 +99,7 @@ impl<M: Material> Reloader<M> {
     }
 
     /// The part whose certificates they are, and until when those in force are good.
-    pub fn until(&self) -> (&'static str, Box<dyn Fn() -> Timestamp + Send + Sync>)
-    where
-        M::Set: 'static,
-    {
+    pub fn until(&self) -> (&'static str, Box<dyn Fn() -> Timestamp + Send + Sync>) {
         let force = self.force.clone();
         (self.material.part(), Box::new(move || M::end(&force.borrow())))
     }

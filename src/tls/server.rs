@@ -115,17 +115,18 @@ impl Material for ServerFiles {
         let config = match &self.clients {
             None => config.with_no_client_auth(),
             Some(accepted) => {
-                let authorities = read.certificates(&accepted.ca)?;
-                let (trusted, trusted_until) = check_authorities(&accepted.ca, &authorities, now)?;
-                end = end.min(trusted_until);
+                let authorities = check_authorities(&accepted.ca, &read.certificates(&accepted.ca)?, now)?;
+                end = end.min(authorities.end);
                 let mut lists = Vec::new();
                 for path in &accepted.crl {
                     for list in read.revocation_lists(path)? {
-                        end = end.min(check_revocation_list(path, &list, &authorities, now)?);
-                        lists.push(list);
+                        if let Some(until) = check_revocation_list(path, &list, &authorities, now)? {
+                            end = end.min(until);
+                            lists.push(list);
+                        }
                     }
                 }
-                let roots = Arc::new(roots_of(&accepted.ca, trusted)?);
+                let roots = Arc::new(roots_of(&accepted.ca, authorities.trusted)?);
                 // With lists: the whole chain is looked up, and what no list speaks of is refused.
                 let builder = WebPkiClientVerifier::builder_with_provider(roots, provider())
                     .with_crls(lists)

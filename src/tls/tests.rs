@@ -135,7 +135,10 @@ fn authorities_are_authorities_and_valid() {
 async fn of_two_authorities_the_one_that_ended_is_trusted_no_longer() {
     let (new, old) = (Authority::new("new"), Authority::until(2027, "old"));
     new.write("ca.pem", old.issuer.pem() + &new.issuer.pem());
-    let files = ServerFiles::mutual("test.tls", &new.identity("leaf"), &new.at.join("ca.pem"), &[]);
+    // The old CA's last list ends with it; nobody writes another.
+    old.list("ca.crl", |list| list.next_update = rcgen::date_time_ymd(2027, 1, 1));
+    let lists = [new.at.join("ca.crl"), old.at.join("ca.crl")];
+    let files = ServerFiles::mutual("test.tls", &new.identity("leaf"), &new.at.join("ca.pem"), &lists);
     let believed = |set: &ServerSet, of: &Authority| {
         let chain = load::load_certificates(&of.at.join("leaf.pem")).expect("a certificate");
         set.believes(&chain, moment(NOW)).is_ok()

@@ -102,7 +102,17 @@ pub(super) fn check_identity(
     all_valid(path, chain, now)
 }
 
-/// Checks certificates that are to be trusted; those that are, and when the first of them ends.
+/// The CAs of a file.
+pub(super) struct Authorities<'a> {
+    /// Those that are trusted.
+    pub(super) trusted: Vec<CertificateDer<'a>>,
+    /// When the first of those ends.
+    pub(super) end: Timestamp,
+    /// Those whose time is over.
+    ended: Vec<CertificateDer<'a>>,
+}
+
+/// Checks certificates that are to be trusted.
 ///
 /// Whoever changes a CA keeps the old one in the file beside the new one, often past its end: one that has ended is set
 /// aside, as long as another is left. TLS itself would trust it for good, since it does not look at a root's dates.
@@ -110,9 +120,8 @@ pub(super) fn check_authorities<'a>(
     path: &Path,
     authorities: &[CertificateDer<'a>],
     now: Timestamp,
-) -> Result<(Vec<CertificateDer<'a>>, Timestamp), UnfitError> {
-    let mut ended = None;
-    let mut trusted = Vec::new();
+) -> Result<Authorities<'a>, UnfitError> {
+    let (mut trusted, mut ended, mut expired) = (Vec::new(), Vec::new(), None);
     for authority in authorities {
         let parsed = parse(authority).ok_or_else(|| LoadError::NoCertificate(path.to_owned()))?;
         let usage = parsed.key_usage().ok().flatten();
@@ -122,34 +131,39 @@ pub(super) fn check_authorities<'a>(
         }
         match all_valid(path, std::slice::from_ref(authority), now) {
             Ok(_) => trusted.push(authority.clone()),
-            Err(expired @ UnfitError::Expired { .. }) => ended = Some(expired),
+            Err(error @ UnfitError::Expired { .. }) => {
+                ended.push(authority.clone());
+                expired = Some(error);
+            }
             Err(error) => return Err(error),
         }
     }
-    match ended {
+    match expired {
         Some(expired) if trusted.is_empty() => return Err(expired),
         Some(expired) => tracing::warn!("{expired}: it is trusted no longer, the others in the file are"),
         None => {}
     }
     let end = all_valid(path, &trusted, now)?;
-    Ok((trusted, end))
+    Ok(Authorities { trusted, end, ended })
 }
 
-/// Checks a revocation list against those who may issue it; its `nextUpdate`.
+/// Checks a revocation list against those who may issue it; its `nextUpdate`, or none if it is the list of a CA whose time is
+/// over: nobody renews it, and nobody is believed whom it could revoke.
 pub(super) fn check_revocation_list(
     path: &Path,
     list: &CertificateRevocationListDer<'_>,
-    authorities: &[CertificateDer<'_>],
+    authorities: &Authorities<'_>,
     now: Timestamp,
-) -> Result<Timestamp, UnfitError> {
+) -> Result<Option<Timestamp>, UnfitError> {
     let broken = || LoadError::NoRevocationList(path.to_owned());
     let (rest, list) = CertificateRevocationList::from_der(list).map_err(|_| broken())?;
     if !rest.is_empty() {
         return Err(broken().into());
     }
-    let issued = authorities.iter().filter_map(parse).any(|authority| is_signed_by(&list, &authority));
-    if !issued {
-        return Err(UnfitError::Issuer(path.to_owned()));
+    let signed_by =
+        |of: &[CertificateDer<'_>]| of.iter().filter_map(parse).any(|authority| is_signed_by(&list, &authority));
+    if !signed_by(&authorities.trusted) {
+        return if signed_by(&authorities.ended) { Ok(None) } else { Err(UnfitError::Issuer(path.to_owned())) };
     }
     let from = timestamp(list.last_update()).ok_or_else(broken)?;
     // RFC 5280, section 5.1.2.5: conforming CAs say when the next list comes.
@@ -157,7 +171,7 @@ pub(super) fn check_revocation_list(
     match () {
         () if now < from => Err(UnfitError::ListEarly { path: path.to_owned(), from }),
         () if until < now => Err(UnfitError::ListExpired { path: path.to_owned(), until }),
-        () => Ok(until),
+        () => Ok(Some(until)),
     }
 }
 
