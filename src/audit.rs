@@ -15,7 +15,7 @@ mod unfinished;
 pub mod verify;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::approval::Request;
@@ -39,7 +39,7 @@ use record::{Begin, Carried, End, Gathered, Noted, Refused, Vouched, Who};
 pub struct Audit {
     journal: Arc<OnceLock<Journal>>,
     /// Why the journal that is configured could not be opened so far.
-    unopened: Option<JournalError>,
+    unopened: Option<Arc<Mutex<JournalError>>>,
 }
 
 /// An operation that was begun. Dropping it without ending it is recorded as an unknown outcome.
@@ -152,22 +152,37 @@ impl Audit {
 
     /// The audit trail over a journal that cannot be opened now; until it can be, only reads are possible.
     pub fn unopened(why: JournalError) -> Self {
-        Self { journal: Arc::default(), unopened: Some(why) }
+        Self { journal: Arc::default(), unopened: Some(Arc::new(Mutex::new(why))) }
     }
 
-    /// Tries once to open a journal that could not be opened at the start. Whoever is first counts.
-    pub async fn open_late(&self, config: &Config) -> Result<(), JournalError> {
+    /// Tries once to open a journal that could not be opened at the start. Whoever is first counts. Why it fails now is said
+    /// where it is another reason than before.
+    pub async fn open_late(&self, config: &Config) {
         let config = config.clone();
         match tokio::task::spawn_blocking(move || Journal::open(&config, Clock::system())).await {
-            Ok(opened) => {
-                if let Some(journal) = opened? {
-                    journal.tell();
-                    self.journal.get_or_init(|| journal);
-                }
+            Ok(Ok(Some(journal))) => {
+                journal.tell();
+                self.journal.get_or_init(|| journal);
             }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => self.still_unopened(error),
             Err(panic) => tracing::error!(error = %panic, "the audit journal could not be opened"),
         }
-        Ok(())
+    }
+
+    fn still_unopened(&self, error: JournalError) {
+        let Some(known) = &self.unopened else { return };
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if Chain(&*known).to_string() != Chain(&error).to_string() {
+            tracing::error!(error = %Chain(&error), "the audit journal cannot be opened yet, now for another reason");
+        }
+        *known = error;
+    }
+
+    /// Why the journal that is configured could not be opened when it was last tried.
+    fn why_unopened(&self) -> Option<JournalError> {
+        let known = self.unopened.as_ref()?;
+        Some(known.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Whether a journal is configured and not open yet.
@@ -181,19 +196,16 @@ impl Audit {
 
     /// Why the journal cannot be written, as far as is known. Without one there is nothing that could fail.
     pub fn problem(&self) -> Option<String> {
-        match (self.journal(), &self.unopened) {
-            (Some(journal), _) => journal.problem(),
-            (None, Some(why)) => Some(format!("it could not be opened: {}", Chain(why))),
-            (None, None) => None,
+        match self.journal() {
+            Some(journal) => journal.problem(),
+            None => self.why_unopened().map(|why| format!("it could not be opened: {}", Chain(&why))),
         }
     }
 
     /// The journal on whose word AWS may be changed.
     fn kept(&self) -> Result<&Journal, AuditError> {
-        let journal = self.journal().ok_or_else(|| match &self.unopened {
-            Some(why) => AuditError::Journal(why.clone()),
-            None => AuditError::NoJournal,
-        })?;
+        let journal =
+            self.journal().ok_or_else(|| self.why_unopened().map_or(AuditError::NoJournal, AuditError::Journal))?;
         let objection = journal.objection().map(|objection| AuditError::NotKept(objection.to_owned()));
         objection.map_or(Ok(journal), Err)
     }
@@ -399,12 +411,12 @@ impl Entry {
     /// Notes a call that was made to AWS for this operation.
     pub fn note(&self, call: AwsCall) {
         let at_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Noted { call, at_ms });
+        self.aws.lock().unwrap_or_else(PoisonError::into_inner).push(Noted { call, at_ms });
     }
 
     /// Notes that what the answer says was not read for this operation, but for that call before.
     pub fn read_from(&self, call: &str) {
-        let mut calls = self.read_from.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut calls = self.read_from.lock().unwrap_or_else(PoisonError::into_inner);
         if !calls.iter().any(|known| known == call) {
             calls.push(call.to_owned());
         }
@@ -417,19 +429,19 @@ impl Entry {
 
     /// AWS's ids of the requests so far.
     pub fn request_ids(&self) -> Vec<String> {
-        let calls = self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let calls = self.aws.lock().unwrap_or_else(PoisonError::into_inner);
         calls.iter().filter_map(|noted| noted.call.request_id.clone()).collect()
     }
 
     /// Whether AWS was asked to change something, and answered.
     pub fn has_asked_for_change(&self) -> bool {
-        let calls = self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let calls = self.aws.lock().unwrap_or_else(PoisonError::into_inner);
         calls.iter().any(|Noted { call, .. }| call.is_change())
     }
 
     /// Whether AWS has changed something for this operation.
     pub fn has_changed(&self) -> bool {
-        let calls = self.aws.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let calls = self.aws.lock().unwrap_or_else(PoisonError::into_inner);
         calls.iter().any(|Noted { call, .. }| call.error.is_none() && call.is_change())
     }
 
@@ -445,11 +457,11 @@ impl Entry {
 
     fn finish(&mut self, outcome: &Outcome<'_>) {
         self.ended = true;
-        let aws = std::mem::take(self.aws.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let aws = std::mem::take(self.aws.get_mut().unwrap_or_else(PoisonError::into_inner));
         let before = self.before.take().map(|rules| rules.iter().map(record::Rule::of).collect());
         let gathered = Gathered {
             aws,
-            read_from: std::mem::take(self.read_from.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner)),
+            read_from: std::mem::take(self.read_from.get_mut().unwrap_or_else(PoisonError::into_inner)),
             before,
             decided: self.decided.take().unwrap_or_default(),
             approval: self.vouched.take(),

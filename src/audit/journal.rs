@@ -204,6 +204,24 @@ impl Journal {
         };
         let key = key.map_err(|error| JournalError::Key(Arc::new(error)))?;
         let chain = uuid::Uuid::now_v7().to_string();
+        let (lock, segment) = (layout::lock(&directory, &chain), layout::segment(&directory, &chain, 1));
+        let begun = Self::begin(config, clock, directory, id, chain, key);
+        begun.map(Some).inspect_err(|_| {
+            // A chain that was never begun has nothing to say, and whoever tries again and again must not fill the directory.
+            for path in [lock, segment] {
+                std::fs::remove_file(path).unwrap_or_default();
+            }
+        })
+    }
+
+    fn begin(
+        config: &Config,
+        clock: Clock,
+        directory: PathBuf,
+        id: String,
+        chain: String,
+        key: SigningKey,
+    ) -> Result<Self, JournalError> {
         let lock = layout::lock(&directory, &chain);
         let held = open_new(&lock).map_err(failed(&lock, "created"))?;
         held.try_lock().map_err(|error| match error {
@@ -212,8 +230,6 @@ impl Journal {
         })?;
         let objection = objection(config);
         let condition = Arc::new(Condition::default());
-        let watched = Arc::downgrade(&condition);
-        telemetry::watch_journal(move || watched.upgrade().map(|condition| condition.lag()));
         let archive = Archive::start(directory.clone(), chain.clone(), config.retention, clock.clone())
             .map_err(failed(&directory, "looked after"))?;
         let about = About::of(config, directory.clone(), id.clone(), chain.clone(), key);
@@ -223,7 +239,9 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || writer.run(&items))
             .map_err(failed(&directory, "written"))?;
-        Ok(Some(Self {
+        let watched = Arc::downgrade(&condition);
+        telemetry::watch_journal(move || watched.upgrade().map(|condition| condition.lag()));
+        Ok(Self {
             shared: Arc::new(Shared {
                 queue: Some(queue),
                 writer: Some(writer),
@@ -237,7 +255,7 @@ impl Journal {
                 retention: config.retention,
                 clock,
             }),
-        }))
+        })
     }
 
     /// The directory that it is written in.

@@ -17,6 +17,7 @@ use super::journal::{failed, layout};
 use super::record::Adopted;
 use super::{Journal, JournalError};
 use crate::digest::sha256_hex;
+use crate::error::Chain;
 
 /// A change that was begun and not ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,18 +105,27 @@ impl Orphan {
     }
 }
 
-/// The chains beside the journal's own whose processes are gone.
+/// The chains beside the journal's own whose processes are gone. One that cannot be read keeps nobody from the others.
 pub(super) fn orphans(journal: &Journal) -> Result<Vec<Orphan>, JournalError> {
     let directory = journal.directory();
     let open = layout::open_chains(directory).map_err(failed(directory, "listed"))?;
     let mut orphans = Vec::new();
     for chain in open.into_iter().filter(|chain| chain != journal.chain()) {
-        let path = layout::lock(directory, &chain);
-        if let Some(lock) = take(&path).map_err(failed(&path, "locked"))? {
-            orphans.push(orphan(directory, chain, lock, path)?);
+        match orphan_of(directory, &chain) {
+            Ok(found) => orphans.extend(found),
+            Err(error) => {
+                tracing::error!(chain, error = %Chain(&error), "a former process's journal cannot be read: what it began is not recovered");
+            }
         }
     }
     Ok(orphans)
+}
+
+/// A chain, if its process is gone.
+fn orphan_of(directory: &Path, chain: &str) -> Result<Option<Orphan>, JournalError> {
+    let path = layout::lock(directory, chain);
+    let lock = take(&path).map_err(failed(&path, "locked"))?;
+    lock.map(|lock| orphan(directory, chain.to_owned(), lock, path)).transpose()
 }
 
 /// Takes a lock that is free; none if somebody holds it, or did until just now and has finished.
@@ -158,7 +168,15 @@ fn orphan(directory: &Path, chain: String, lock: File, path: PathBuf) -> Result<
         if seen.begun.is_empty() {
             break;
         }
-        let lines = layout::read(segment).map_err(failed(segment, "read"))?;
+        // It may have been compressed since it was listed, or let go of.
+        let lines = layout::read(segment).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound if !layout::is_compressed(segment) => layout::read(&layout::compressed(segment)),
+            _ => Err(error),
+        });
+        let lines = match lines {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            lines => lines.map_err(failed(segment, "read"))?,
+        };
         strike_ended(lines, &mut seen.begun).map_err(failed(segment, "read"))?;
     }
     let unfinished: Vec<Unfinished> = seen.begun.into_values().collect();

@@ -148,20 +148,46 @@ impl Archivist {
             if open.contains(&chain) && chain != self.own {
                 continue;
             }
-            for (number, path) in segments {
-                let written = Timestamp::try_from(std::fs::metadata(&path)?.modified()?).map_err(io::Error::other)?;
-                if Some(number) == last || now.duration_since(written) < retention {
-                    break;
-                }
-                if let Some((first, last, sha256)) = ends_of(&path)? {
-                    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-                    let retired = Retired { chain: chain.clone(), segment: number, first, last, sha256, file };
-                    found.push(Old { path, retired });
+            for (number, path) in segments.into_iter().take_while(|(number, _)| Some(*number) != last) {
+                match old(&path, now, retention) {
+                    Ok(Age::Young) => break,
+                    Ok(Age::Empty) => {}
+                    Ok(Age::Old { first, last, sha256 }) => {
+                        let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                        let retired = Retired { chain: chain.clone(), segment: number, first, last, sha256, file };
+                        found.push(Old { path, retired });
+                    }
+                    // It stays, and the rest of its chain with it; other chains go on.
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), error = %error, "an old file of the audit journal cannot be read, so it stays");
+                        break;
+                    }
                 }
             }
         }
         Ok(found)
     }
+}
+
+/// Whether a segment may go.
+enum Age {
+    Young,
+    /// It says nothing.
+    Empty,
+    /// It may, with these lines in it.
+    Old {
+        first: u64,
+        last: u64,
+        sha256: String,
+    },
+}
+
+fn old(path: &Path, now: Timestamp, retention: SignedDuration) -> io::Result<Age> {
+    let written = Timestamp::try_from(std::fs::metadata(path)?.modified()?).map_err(io::Error::other)?;
+    if now.duration_since(written) < retention {
+        return Ok(Age::Young);
+    }
+    Ok(ends_of(path)?.map_or(Age::Empty, |(first, last, sha256)| Age::Old { first, last, sha256 }))
 }
 
 /// The numbers of a segment's first and last whole line, and the last one's SHA-256.

@@ -136,16 +136,13 @@ impl Writer {
         lock: File,
     ) -> Result<Self, JournalError> {
         let segment = Segment::create(&about.directory, &about.chain, 1, clock.now())?;
-        let taken = Taken::follow(layout::taken(&about.directory, &about.chain), &about.chain);
-        let mut writer = Self {
-            lock: Some(lock),
-            archive: Some(archive),
-            taken: Some(taken),
-            ..Self::over(segment, about, clock, condition)
-        };
+        let mut writer =
+            Self { lock: Some(lock), archive: Some(archive), ..Self::over(segment, about, clock, condition) };
         let open = writer.opening();
         writer.append(&[Item { body: Some(open), written: None }], true)?;
         writer.sign()?;
+        let About { directory, chain, .. } = &writer.about;
+        writer.taken = Some(Taken::follow(layout::taken(directory, chain), chain));
         Ok(writer)
     }
 
@@ -169,9 +166,11 @@ impl Writer {
 
     pub(super) fn run(mut self, items: &Receiver<Item>) {
         let mut batch: Vec<Item> = Vec::new();
+        let mut failed: Option<(Instant, JournalError)> = None;
         loop {
             // What could not be written is tried again by itself, so that a disk that is well again is noticed.
-            let first = items.recv_timeout(if batch.is_empty() { self.patience() } else { RETRY });
+            let wait = failed.as_ref().map(|(since, _)| RETRY.saturating_sub(since.elapsed()));
+            let first = items.recv_timeout(wait.unwrap_or_else(|| self.patience()));
             let ended = match first {
                 Ok(first) => {
                     batch.push(first);
@@ -181,19 +180,17 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => true,
             };
-            let durable = batch.iter().any(|item| item.written.is_some());
-            let result = if batch.is_empty() { Ok(()) } else { self.append(&batch, durable) };
-            let kept = match &result {
-                Ok(()) => Vec::new(),
-                Err(error) => {
-                    tracing::error!(error = %Chain(error), records = batch.len(), "the audit journal could not be written");
-                    // Whoever waits is refused and changes nothing; what has happened must still be written down.
-                    batch.extract_if(.., |item| item.written.is_none()).take(2 * QUEUE).collect()
+            // A disk that has just refused is not asked once more for each record that comes.
+            let resting = failed.as_ref().filter(|(since, _)| !ended && since.elapsed() < RETRY);
+            let result = match resting {
+                Some((_, error)) => Err(error.clone()),
+                None => {
+                    let result = self.attempt(&batch);
+                    failed = result.as_ref().err().map(|error| (Instant::now(), error.clone()));
+                    result
                 }
             };
-            if !batch.is_empty() || !kept.is_empty() {
-                self.condition.set(&result);
-            }
+            let kept = if result.is_ok() { Vec::new() } else { keep(&mut batch) };
             self.condition.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
             for written in batch.drain(..).filter_map(|item| item.written) {
                 // Whoever waited may have gone, and then nobody needs the answer.
@@ -208,6 +205,19 @@ impl Writer {
             }
         }
         self.close();
+    }
+
+    /// Writes a batch, if there is anything in it, and says how that went.
+    fn attempt(&mut self, batch: &[Item]) -> Result<(), JournalError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let result = self.append(batch, batch.iter().any(|item| item.written.is_some()));
+        if let Err(error) = &result {
+            tracing::error!(error = %Chain(error), records = batch.len(), "the audit journal could not be written");
+        }
+        self.condition.set(&result);
+        result
     }
 
     /// How long nothing needs to be done, if nothing comes.
@@ -373,6 +383,17 @@ impl Writer {
         self.prev = prev;
         Ok(())
     }
+}
+
+/// Takes out of a batch that could not be written what has happened and must still be written down; whoever waits is refused,
+/// and changes nothing.
+fn keep(batch: &mut Vec<Item>) -> Vec<Item> {
+    let kept: Vec<Item> = batch.extract_if(.., |item| item.written.is_none()).take(2 * QUEUE).collect();
+    let lost = batch.iter().filter(|item| item.written.is_none()).count();
+    if lost > 0 {
+        tracing::error!(lost, "more records wait for the audit journal than are kept: these are left out");
+    }
+    kept
 }
 
 // === impl Lines ===

@@ -36,6 +36,7 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
         let mut orphans = adopt(&broker).await;
         // A request may have been on its way when the process ended, and arrive after the first look.
         let arrived = Instant::now() + broker.config.on_its_way;
+        let mut looked = Instant::now();
         while !orphans.is_empty() {
             if pause(&stop, wait).await.is_none() {
                 return;
@@ -52,6 +53,11 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
             let again = (wait * 2).clamp(AGAIN, AGAIN_AT_MOST);
             wait = if may_arrive { again.min(arrived.saturating_duration_since(Instant::now())) } else { again };
             orphans = left;
+            // An account that cannot be asked for long keeps nobody from what other processes have left since.
+            if looked.elapsed() >= LOOK_AGAIN {
+                looked = Instant::now();
+                orphans.extend(adopt(&broker).await);
+            }
         }
         if pause(&stop, LOOK_AGAIN).await.is_none() {
             return;
