@@ -295,12 +295,15 @@ impl Socket {
         }
         let (stream, held) = Box::pin(self.connect()).await?;
         let connection = self.run(stream, held);
+        // Whoever waited for the session may have given up, and then nobody would ever use this socket, or close it.
+        let unused = connection.broken.clone().drop_guard();
         if let Some(line) = self.session.initialize().filter(|_| session) {
             tracing::info!("the connection is new; the session is begun again");
             let answer = connection.exchange(&line, &mut Answers::new(&line, None)).await?;
             self.session.answered(&answer.unwrap_or_default());
             connection.send(String::from_utf8_lossy(INITIALIZED).into_owned()).await?;
         }
+        unused.disarm();
         *kept = Some(Arc::clone(&connection));
         Ok(connection)
     }
@@ -402,6 +405,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     tokio::select! {
         // Why the other end has closed says more than that nothing can be sent any more.
         biased;
+        () = connection.broken.cancelled() => Why::Gone,
         why = hear(stream, connection, out, silent) => why,
         why = say(sink, queue, ended, silent) => why,
     }
@@ -526,6 +530,20 @@ mod tests {
             never = speaking => never,
             () = tokio::time::sleep(Duration::from_secs(60)) => panic!("it was not noticed"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_kept_ends() {
+        let (near, _far) = tokio::io::duplex(1024);
+        let stream = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
+        let (frames, queue) = mpsc::channel(QUEUE);
+        let (waiting, held, broken) = (Mutex::default(), tokio::sync::Mutex::default(), CancellationToken::new());
+        let connection = Connection { frames, waiting, held, broken };
+        let (out, ended) = (mpsc::channel(1).0, CancellationToken::new());
+        let carried = carry(stream, queue, &connection, &out, &ended, Duration::from_secs(60));
+        drop(connection.broken.clone().drop_guard());
+        let why = tokio::time::timeout(Duration::from_secs(10), carried).await.expect("it ends");
+        assert!(matches!(why, Why::Gone), "{why:?}");
     }
 
     #[test]
