@@ -30,7 +30,7 @@ use crate::edge::{self, Edge};
 use crate::error::Chain;
 use crate::grpc::authn::Authenticator;
 use crate::grpc::client::{Link, LinkError};
-use crate::grpc::probe::Backend;
+use crate::grpc::probe::{Backend, Problem};
 use crate::grpc::server;
 use crate::health::{Health, Part};
 use crate::http_client::HttpClient;
@@ -233,9 +233,18 @@ pub async fn edge(config: &Config, shutdown: &Shutdown) -> Result<Bound, StartEr
     }
     let limits = Door::new(limits(config)?, shared.clone());
     let (keys, behind) = (Arc::clone(&verifier), Backend::new(link.clone()));
-    let known = behind.clone();
-    let parts =
-        vec![Part::needed("core", move || known.problem()), Part::told("keys", move || keys.problem()), reloads.part()];
+    let (away, unready) = (behind.clone(), behind.clone());
+    let parts = vec![
+        Part::needed("core", move || {
+            away.problem().filter(|problem| matches!(problem, Problem::Away(_))).map(|problem| problem.to_string())
+        }),
+        // A core whose journal is down lists and checks, and says what it cannot do: without the edge nobody would hear it.
+        Part::told("core.ready", move || {
+            unready.problem().filter(|problem| *problem == Problem::NotReady).map(|problem| problem.to_string())
+        }),
+        Part::told("keys", move || keys.problem()),
+        reloads.part(),
+    ];
     let health = Health::new(parts, shutdown.ending());
     shutdown.tasks().spawn(behind.watch(shutdown.token()));
     let probes = probes.map(|listener| (listener, health.router()));
@@ -473,9 +482,7 @@ async fn open_late(audit: &Audit, config: &audit::Config, stop: &CancellationTok
         if stop.run_until_cancelled(tokio::time::sleep(JOURNAL_AGAIN)).await.is_none() {
             return;
         }
-        if let Err(error) = audit.open_late(config).await {
-            tracing::debug!(error = %Chain(&error), "the audit journal cannot be opened yet");
-        }
+        audit.open_late(config).await;
     }
 }
 
@@ -587,8 +594,9 @@ async fn core_routes(
     let lends = tested.clone();
     let mut parts = vec![
         Part::needed("journal", journal),
-        Part::needed("reconciler", closing),
-        // Who calls is told what AWS or the issuer has; nobody is served better by a core that is taken away.
+        // Who calls is told what AWS or the issuer has; nobody is served better by a core that is taken away. What keeps one core
+        // from closing, an account without its role or AWS itself, keeps all of them.
+        Part::told("reconciler", closing),
         Part::told("aws", move || asked.unreachable().or_else(|| tested.as_ref().and_then(SelfTest::unreachable))),
         Part::told("sts", move || lends.as_ref().and_then(SelfTest::refused)),
         Part::told("keys", move || keys.as_ref().and_then(|keys| keys.problem())),
@@ -629,7 +637,15 @@ async fn core_parts(
     let policies = Arc::new(Policies::load(&config.policy)?);
     let cache = cache(config, shared.clone(), &clock)?;
     let aws = aws.with_cache(cache);
-    // The journal is opened last: a start that fails leaves no file.
+    telemetry::begin_at_zero(Tool::ALL.into_iter().filter(|tool| tool.can_change()).map(Tool::name));
+    let actions = Actions::embedded()?;
+    let approvals = approvals_over(config, shared, &clock)?;
+    if approvals.is_none() && policies.current().wants_approvals() {
+        tracing::warn!(
+            "policies want somebody's word, and without `[approvals]` nobody is asked: what they want vouched for is refused"
+        );
+    }
+    // The journal is opened last: what is wrong with the configuration has been said, and left no file.
     let audit = match Journal::open(&config.audit, clock.clone()) {
         Ok(journal) => {
             tell_of(journal.as_ref());
@@ -644,14 +660,6 @@ async fn core_parts(
         }
         Err(error) => return Err(error.into()),
     };
-    telemetry::begin_at_zero(Tool::ALL.into_iter().filter(|tool| tool.can_change()).map(Tool::name));
-    let actions = Actions::embedded()?;
-    let approvals = approvals_over(config, shared, &clock)?;
-    if approvals.is_none() && policies.current().wants_approvals() {
-        tracing::warn!(
-            "policies want somebody's word, and without `[approvals]` nobody is asked: what they want vouched for is refused"
-        );
-    }
     let leases = config.leases.clone();
     let broker = Broker::new(
         Arc::clone(&policies),

@@ -2,7 +2,7 @@
 //! than up or down. Which part is how, by name, is told to callers with a good token, by the gRPC health service to peers
 //! with a certificate, and in the log as it changes.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -77,7 +77,8 @@ struct Inner {
     parts: Vec<Part>,
     /// Set once the process is to take no more work.
     ending: CancellationToken,
-    told: Mutex<BTreeMap<&'static str, String>>,
+    /// The parts of which it was said that they are not well.
+    told: Mutex<BTreeSet<&'static str>>,
 }
 
 impl std::fmt::Debug for Health {
@@ -111,17 +112,14 @@ impl Health {
         Self(Arc::new(Inner { parts, ending, told: Mutex::default() }))
     }
 
-    /// What is wrong with each part, if anything; what has changed since anyone asked goes to the log.
+    /// What is wrong with each part, if anything. That a part is not well, or well again, goes to the log once.
     pub fn parts(&self) -> Vec<(&'static str, Option<String>)> {
         let parts: Vec<_> = self.0.parts.iter().map(|part| (part.name, (part.check)())).collect();
         let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, problem) in &parts {
             match problem {
-                Some(problem) if !told.contains_key(name) => {
-                    tracing::warn!(part = name, problem, "a part is not well");
-                    told.insert(name, problem.clone());
-                }
-                None if told.remove(name).is_some() => tracing::info!(part = name, "a part is well again"),
+                Some(problem) if told.insert(name) => tracing::warn!(part = name, problem, "a part is not well"),
+                None if told.remove(name) => tracing::info!(part = name, "a part is well again"),
                 _ => {}
             }
         }
@@ -130,21 +128,26 @@ impl Health {
 
     /// Whether the process takes work, and every part that it needs is well.
     pub fn is_ready(&self) -> bool {
-        let parts = self.parts();
+        self.is_ready_with(&self.parts())
+    }
+
+    fn is_ready_with(&self, parts: &[(&'static str, Option<String>)]) -> bool {
         let needed = |name: &str| self.0.parts.iter().any(|part| part.name == name && part.decides);
         !self.0.ending.is_cancelled() && !parts.iter().any(|(name, problem)| problem.is_some() && needed(name))
     }
 
     /// Everything by name, for those who may know.
     pub fn report(&self) -> Value {
-        let parts = self.parts().into_iter().map(|(name, problem)| {
+        let parts = self.parts();
+        let status = if self.is_ready_with(&parts) { "ready" } else { "not ready" };
+        let parts = parts.into_iter().map(|(name, problem)| {
             let state = problem
                 .map_or_else(|| json!({"status": "up"}), |problem| json!({"status": "down", "problem": problem}));
             (name.to_owned(), state)
         });
         let parts = parts.collect::<serde_json::Map<_, _>>();
         let ending = self.0.ending.is_cancelled();
-        json!({"status": if self.is_ready() { "ready" } else { "not ready" }, "ending": ending, "parts": parts})
+        json!({"status": status, "ending": ending, "parts": parts})
     }
 
     /// The probes and nothing else, as strangers are answered, whatever they send.
@@ -162,7 +165,7 @@ impl Health {
     }
 }
 
-/// `GET /health`: that the process answers, in the form its predecessor used.
+/// `GET /health`: that the process answers, as what watched an earlier whitelistmcp reads it.
 pub async fn health() -> Json<Value> {
     Json(json!({"status": "healthy", "service": "whitelistmcp-mcp", "version": env!("CARGO_PKG_VERSION")}))
 }

@@ -255,12 +255,9 @@ impl Function {
     /// Opens a journal that could not be opened at the start.
     async fn open(&self) {
         let Some(behind) = self.behind.as_ref().filter(|behind| behind.audit.awaits_its_journal()) else { return };
-        match behind.audit.open_late(&behind.journal).await {
-            Ok(()) if behind.audit.keeps_a_journal() => {
-                tokio::spawn(recover::run(Arc::clone(&behind.broker), behind.stop.clone()));
-            }
-            Ok(()) => {}
-            Err(error) => tracing::error!(error = %Chain(&error), "the audit journal cannot be opened yet"),
+        behind.audit.open_late(&behind.journal).await;
+        if behind.audit.keeps_a_journal() {
+            tokio::spawn(recover::run(Arc::clone(&behind.broker), behind.stop.clone()));
         }
     }
 

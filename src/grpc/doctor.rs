@@ -150,7 +150,7 @@ impl Core {
     }
 
     /// Whether it serves, by the gRPC health protocol; what is wrong if not.
-    pub async fn serves(&self) -> Result<(), String> {
+    pub async fn serves(&self) -> Result<(), probe::Problem> {
         probe::ask(&self.0).await
     }
 

@@ -21,11 +21,22 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// What is wrong with the service behind an edge.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// It cannot be asked, or does not answer in words that can be read.
+    #[error("{0}")]
+    Away(String),
+    /// It answers, and some part of it that it needs is not well: what it can do without that part it still does.
+    #[error("it says that it is not ready")]
+    NotReady,
+}
+
 /// What is known of the service behind an edge. Clones know the same.
 #[derive(Clone, Debug)]
 pub struct Backend {
     link: Link,
-    problem: Arc<Mutex<Option<String>>>,
+    problem: Arc<Mutex<Option<Problem>>>,
 }
 
 impl Backend {
@@ -35,7 +46,7 @@ impl Backend {
     }
 
     /// What was wrong when it was last asked.
-    pub fn problem(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<Problem> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -55,15 +66,15 @@ impl Backend {
 }
 
 /// Asks once; what is wrong if it does not serve.
-pub(super) async fn ask(link: &Link) -> Result<(), String> {
+pub(super) async fn ask(link: &Link) -> Result<(), Problem> {
     let message = Bytes::from(HealthCheckRequest::default().encode_to_vec());
     let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
     let answer = tokio::time::timeout(PATIENCE, link.unary(path, Request::new(message))).await;
-    let answer = answer.map_err(|_| "it does not answer".to_owned())?;
-    let answer = answer.map_err(|status| format!("it cannot be asked: {:?}", status.code()))?;
+    let answer = answer.map_err(|_| Problem::Away("it does not answer".to_owned()))?;
+    let answer = answer.map_err(|status| Problem::Away(format!("it cannot be asked: {:?}", status.code())))?;
     match HealthCheckResponse::decode(answer.into_inner()).map(|answer| answer.status()) {
         Ok(ServingStatus::Serving) => Ok(()),
-        Ok(_) => Err("it says that it is not ready".to_owned()),
-        Err(_) => Err("its answer cannot be read".to_owned()),
+        Ok(_) => Err(Problem::NotReady),
+        Err(_) => Err(Problem::Away("its answer cannot be read".to_owned())),
     }
 }

@@ -297,6 +297,32 @@ async fn parts_are_told_by_name_to_those_who_may_know() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_core_without_its_journal_is_still_heard_through_the_edge() {
+    let aws = AwsDouble::start().await;
+    let service = Processes::start(&aws.access(), &Options::default(), &[]).await;
+    let ready = async || service.get("/readyz").await.expect("an answer").status == 200;
+    eventually("it is ready", async || ready().await.then_some(())).await;
+    let journal = service.path().join("journal");
+    std::fs::rename(&journal, service.path().join("gone")).expect("it moves");
+    let refused = service.call("whitelist_add", add(1)).await;
+    assert!(refused.to_string().contains("AUDIT_UNAVAILABLE"), "{refused:#}");
+
+    let uri = format!("https://localhost:{}/readyz", service.edge_port);
+    let known = eventually("the edge knows", async || {
+        let answer = send(&service.http, http::Method::GET, uri.clone(), Some(&service.token()), &[], Vec::new()).await;
+        let known = answer.expect("an answer").json();
+        (known["parts"]["core.ready"]["status"] == "down").then_some(known)
+    })
+    .await;
+    assert_eq!((known["status"].as_str(), known["parts"]["core"]["status"].as_str()), (Some("ready"), Some("up")));
+    assert!(ready().await, "a balancer leaves it in");
+    let listed = service.call("whitelist_list", json!({"security_group": "staging-db"})).await;
+    assert_eq!(listed["isError"], false, "{listed:#}");
+    std::fs::rename(service.path().join("gone"), &journal).expect("it moves");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_replicas_behind_a_balancer_serve_on_when_one_is_killed() {
     let aws = AwsDouble::start().await;
     aws.rule_limit(100_000);
