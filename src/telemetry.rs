@@ -106,10 +106,10 @@ impl Telemetry {
         let is_named = says("OTEL_SERVICE_NAME", "") || says("OTEL_RESOURCE_ATTRIBUTES", "service.name=");
         let named = Resource::builder();
         let named = if is_named { named } else { named.with_service_name(format!("whitelistmcp-{role}")) };
-        let resource = named
-            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .with_attribute(KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string()))
-            .build();
+        let instance = KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string());
+        let is_known = says("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=");
+        let named = if is_known { named } else { named.with_attribute(instance) };
+        let resource = named.with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))).build();
         let traces = exporters.is_wanted(Signal::Traces).then(|| exporters.spans()).transpose()?.map(|exporter| {
             SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.clone()).build()
         });
