@@ -2,19 +2,23 @@
 
 import json
 import os
-import shutil
+import re
 import socket
 import subprocess
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .judge import BINARY, CHECKOUT, LINT, Wrong, check, must, run
+from .documents import shell
+from .judge import BINARY, CHECKOUT, LINT, TARGET, Wrong, check, must, run
 
 EVENTS = CHECKOUT / "tests/it/lambda"
+# Of Amazon Linux 2023, which `provided.al2023` is.
+PLATFORM_GLIBC = (2, 34)
 PUBLIC_URL = "https://whitelist.example.com/mcp"
 
 
@@ -38,14 +42,22 @@ def wait_for(port: int, what: str, log: Path) -> None:
 
 
 def packaged(scratch: Path) -> Path:
-    """The binary as the platform starts it: an executable file named `bootstrap`, which is all that `cargo lambda build` makes of it.
+    """The function, as the command that its page names packages it; without `--release`, which would compile all of it once more.
 
-    cargo-lambda itself always builds for a `--target` by name, in a directory of its own, which is a compile of everything anew (without
-    zig, by `--compiler cargo`, as well as with it): the release does that, and this takes the binary that all the tests are run with.
+    cargo-lambda builds for a target by name, in a directory of its own beside the one that the tests are built in, and links by zig.
     """
-    bootstrap = scratch / "bootstrap"
-    shutil.copy2(BINARY, bootstrap)
-    must(os.access(bootstrap, os.X_OK), f"{BINARY} is not executable")
+    command = next(words for _, words in shell("docs/deploy/lambda.md", "elsewhere") if words.startswith("cargo lambda build "))
+    command = command.partition("#")[0].replace(" --release", "")
+    must("--disable-optimizations" in command, "cargo-lambda's own optimizations end the process with the first panic")
+    path = f"{LINT}:{os.environ['PATH']}"
+    run("bash", "-euc", f"{command} --lambda-dir {scratch}", within=3000, PATH=path, CARGO_TARGET_DIR=str(TARGET))
+    with zipfile.ZipFile(scratch / "whitelistmcp/bootstrap.zip") as package:
+        must(package.namelist() == ["bootstrap"], f"the package holds {package.namelist()}")
+        must(package.getinfo("bootstrap").external_attr >> 16 & 0o111 == 0o111, "bootstrap is not executable in the package")
+        bootstrap = Path(package.extract("bootstrap", scratch))
+    bootstrap.chmod(0o755)
+    wanted = {tuple(map(int, version)) for version in re.findall(r"GLIBC_(\d+)\.(\d+)", run("readelf", "--version-info", bootstrap))}
+    must(wanted and max(wanted) <= PLATFORM_GLIBC, f"the program wants glibc {max(wanted)}, and the platform has {PLATFORM_GLIBC}")
     return bootstrap
 
 
@@ -118,7 +130,7 @@ def authorised(name: str, key: str, message: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-@check("invoked by cargo-lambda, every kind of event is answered as the platform needs it, and what must be refused is")
+@check("built and invoked by cargo-lambda, every kind of event is answered as the platform needs it, and what must be refused is")
 def invoked() -> None:
     with tempfile.TemporaryDirectory(prefix="lambda-function-") as name:
         scratch = Path(name)
