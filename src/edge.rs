@@ -320,9 +320,7 @@ impl Config {
             None => Ok(()),
         }
     }
-}
 
-impl Config {
     /// The same where a platform does TLS and hands over single requests: nothing is listened on. Fails where it says how TLS is
     /// to be done, as that is not in our hands then.
     pub fn handed_over(mut self) -> Result<Self, ConfigError> {

@@ -24,11 +24,16 @@
 //!
 //! # Who may import whom
 //!
-//! One way only: the binary → [`app`] → [`lambda`] (where the service is a function) → [`edge`] → [`grpc::client`], [`mcp`]; [`app`] → `grpc::server` → [`broker`] →
-//! [`aws`] → [`audit`] → [`policy`] → [`identity`], [`operation`]. The edge imports nothing that could reach AWS. Only
-//! [`app`] and the binary import [`config`]. What replicas share ([`shared`], Redis) and the counts that limit callers
-//! ([`limit`]) are leaves, as are the error codes, TLS, telemetry, health, and what the configuration's schema is made with. [`mcp`], [`policy`] and [`operation`] do no
-//! I/O.
+//! One way only: the binary → [`app`] → [`edge`] → [`grpc::client`], [`mcp`] → [`annotations`]; [`app`] → `grpc::server` →
+//! [`broker`] → [`aws`] → [`audit`] → [`policy`] → [`approval`] → [`identity`], [`operation`]. [`lambda`], where the service is a
+//! function, stands above the edge and looks after the core behind it as [`app`] does. The edge imports nothing that could
+//! reach AWS. Only [`app`] and the binary import [`config`]. [`bridge`] is a client: it shares [`mcp`], [`tls`] and
+//! [`http_client`] with the edge, and nothing with the core. [`limit`] counts what a caller does, by [`identity`] and
+//! [`operation`].
+//!
+//! Leaves: what replicas share ([`shared`], Redis), error codes, TLS, sealing, addresses, the HTTP client, certificates to try it
+//! with, telemetry, and what the configuration's schema is made with. [`mcp`] and [`operation`] do no I/O, and deciding by
+//! [`policy`] does none.
 
 pub mod annotations;
 pub mod app;

@@ -195,6 +195,7 @@ mod tests {
         }
         assert!(one.enter(now).expect_err("open") <= MOST);
     }
+
     #[test]
     fn what_is_sent_again_has_a_budget_that_answers_and_time_fill() {
         let (account, region) = (AccountId::parse("111111111111"), Region::parse("eu-central-1"));

@@ -335,8 +335,8 @@ impl Conversation {
             let work = std::panic::AssertUnwindSafe(answer(&edge, &text, &call, &given_up));
             let reply = work.catch_unwind().await.unwrap_or_else(|_| {
                 let fault = RpcError::new(code::INTERNAL_ERROR, "the service met a fault of its own");
-                let id = ids.first().and_then(|id| RawValue::from_string(id.clone()).ok());
-                Some(Reply::Message(fault.to_body(id.as_deref())))
+                let answer = |id: &String| fault.to_body(RawValue::from_string(id.clone()).ok().as_deref());
+                Some(Reply::Message(one_or_batch(ids.iter().map(answer).collect())))
             });
             Finished { ids, reply, lasting }
         };
@@ -364,6 +364,14 @@ impl Conversation {
         if let Some(given_up) = named.and_then(|named| self.in_flight.get(named.request_id.get())) {
             given_up.cancel();
         }
+    }
+}
+
+/// A single answer as it is, several as the batch that they are.
+fn one_or_batch(mut answers: Vec<Vec<u8>>) -> Vec<u8> {
+    match answers.len() {
+        1 => answers.pop().unwrap_or_default(),
+        _ => [b"[".as_slice(), &answers.join(&b','), b"]"].concat(),
     }
 }
 

@@ -231,7 +231,10 @@ impl Introspection {
             Err(RequestTokenError::ServerResponse(said)) if said.error().as_ref() == "unsupported_token_type" => {
                 Ok(None)
             }
-            Err(error) => Err(AskError::Answer(error.into())),
+            Err(error) => {
+                self.provider.forget();
+                Err(AskError::Answer(error.into()))
+            }
         }
     }
 }

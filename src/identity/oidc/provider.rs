@@ -125,8 +125,7 @@ impl Provider {
         match fetched.await {
             Ok(set) => Ok(set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).collect()),
             Err(error) => {
-                // It may have moved: the next question begins with the metadata.
-                self.metadata.store(None);
+                self.forget();
                 Err(error)
             }
         }
@@ -137,6 +136,11 @@ impl Provider {
         let metadata = self.metadata().await?;
         let endpoint = metadata.introspection_endpoint.as_deref();
         self.own_url(endpoint.ok_or(ProviderError::Missing("introspection_endpoint"))?)
+    }
+
+    /// What the metadata named may have moved: the next question begins with them.
+    pub(super) fn forget(&self) {
+        self.metadata.store(None);
     }
 
     /// The client that this provider is asked with.
