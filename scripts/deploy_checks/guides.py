@@ -20,7 +20,10 @@ from .scripts import tracked
 sys.path.insert(0, str(CHECKOUT / "examples/demo"))
 URL = "https://whitelist.example.com/mcp"
 # The pages that are about using and operating it; others have checks of their own.
-GUIDES = ("docs/FAQ.md", "docs/OPERATIONS.md", "docs/README.md", "docs/deploy/ci-cd.md", "docs/deploy/cost.md")
+GUIDES = (
+    "README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/AUDIT.md", "docs/ERRORS.md", "docs/FAQ.md", "docs/LEASES.md", "docs/MIGRATING.md", "docs/OPERATIONS.md",
+    "docs/README.md", "docs/TELEMETRY.md", "docs/THREAT-MODEL.md", "docs/deploy/ci-cd.md", "docs/deploy/cost.md",
+)
 
 
 def guides() -> list[str]:
