@@ -241,7 +241,9 @@ def prometheus() -> None:
                 (root / target.lstrip("/")).write_text(text.replace("[/etc/prometheus/", f"[{root}/etc/prometheus/"))
         said = run("promtool", "check", "config", root / "etc/prometheus/prometheus.yml")
         must(re.search(r"SUCCESS: \d+ rules? found", said) and "1 rule files found" in said, said)
-    run("promtool", "test", "rules", "alerts_test.yaml", cwd=DEPLOY / "observability")
+    tests = sorted(path.name for path in (DEPLOY / "observability").glob("*_test.yaml"))
+    must("certificates_test.yaml" in tests, f"only {tests}")
+    run("promtool", "test", "rules", *tests, cwd=DEPLOY / "observability")
 
 
 @check("Grafana is provisioned with the dashboard, and with the Prometheus that is there")
