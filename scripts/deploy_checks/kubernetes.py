@@ -4,6 +4,7 @@ What cannot be shown here, as there is no cluster: that a controller of cert-man
 its documentation says. What they are told is judged, and the very configurations are served by real processes (`rehearsal`).
 """
 
+import configparser
 import functools
 import ipaddress
 import json
@@ -657,3 +658,15 @@ def spire() -> None:
         must(set(said) == known and said["omit_expired"] is True, f"{name}: {said}")
         written = {key: f"{said['cert_dir']}/{said[key]}" for key in files}
         must(written == files, f"{name}: spiffe-helper writes {written}, and {files} are read")
+        must(name == "chart" or f"spiffe-helper-{name}.conf" in text and f"spiffe-helper-{name}.conf" in page, f"{name}: the file has another's name")
+    # On one host, each with a directory that is the other's neither in whole nor in part, and that somebody makes.
+    places = {name: Path(files["svid_file_name"]).parent for name, files in read.items() if name != "chart"}
+    must(not places["edge"].is_relative_to(places["core"].parent) and not places["core"].is_relative_to(places["edge"].parent), f"edge and core share {places}")
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(re.search(r"```ini\n(.*?)```", page, re.DOTALL)[1])
+    made = unit["Service"]["RuntimeDirectory"].split()
+    must(f"/run/{made[-1]}" == str(places["edge"]) and unit["Service"]["RuntimeDirectoryMode"] == "0700", f"the unit makes {made}")
+    started = {unit["Service"][key].split(" -daemon-mode=false")[0] for key in ("ExecStartPre", "ExecStart")}
+    must(started == {"/usr/local/bin/spiffe-helper -config /etc/whitelistmcp/spiffe-helper-edge.conf"}, f"the unit starts {started}")
+    must(f"unix:user:{unit['Service']['User']} " in page, f"{unit['Service']['User']} is nobody who is registered")
