@@ -333,6 +333,30 @@ def meet() -> None:
             must(host in registered["core"]["dnsNameTemplates"], f"{example}: no DNS name for {host}")
 
 
+@check("the page on cert-manager names the certificates that the chart asks for, and each is renewed before the alert would speak of it")
+def asked_for() -> None:
+    page = (CHECKOUT / "docs/deploy/cert-manager.md").read_text()
+    told = {row[0]: row[1:] for row in re.findall(r"^\| `([\w-]+)` \|(?: (?:URI|DNS) `(.+?)`)?[^|]*\| ([a-z ]+) \| `([\w-]+)`, ", page, re.MULTILINE)}
+    issued = {}
+    for thing in of_kind(rendered("load-balancer"), "Certificate"):
+        spec = thing["spec"]
+        # The first, by which it is known.
+        name = [*spec.get("uris", []), *spec.get("dnsNames", []), ""][0]
+        issued[name_of(thing)] = (name, next(usage for usage in spec["usages"] if usage in ("client auth", "server auth", "cert sign")), spec["secretName"])
+    must(told == issued, f"the page says {told}, and the chart asks for {issued}")
+    for example in EXAMPLES:
+        for thing in of_kind(rendered(example), "Certificate"):
+            whole, left = (int(thing["spec"][key].removesuffix("h")) for key in ("duration", "renewBefore")) if "duration" in thing["spec"] else (3, 1)
+            # CertificateEndsSoon: a week, and a quarter.
+            must(left > whole / 4 or left > 7 * 24, f"{example}: {name_of(thing)} is renewed {left} hours before its end, of {whole}")
+    schema = json.loads(CRDS.read_text())["cert-manager.io/v1 Certificate"]
+    examples = [thing for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) for thing in parsed(block)]
+    judge = "import json, sys, jsonschema\ns, d = json.load(sys.stdin); jsonschema.Draft202012Validator(s).validate(d)"
+    run(LINT / "python", "-c", judge, stdin=json.dumps([schema, next(thing for thing in examples if thing["kind"] == "Certificate")]))
+    bundle = next(thing for thing in examples if thing["kind"] == "Bundle")
+    must(f"secret: {name_of(bundle)}, key: {bundle['spec']['target']['secret']['key']}," in page, "edge and core are given another secret than the bundle's")
+
+
 @check("each way in is the one that is meant: 80 or 443 to 8080, TLS by the edge or by a declared proxy alone")
 def ways_in() -> None:
     for example, objects in everything().items():
