@@ -359,6 +359,9 @@ def asked_for() -> None:
 
 @check("each way in is the one that is meant: 80 or 443 to 8080, TLS by the edge or by a declared proxy alone")
 def ways_in() -> None:
+    # What no object here can make sure of: that the proxy sees who calls.
+    for file in (CHECKOUT / "docs/deploy/kubernetes.md", VALUES / "ingress.yaml"):
+        must("externalTrafficPolicy: Local" in file.read_text() and "PROXY protocol" in file.read_text(), f"{file.name} does not say that a proxy must see who calls")
     for example, objects in everything().items():
         edge = tomllib.loads(configuration(objects, "edge"))["edge"]
         service = next(thing for thing in of_kind(objects, "Service") if name_of(thing).endswith("-edge"))["spec"]
