@@ -2,7 +2,7 @@
 # docs/deploy/container.md says how to build and run it.
 #
 # Both bases are named by the digest of their index of platforms. `docker buildx imagetools inspect NAME:TAG` tells the digest that a tag has
-# today; change tag and digest together.
+# today; change tag and digest together, those of the last stage in its labels as well.
 
 # The C compiler that aws-lc wants is in the slim image too; it asks for no cmake.
 FROM rust:1.95.0-slim-bookworm@sha256:d7482085ff5b415f84dba5647ae71606650bdef00db7aeb69f4b3d170c3e4082 AS toolchain
@@ -52,9 +52,12 @@ FROM gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57
 ARG VERSION=unversioned
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
+# Where the sources and the documents are is up to who builds: `--label org.opencontainers.image.source=URL`, `…url`, `…documentation`.
 LABEL org.opencontainers.image.title="whitelistmcp" \
       org.opencontainers.image.description="Opens and closes IP allow-list rules in AWS security groups, over MCP and gRPC" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.base.name="gcr.io/distroless/cc-debian12:nonroot" \
+      org.opencontainers.image.base.digest="sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"

@@ -246,13 +246,14 @@ def rehearse(stack: Stack) -> None:
         stack.start(name)
     for name in ("redis", "moto", "provider", "core"):
         stack.healthy(name)
+    # The edge waits for its end.
+    must(json.loads(stack.once("bootstrap"))["opted_in"], "nothing is opted in")
+    must(stack.once("bootstrap") == "", "`bootstrap` sets up a second time")
     stack.start("edge")
     stack.healthy("edge")
     stack.healthy("edge", "--ready")
     show("redis, core, edge, the emulator and the provider start, and the health check of each passes")
 
-    must(json.loads(stack.once("bootstrap"))["opted_in"], "nothing is opted in")
-    must(stack.once("bootstrap") == "", "`bootstrap` sets up a second time")
     token = stack.once("token")
     must(token.count(".") == 2, f"no token: {token}")
     show("`bootstrap` sets the emulator up, once; `token` logs alice in")

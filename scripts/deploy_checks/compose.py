@@ -64,7 +64,11 @@ def sound() -> None:
     run(NODE_BIN / "dclint", "--config", HERE / ".dclintrc.yaml", "--max-warnings", "0", *sorted(HERE.glob("compose*.yaml")))
     for files in (("compose.yaml",), ("compose.yaml", "compose.credentials.yaml"), ("compose.yaml", "compose.try.yaml")):
         must({"edge", "core", "redis", "collector", "prometheus", "grafana"} <= set(whole(*files)["services"]), f"{files}: services are missing")
-    must(len({line for file in HERE.glob("compose*.yaml") for line in file.read_text().splitlines() if line.startswith("name:")}) == 1, "they name different projects")
+    # The trial is a project of its own: `down --volumes` of it must not find the journal of the real one.
+    named = {file.name: re.findall(r"^name: (\S+)$", file.read_text(), re.MULTILINE) for file in HERE.glob("compose*.yaml")}
+    must(named == {"compose.yaml": ["whitelistmcp"], "compose.credentials.yaml": ["whitelistmcp"], "compose.try.yaml": ["whitelistmcp-try"]}, f"projects: {named}")
+    take_away = re.findall(r"^docker compose.* down --volumes.*$", PAGE.read_text(), re.MULTILINE)
+    must(take_away and all("--project-name whitelistmcp-try " in line for line in take_away), f"the page takes away more than the trial: {take_away}")
 
 
 @check("every container: pinned, read-only, without capabilities, as somebody who is not root, bounded, and asked how it is")
@@ -91,6 +95,31 @@ def hardened() -> None:
         asked = {key: service["healthcheck"][key] for key in ("test", "interval", "timeout", "retries")}
         must(asked == {"test": ["CMD", PROGRAM, "health"], "interval": "30s", "timeout": "10s", "retries": 3}, f"{name}: {asked}")
         must(int(service["stop_grace_period"].rstrip("s")) > 25, f"{name} is killed before `[shutdown] grace` is over")
+
+
+@check("whatever runs to its end has somebody who waits for that, and no two wait for one another, so that `up --wait` succeeds")
+def adopted() -> None:
+    # docker/compose, issue 10596.
+    services = both()["services"]
+    waits = {name: dict(service.get("depends_on") or {}) for name, service in services.items()}
+    for name, service in services.items():
+        if (mode := service.get("network_mode", "")).startswith("service:"):
+            waits[name].setdefault(mode.partition(":")[2], {"condition": "service_started"})
+        if name in ONCE and not service.get("profiles"):
+            by = [other for other, needs in waits.items() if other not in ONCE and needs.get(name, {}).get("condition") == "service_completed_successfully"]
+            must(by, f"{name} ends, and nobody waits for its end: `up --wait` fails")
+    left = dict(waits)
+    while free := [name for name, needs in left.items() if not set(needs) & set(left)]:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    must(not left, f"these wait for one another: {sorted(left)}")
+
+
+@check("the page runs `prepare` once on each way through it, as a second time it fails")
+def prepared() -> None:
+    for part in PAGE.read_text().split("\n## "):
+        blocks = re.findall(r"^```sh \w+\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+        asked = sum(block.count("run --rm prepare") for block in blocks)
+        must(asked == part.startswith(("Try it", "For real")), f"{part.splitlines()[0]}: `prepare` is run {asked} times")
 
 
 @check("only the edge can be reached from outside, and that only if told, only edge, core and Grafana reach out, and only the core has what AWS and the journal need")
@@ -128,21 +157,23 @@ def opened() -> None:
     must("WHITELISTMCP_ADDRESS=0.0.0.0" in PAGE.read_text() and "/.env\n" in (HERE / ".gitignore").read_text(), "the page does not say how, or .env is not ignored")
 
 
-@check("the unit keeps the metadata service from every network with a way out but `aws`, before Docker, and the page installs it")
+@check("the unit keeps the metadata service from everybody but the network `aws`, on which the core alone is, before Docker, and the page installs it")
 def metadata() -> None:
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(HERE / "no-metadata.service")
-    start, stop = (re.fullmatch(r"\S+/iptables --wait --table raw --(?:insert|delete) PREROUTING --source (\S+) --destination 169\.254\.169\.254/32 --jump DROP", unit["Service"][key]) for key in ("ExecStart", "ExecStop"))
+    start, stop = (re.fullmatch(r"\S+/iptables --wait --table raw --(?:insert|delete) PREROUTING ! --source (\S+) --destination 169\.254\.169\.254/32 --jump DROP", unit["Service"][key]) for key in ("ExecStart", "ExecStop"))
     must(start and stop and start[1] == stop[1] and "--insert" in start[0] and "--delete" in stop[0], "what is put in is not what is taken out")
     must(unit["Unit"]["Before"] == unit["Install"]["RequiredBy"] == "docker.service", "Docker may start without it")
-    kept_out = ipaddress.ip_network(start[1])
+    let_in = ipaddress.ip_network(start[1])
+    on_it = {name for name, service in whole("compose.yaml", "compose.credentials.yaml")["services"].items() if "aws" in by_name(service.get("networks")) or service.get("network_mode") in ("host", "service:core")}
+    must(on_it == {"core"}, f"these have the core's identity as well: {on_it}")
     for name, network in both()["networks"].items():
         if not (network or {}).get("internal"):
             subnets = [ipaddress.ip_network(one["subnet"]) for one in ((network or {}).get("ipam") or {}).get("config", [])]
             must(subnets, f"{name} has a way out and no fixed addresses")
-            must(all(subnet.overlaps(kept_out) == subnet.subnet_of(kept_out) == (name != "aws") for subnet in subnets), f"{name}: {subnets}, and {kept_out} is kept out")
-    must("deploy/compose/no-metadata.service" in PAGE.read_text() and str(kept_out) in PAGE.read_text(), "the page does not install the unit, or names another network")
+            must(subnets == [let_in] if name == "aws" else not any(subnet.overlaps(let_in) for subnet in subnets), f"{name}: {subnets}, and {let_in} is let in")
+    must("deploy/compose/no-metadata.service" in PAGE.read_text() and str(let_in) in PAGE.read_text(), "the page does not install the unit, or names another network")
 
 
 @check("what is mounted is there, and what the configuration files name is mounted where they name it")
@@ -241,7 +272,9 @@ def prometheus() -> None:
                 (root / target.lstrip("/")).write_text(text.replace("[/etc/prometheus/", f"[{root}/etc/prometheus/"))
         said = run("promtool", "check", "config", root / "etc/prometheus/prometheus.yml")
         must(re.search(r"SUCCESS: \d+ rules? found", said) and "1 rule files found" in said, said)
-    run("promtool", "test", "rules", "alerts_test.yaml", cwd=DEPLOY / "observability")
+    tests = sorted(path.name for path in (DEPLOY / "observability").glob("*_test.yaml"))
+    must("certificates_test.yaml" in tests, f"only {tests}")
+    run("promtool", "test", "rules", *tests, cwd=DEPLOY / "observability")
 
 
 @check("Grafana is provisioned with the dashboard, and with the Prometheus that is there")

@@ -232,10 +232,16 @@ def says() -> None:
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in about["Labels"].items()}
     expected = {"version": "9.8.7", "revision": "0123abc", "created": "2026-01-02T03:04:05Z", "title": "whitelistmcp", "licenses": "MIT OR Apache-2.0"}
     must(expected.items() <= labels.items(), f"labels: {labels}")
+    base = re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.MULTILINE)[-1]
+    must(f"{labels.get('base.name')}@{labels.get('base.digest')}" == base, f"the labels say another base than {base}: {labels}")
+    # Where the sources are is said where the manifest says it, and nowhere made up.
+    repository = tomllib.loads((CHECKOUT / "Cargo.toml").read_text())["package"].get("repository")
+    must(labels.get("source") == repository, f"the label says that the sources are at {labels.get('source')}, and Cargo.toml at {repository}")
+    must(all(labels.values()), f"a label says nothing: {labels}")
     must(not any(entry.startswith(("WHITELISTMCP_", "MCP_", "AWS_")) for entry in about["Env"]), f"variables: {about['Env']}")
 
 
-@check("in the image: no shell, nothing set-uid, nothing of the service's writable but its two places, every library found")
+@check("what our stage adds to a base that stands in for distroless: no shell, nothing set-uid, nothing of the service's to write but its two places; and every library is found")
 def bare() -> None:
     root = image().root
     programs = []

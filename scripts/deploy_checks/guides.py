@@ -355,3 +355,10 @@ def cost() -> None:
 def counts(text: str) -> dict[str, int]:
     """Numbers of actions, such as `2 AssumeRole, 1 CreateTags`."""
     return {action: int(float(count)) for count, action in re.findall(r"([\d.]+) ([A-Z]\w+)", text)}
+
+
+@check("each page on where it runs says where the audit journal is")
+def journals() -> None:
+    place = re.compile(r"^## The (?:audit )?journal$|\[audit\] directory|[Jj]ournal\b[^.|]{0,120}\bvolume\b", re.MULTILINE)
+    for page in tracked("docs/deploy/*.md"):
+        must(place.search(text_of(page)), f"{page} does not say where the journal is")

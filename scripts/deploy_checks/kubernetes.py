@@ -4,6 +4,7 @@ What cannot be shown here, as there is no cluster: that a controller of cert-man
 its documentation says. What they are told is judged, and the very configurations are served by real processes (`rehearsal`).
 """
 
+import configparser
 import functools
 import ipaddress
 import json
@@ -88,7 +89,7 @@ def lint() -> None:
         must("[WARNING]" not in said and "[ERROR]" not in said, f"{example}: {said}")
 
 
-@check("what is rendered is valid by the schemas of Kubernetes, old and new, and of the resources that others define")
+@check("what is rendered is valid by the schemas of Kubernetes, old and new; of the resources that others define, each has no field but those that are written down here by their documentation")
 def valid() -> None:
     schemas = json.loads(CRDS.read_text())
     defined = []
@@ -162,12 +163,18 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("load-balancer", ["config.edge.events.file=/x"], "no disk to write to"),
     ("load-balancer", ["config.aws.credentials_file=/x"], "config.aws.credentials_file is set by the chart"),
     ("load-balancer", ["config.aws.accounts[0].id=1"], "/config/aws/accounts/0/id"),
+    ("load-balancer", ["telemetry.variables.OTEL_RESOURCE_ATTRIBUTES=a=b"], "telemetry.variables.OTEL_RESOURCE_ATTRIBUTES is set by the chart"),
+    ("load-balancer", ["telemetry.variables.OTEL_EXPORTER_OTLP_ENDPOINT=http://a:1"], "telemetry.variables.OTEL_EXPORTER_OTLP_ENDPOINT is set by the chart"),
+    ("load-balancer", ["telemetry.variables.OTEL_EXPORTER_OTLP_PROTOCOL=grpc"], "telemetry.variables.OTEL_EXPORTER_OTLP_PROTOCOL is set by the chart"),
+    ("ingress", ["networkPolicy.callerEntities[0]=ingress"], "only Cilium knows entities"),
+    ("gateway-cilium", ["networkPolicy.callerEntities[0]=world"], "/networkPolicy/callerEntities/0"),
+    ("gateway-cilium", ["networkPolicy.callerEntities=null"], "say where the ingress controller or gateway runs"),
     ("load-balancer", ["networkPolicy.issuers=null"], "name the addresses of your issuers"),
     ("load-balancer", ["networkPolicy.telemetry=null"], "say where telemetry.endpoint is"),
     ("load-balancer", ["networkPolicy.services[0].podSelector=null", "networkPolicy.services[0].namespaceSelector=null"], "/networkPolicy/services/0"),
     ("load-balancer", ["config.approvals.wait=30m"], "needs redis.url"),
     ("load-balancer", ["edge.files[0].secret=a", "edge.files[0].key=b", "edge.files[0].path=c"], "does not speak of /etc/whitelistmcp/c"),
-    ("ingress", ["edge.autoscaling.on=requests"], "the metric is sent to telemetry.endpoint"),
+    ("own-certificates", ["edge.autoscaling.on=requests"], "the metric is sent to telemetry.endpoint"),
     ("load-balancer", ["telemetry.endpoint="], "or take `cpu`"),
     ("ingress", ["edge.trustedProxies=null"], "plain HTTP to declared proxies alone"),
     ("ingress", ["edge.ingress.tlsSecret="], "edge.ingress.tlsSecret"),
@@ -238,6 +245,8 @@ def restricted() -> None:
                 must(context["capabilities"] == {"drop": ["ALL"]} and not context.get("privileged"), f"{at}: {context}")
                 must(not any("hostPort" in port for port in container.get("ports", [])), f"{at}: a port of the host's")
                 must({"requests", "limits"} <= set(container["resources"]), f"{at}: resources")
+                names = [entry["name"] for entry in container.get("env", [])]
+                must(len(names) == len(set(names)), f"{at}: a variable is there twice: {names}")
                 image = container["image"]
                 must(re.fullmatch(r"[^:@]+(:[^:@]+)?(@sha256:[0-9a-f]{64}|:[^:@]+)", image) and not image.endswith(":latest"), f"{at}: {image}")
         for account in of_kind(objects, "ServiceAccount"):
@@ -324,8 +333,35 @@ def meet() -> None:
             must(host in registered["core"]["dnsNameTemplates"], f"{example}: no DNS name for {host}")
 
 
+@check("the page on cert-manager names the certificates that the chart asks for, and each is renewed before the alert would speak of it")
+def asked_for() -> None:
+    page = (CHECKOUT / "docs/deploy/cert-manager.md").read_text()
+    told = {row[0]: row[1:] for row in re.findall(r"^\| `([\w-]+)` \|(?: (?:URI|DNS) `(.+?)`)?[^|]*\| ([a-z ]+) \| `([\w-]+)`, ", page, re.MULTILINE)}
+    issued = {}
+    for thing in of_kind(rendered("load-balancer"), "Certificate"):
+        spec = thing["spec"]
+        # The first, by which it is known.
+        name = [*spec.get("uris", []), *spec.get("dnsNames", []), ""][0]
+        issued[name_of(thing)] = (name, next(usage for usage in spec["usages"] if usage in ("client auth", "server auth", "cert sign")), spec["secretName"])
+    must(told == issued, f"the page says {told}, and the chart asks for {issued}")
+    for example in EXAMPLES:
+        for thing in of_kind(rendered(example), "Certificate"):
+            whole, left = (int(thing["spec"][key].removesuffix("h")) for key in ("duration", "renewBefore")) if "duration" in thing["spec"] else (3, 1)
+            # CertificateEndsSoon: a week, and a quarter.
+            must(left > whole / 4 or left > 7 * 24, f"{example}: {name_of(thing)} is renewed {left} hours before its end, of {whole}")
+    schema = json.loads(CRDS.read_text())["cert-manager.io/v1 Certificate"]
+    examples = [thing for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) for thing in parsed(block)]
+    judge = "import json, sys, jsonschema\ns, d = json.load(sys.stdin); jsonschema.Draft202012Validator(s).validate(d)"
+    run(LINT / "python", "-c", judge, stdin=json.dumps([schema, next(thing for thing in examples if thing["kind"] == "Certificate")]))
+    bundle = next(thing for thing in examples if thing["kind"] == "Bundle")
+    must(f"secret: {name_of(bundle)}, key: {bundle['spec']['target']['secret']['key']}," in page, "edge and core are given another secret than the bundle's")
+
+
 @check("each way in is the one that is meant: 80 or 443 to 8080, TLS by the edge or by a declared proxy alone")
 def ways_in() -> None:
+    # What no object here can make sure of: that the proxy sees who calls.
+    for file in (CHECKOUT / "docs/deploy/kubernetes.md", VALUES / "ingress.yaml"):
+        must("externalTrafficPolicy: Local" in file.read_text() and "PROXY protocol" in file.read_text(), f"{file.name} does not say that a proxy must see who calls")
     for example, objects in everything().items():
         edge = tomllib.loads(configuration(objects, "edge"))["edge"]
         service = next(thing for thing in of_kind(objects, "Service") if name_of(thing).endswith("-edge"))["spec"]
@@ -344,6 +380,8 @@ def ways_in() -> None:
             rule = route["spec"]["rules"][0]
             must(rule["host"] == host[1] and route["spec"]["tls"][0]["hosts"] == [host[1]], f"{example}: {route['spec']}")
             must([path["path"] for path in rule["http"]["paths"]] == ["/"], f"{example}: not every path is led to the edge")
+            controller = text_of(example.removeprefix("kustomize "))
+            must("ingress-nginx" not in controller and "nginx.ingress" not in controller, f"{example}: of a controller that nobody maintains")
         for route in of_kind(objects, "HTTPRoute"):
             must(route["spec"]["hostnames"] == [host[1]], f"{example}: {route['spec']}")
 
@@ -372,13 +410,18 @@ def identities() -> None:
         must([name_of(claim) for claim in claims] == ["journal"] and journal.startswith(mounts["journal"] + "/"), f"{example}: {journal}")
         must(core["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}, f"{example}: the journal would go")
     must({"irsa", "webIdentity", "other"} <= found, f"the examples show {found}")
+    # EKS sets the Region for IRSA, unless values do.
+    for region, change in ((None, []), ("eu-west-3", ["--set", "core.identity.region=eu-west-3"])):
+        core = of_kind(parsed(template("--values", str(VALUES / "load-balancer.yaml"), *change)), "StatefulSet")[0]["spec"]["template"]["spec"]
+        said = {entry["name"]: entry.get("value") for entry in core["containers"][0]["env"]}.get("AWS_REGION")
+        must(said == region, f"with core.identity.region={region} the core is told {said}")
 
 
 # === Who may reach whom ===
 
 
 class Endpoint:
-    """Somebody on the network: a pod with labels in a namespace, an address outside, or the node itself, which Cilium calls an entity."""
+    """Somebody on the network: a pod with labels in a namespace, an address outside, or what Cilium calls an entity: the node, and its own proxy."""
 
     def __init__(self, address: str, namespace: str | None = None, labels: dict[str, str] | None = None, name: str | None = None, entity: str | None = None) -> None:
         self.address, self.namespace, self.labels, self.name, self.entity = ipaddress.ip_address(address), namespace, labels or {}, name, entity
@@ -391,15 +434,19 @@ def world(instance: str) -> dict[str, Endpoint]:
         "core": Endpoint("10.244.1.2", "whitelistmcp", own | {"app.kubernetes.io/component": "core"}),
         "test": Endpoint("10.244.1.3", "whitelistmcp", own | {"app.kubernetes.io/component": "test"}),
         "neighbour": Endpoint("10.244.1.4", "whitelistmcp", {"app": "other"}),
-        "ingress": Endpoint("10.244.2.1", "ingress-nginx", {"app.kubernetes.io/component": "controller"}),
+        "ingress": Endpoint("10.244.2.1", "haproxy-controller", {"app.kubernetes.io/name": "kubernetes-ingress"}),
         "gateway": Endpoint("10.244.2.2", "gateways", {"app": "gateway"}),
+        "cilium's gateway": Endpoint("10.244.2.3", entity="ingress"),
         "runner": Endpoint("10.244.3.1", "ci", {"app": "runner"}),
         "stranger": Endpoint("10.244.3.2", "default", {"app": "runner"}),
         "dns": Endpoint("10.244.4.1", "kube-system", {"k8s-app": "kube-dns"}),
+        "local dns": Endpoint("10.244.4.2", "kube-system", {"k8s-app": "node-local-dns"}),
+        "local dns of the node": Endpoint("169.254.20.10", entity="host"),
         "collector": Endpoint("10.244.5.1", "observability", {"app": "collector"}),
         "redis": Endpoint("10.244.6.1", "data", {"app": "redis"}),
         "internet": Endpoint("198.51.100.7"),
         "issuer": Endpoint("192.0.2.10", name="login.example.com"),
+        "keys": Endpoint("192.0.2.11", name="keys.example.com"),
         "aws": Endpoint("52.94.5.9", name="ec2.eu-central-1.amazonaws.com"),
         "aws elsewhere": Endpoint("52.94.7.7", name="s3.us-east-1.amazonaws.com"),
         "metadata": Endpoint("169.254.169.254"),
@@ -436,10 +483,10 @@ def permitted(objects: list[dict], one: Endpoint, other: Endpoint, port: int, pr
             ports = any(entry["port"] == port and entry["protocol"] == protocol for entry in rule["ports"])
             if ports and any(peer_matches(peer, other) for peer in rule[side] if not (cilium and other.entity and "ipBlock" in peer)):
                 return True
-    for thing in cilium if direction == "out" else []:
-        if selects(thing["spec"]["endpointSelector"], one.labels):
-            for rule in thing["spec"]["egress"]:
-                named = any(entry["matchName"] == other.name for entry in rule.get("toFQDNs", [])) or other.entity in rule.get("toEntities", [])
+    for thing in cilium:
+        if one.namespace == thing["metadata"]["namespace"] and selects(thing["spec"]["endpointSelector"], one.labels):
+            for rule in thing["spec"].get(kind.lower(), []):
+                named = any(entry["matchName"] == other.name for entry in rule.get("toFQDNs", [])) or other.entity in rule.get(f"{side}Entities", [])
                 if named and any(entry["port"] == str(port) for ports in rule["toPorts"] for entry in ports["ports"]):
                     return True
     return False
@@ -451,7 +498,10 @@ EVERYWHERE = LOAD_BALANCED | {"ingress", "gateway-cilium"}
 REACH: list[tuple[str, str, int, set[str]]] = [
     ("internet", "edge", 8080, LOAD_BALANCED),
     ("ingress", "edge", 8080, LOAD_BALANCED | {"ingress"}),
-    ("gateway", "edge", 8080, LOAD_BALANCED | {"gateway-cilium"}),
+    ("gateway", "edge", 8080, LOAD_BALANCED),
+    ("cilium's gateway", "edge", 8080, LOAD_BALANCED | {"gateway-cilium"}),
+    ("cilium's gateway", "edge", 8082, set()),
+    ("cilium's gateway", "core", 8443, set()),
     ("stranger", "edge", 8080, LOAD_BALANCED),
     ("internet", "edge", 8082, set()),
     ("ingress", "edge", 8082, set()),
@@ -483,11 +533,14 @@ REACH: list[tuple[str, str, int, set[str]]] = [
     ("core", "agent", 80, {"everything", "gateway-cilium", "spire"}),
     ("edge", "agent", 80, set()),
     ("core", "agent", 443, set()),
-    ("edge", "collector", 4317, {"load-balancer", "everything"}),
-    ("core", "collector", 4317, {"load-balancer", "everything"}),
+    ("edge", "collector", 4317, {"load-balancer", "ingress", "everything"}),
+    ("core", "collector", 4317, {"load-balancer", "ingress", "everything"}),
     ("edge", "redis", 6379, {"everything"}),
     ("core", "redis", 6379, {"everything"}),
     ("edge", "neighbour", 443, set()),
+    ("edge", "local dns of the node", 443, set()),
+    # What the node is, it is on every address: the agent of Pod Identity.
+    ("core", "local dns of the node", 80, {"gateway-cilium"}),
 ]
 
 
@@ -501,13 +554,35 @@ def reach() -> None:
             may = permitted(objects, who[source], who[to], port, "TCP", "out") and permitted(objects, who[to], who[source], port, "TCP", "in")
             must(may == (example.removeprefix("kustomize ") in where), f"{example}: {source} {'may' if may else 'may not'} reach {to} on {port}")
         for source in ("edge", "core", "test"):
-            must(permitted(objects, who[source], who["dns"], 53, "UDP", "out"), f"{example}: {source} cannot look up names")
+            # A cluster has one of them: its own, NodeLocal DNSCache as pods, or where no pod is. GKE's Cloud DNS is at the metadata service's address. With
+            # Cilium names are learnt from what pods answer, and from nobody else.
+            asked = ["dns", "local dns", *([] if of_kind(objects, "CiliumNetworkPolicy") else ["local dns of the node"]), "metadata"]
+            for server in asked:
+                must(permitted(objects, who[source], who[server], 53, "UDP", "out"), f"{example}: {source} cannot look up names at {server}")
             must(not permitted(objects, who[source], who["internet"], 53, "UDP", "out"), f"{example}: {source} asks anybody for names")
     # The metadata service is opened only for a core that has its identity from there.
     objects = parsed(template("--values", str(VALUES / "load-balancer.yaml"), "--set", "core.identity.from=instance"))
     who = world("whitelistmcp")
     must(permitted(objects, who["core"], who["metadata"], 80, "TCP", "out") and not permitted(objects, who["edge"], who["metadata"], 80, "TCP", "out"), "identity from the instance")
     must(not of_kind(rendered("minimal"), "NetworkPolicy"), "networkPolicy.enabled=false")
+    # A gateway that runs as pods, where names are Cilium's.
+    pods_of_it = ("networkPolicy.callerEntities=null", "networkPolicy.callers[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=gateways")
+    objects = parsed(template("--values", str(VALUES / "gateway-cilium.yaml"), *(word for change in pods_of_it for word in ("--set", change))))
+    let_in = {source for source in ("gateway", "cilium's gateway", "internet", "ingress") if permitted(objects, who["edge"], who[source], 8080, "TCP", "in")}
+    must(let_in == {"gateway"}, f"the edge lets in {let_in}")
+    # Issuers on ports of their own.
+    ports = {"load-balancer": {"issuer": 8443}, "gateway-cilium": {"issuer": 8443, "keys": 9443}}
+    for example, changes in {
+        "load-balancer": ["config.oidc.company.issuer=https://login.example.com:8443"],
+        "gateway-cilium": ["config.oidc.company.issuer=https://login.example.com:8443/realms/company", "config.oidc.company.origins[0]=https://keys.example.com:9443"],
+    }.items():
+        objects = parsed(template("--values", str(VALUES / f"{example}.yaml"), *(word for change in changes for word in ("--set", change))))
+        for source in ("edge", "core"):
+            for to, port in ports[example].items():
+                reached = {each for each in (443, 8443, 9443) if permitted(objects, who[source], who[to], each, "TCP", "out")}
+                # By address alone, the core reaches AWS's port anywhere.
+                must(reached - ({443} if example == "load-balancer" and source == "core" else set()) == {port}, f"{example}: {source} reaches {to} on {reached}, and not on {port}")
+        must(permitted(objects, who["core"], who["aws"], 443, "TCP", "out") and not permitted(objects, who["edge"], who["aws"], 443, "TCP", "out"), f"{example}: AWS, with an issuer on another port")
 
 
 # === The configurations ===
@@ -657,3 +732,15 @@ def spire() -> None:
         must(set(said) == known and said["omit_expired"] is True, f"{name}: {said}")
         written = {key: f"{said['cert_dir']}/{said[key]}" for key in files}
         must(written == files, f"{name}: spiffe-helper writes {written}, and {files} are read")
+        must(name == "chart" or f"spiffe-helper-{name}.conf" in text and f"spiffe-helper-{name}.conf" in page, f"{name}: the file has another's name")
+    # On one host, each with a directory that is the other's neither in whole nor in part, and that somebody makes.
+    places = {name: Path(files["svid_file_name"]).parent for name, files in read.items() if name != "chart"}
+    must(not places["edge"].is_relative_to(places["core"].parent) and not places["core"].is_relative_to(places["edge"].parent), f"edge and core share {places}")
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(re.search(r"```ini\n(.*?)```", page, re.DOTALL)[1])
+    made = unit["Service"]["RuntimeDirectory"].split()
+    must(f"/run/{made[-1]}" == str(places["edge"]) and unit["Service"]["RuntimeDirectoryMode"] == "0700", f"the unit makes {made}")
+    started = {unit["Service"][key].split(" -daemon-mode=false")[0] for key in ("ExecStartPre", "ExecStart")}
+    must(started == {"/usr/local/bin/spiffe-helper -config /etc/whitelistmcp/spiffe-helper-edge.conf"}, f"the unit starts {started}")
+    must(f"unix:user:{unit['Service']['User']} " in page, f"{unit['Service']['User']} is nobody who is registered")

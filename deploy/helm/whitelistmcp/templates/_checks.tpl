@@ -31,11 +31,15 @@
 {{- if and (eq $v.core.identity.from "credentials") (not $v.core.identity.secret) }}{{ fail "core.identity.from is `credentials`: name the secret in core.identity.secret" }}{{ end -}}
 {{- if and $v.config.approvals (not $v.redis.url) (gt (int $v.core.replicas) 1) }}{{ fail "config.approvals with more than one core needs redis.url, where they are kept; or set core.replicas to 1" }}{{ end -}}
 {{- if and $v.edge.autoscaling.enabled (eq $v.edge.autoscaling.on "requests") (not $v.telemetry.endpoint) }}{{ fail "edge.autoscaling.on is `requests`: the metric is sent to telemetry.endpoint, and without it edges would never be scaled; name it, or take `cpu`" }}{{ end -}}
+{{- range $variable := list "OTEL_EXPORTER_OTLP_ENDPOINT" "OTEL_EXPORTER_OTLP_PROTOCOL" "OTEL_RESOURCE_ATTRIBUTES" -}}
+{{- if hasKey $v.telemetry.variables $variable }}{{ fail (printf "telemetry.variables.%s is set by the chart; take it out (telemetry.endpoint, telemetry.protocol; the attributes say which pod it is)" $variable) }}{{ end -}}
+{{- end -}}
 {{- if and $v.redis.url (not (hasPrefix "rediss://" $v.redis.url)) }}{{ fail "redis.url must be rediss://: nothing else is spoken over a network" }}{{ end -}}
 {{- with $v.networkPolicy -}}
 {{- if .enabled -}}
 {{- if and (eq .engine "kubernetes") (not .issuers) }}{{ fail "networkPolicy.issuers: name the addresses of your issuers, which edge and core fetch keys from; [0.0.0.0/0] lets the edge reach everything outside, AWS among it" }}{{ end -}}
-{{- if and (ne $v.edge.exposure "loadBalancer") (not .callers) }}{{ fail "networkPolicy.callers: say where the ingress controller or gateway runs, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress-nginx}}}]" }}{{ end -}}
+{{- if and .callerEntities (ne .engine "cilium") }}{{ fail "networkPolicy.callerEntities: only Cilium knows entities; set networkPolicy.engine to `cilium`, or name the callers in networkPolicy.callers" }}{{ end -}}
+{{- if and (ne $v.edge.exposure "loadBalancer") (not .callers) (not .callerEntities) }}{{ fail "networkPolicy.callers: say where the ingress controller or gateway runs, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: haproxy-controller}}}]; for Cilium's own it is networkPolicy.callerEntities: [ingress]" }}{{ end -}}
 {{- if and $v.telemetry.endpoint (not .telemetry) }}{{ fail "networkPolicy.telemetry: say where telemetry.endpoint is" }}{{ end -}}
 {{- if and $v.redis.url (not .redis) }}{{ fail "networkPolicy.redis: say where redis.url is" }}{{ end -}}
 {{- end -}}

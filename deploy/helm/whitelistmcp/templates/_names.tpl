@@ -49,6 +49,25 @@ labels:
 {{- if regexMatch ":[0-9]+$" $host }}{{ regexFind "[0-9]+$" $host }}{{ else }}{{ .otherwise }}{{ end -}}
 {{- end -}}
 
+{{/* Where keys, metadata and introspection of the issuers are, as `{"ports": {PORT: [HOST, …]}}`. */}}
+{{- define "whitelistmcp.issuers" -}}
+{{- $urls := list -}}
+{{- range $oidc := list .Values.config.oidc (default dict .Values.edge.overrides.oidc) (default dict .Values.core.overrides.oidc) -}}
+{{- range $_, $issuer := $oidc -}}
+{{- with $issuer.issuer }}{{ $urls = append $urls . }}{{ end -}}
+{{- range $issuer.origins }}{{ $urls = append $urls . }}{{ end -}}
+{{- with $issuer.introspection }}{{ with .endpoint }}{{ $urls = append $urls . }}{{ end }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.networkPolicy.issuerNames }}{{ $urls = append $urls (printf "https://%s" .) }}{{ end -}}
+{{- $ports := dict -}}
+{{- range $url := $urls -}}
+{{- $port := include "whitelistmcp.port" (dict "url" $url "otherwise" 443) -}}
+{{- $_ := set $ports $port (append (default list (index $ports $port)) (urlParse $url).hostname | uniq | sortAlpha) -}}
+{{- end -}}
+{{- toJson (dict "ports" $ports) -}}
+{{- end -}}
+
 {{- define "whitelistmcp.edgeServicePort" -}}
 {{- if .Values.edge.service.port }}{{ .Values.edge.service.port }}{{ else }}{{ ternary 80 443 (eq .Values.edge.tls.from "proxy") }}{{ end -}}
 {{- end -}}
