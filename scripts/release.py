@@ -20,7 +20,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 # What lies in an archive beside the program.
-WITH = ["README.md", "CHANGELOG.md", "SECURITY.md", "examples/whitelistmcp.toml"]
+WITH = ["README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE-APACHE", "LICENSE-MIT", "examples/whitelistmcp.toml", "src/policy/default.cedar"]
 # The oldest time that a zip file can say, and the same for tar: archives of the same input are the same bytes.
 ZIP_TIME, TAR_TIME = (1980, 1, 1, 0, 0, 0), 315532800
 
