@@ -66,6 +66,8 @@ const UNTOLD: Duration = Duration::from_secs(30);
 const UNAUTHORIZED: &str = "Unauthorized";
 /// How long a file that has changed is given until it is looked at once more.
 const SETTLES: Duration = Duration::from_millis(200);
+/// How long an event waits for telemetry to be sent: a receiver that is away must not cost callers their answers.
+const SENT_WITHIN: Duration = Duration::from_secs(1);
 /// How long what runs may take to end after SIGTERM: the platform waits for half a second.
 const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -141,6 +143,7 @@ pub struct Function {
     /// None where the core is elsewhere.
     behind: Option<Behind>,
     policies_read: Mutex<Timestamp>,
+    sending: Alone,
     clock: Clock,
 }
 
@@ -173,7 +176,8 @@ impl Function {
     pub fn new(edge: Edge, behind: Option<Behind>, clock: Clock) -> Self {
         let edge = Arc::new(edge.whole());
         let policies_read = Mutex::new(clock.now());
-        Self { router: edge::router::router(&edge), edge, behind, policies_read, clock }
+        let router = edge::router::router(&edge);
+        Self { router, edge, behind, policies_read, sending: Alone::default(), clock }
     }
 
     /// Takes events until the platform ends the process, and then closes what is open.
@@ -219,11 +223,13 @@ impl Function {
     async fn take(&self, event: LambdaEvent<Box<RawValue>>, telemetry: &Arc<Telemetry>) -> Result<Value, Failure> {
         let LambdaEvent { payload, context } = event;
         let span = tracing::info_span!(target: "request", "invocation", faas.invocation_id = context.request_id);
-        let end = self.end(context.deadline);
+        let event = Event::read(&payload);
+        let waited = if let Ok(Event::Http(handed)) = &event { handed.waited } else { None };
+        let end = self.end(context.deadline, waited);
         async {
             self.open().await;
             self.read_policies().await;
-            let answer = match Event::read(&payload) {
+            let answer = match event {
                 Ok(Event::Http(handed)) => Ok(self.serve(*handed, end).await),
                 Ok(Event::Authorizer(asked)) => self.authorize(&asked, end).await,
                 Ok(Event::Schedule) => self.close(end).await,
@@ -242,14 +248,20 @@ impl Function {
         .await
     }
 
-    /// When the platform stops waiting.
-    fn end(&self, deadline_ms: u64) -> Instant {
+    /// When nobody waits any more: the platform, or a gateway that has waited since before this process was there. All that an
+    /// event leads to is over by then, as the answer leaves last.
+    fn end(&self, deadline_ms: u64, waited: Option<Timestamp>) -> Instant {
         let now_ms = u64::try_from(self.clock.now().as_millisecond()).unwrap_or_default();
         let left = match deadline_ms {
             told if told >= TIMES_BEGIN_MS => Duration::from_millis(told.saturating_sub(now_ms)),
             _ => UNTOLD,
         };
-        Instant::now() + left
+        let end = Instant::now() + left;
+        waited.map_or(end, |since| {
+            let gone = Duration::try_from(self.clock.now().duration_since(since)).unwrap_or_default();
+            // Longer ago than any gateway waits: an event that was kept, as tests are.
+            if gone > GATEWAY_WAITS * 2 { end } else { end.min(Instant::now() + GATEWAY_WAITS.saturating_sub(gone)) }
+        })
     }
 
     /// Opens a journal that could not be opened at the start.
@@ -296,13 +308,8 @@ impl Function {
 
     /// A request, by the edge's router.
     async fn serve(&self, handed: Handed, end: Instant) -> Value {
-        let Handed { request, shape, address, waited } = handed;
+        let Handed { request, shape, address, .. } = handed;
         let refuse = |status: StatusCode, words: &str| exchange::refusal(&shape, status, words);
-        // The gateway has waited since before this process was there.
-        let end = waited.map_or(end, |since| {
-            let gone = Duration::try_from(self.clock.now().duration_since(since)).unwrap_or_default();
-            if gone > GATEWAY_WAITS * 2 { end } else { end.min(Instant::now() + GATEWAY_WAITS.saturating_sub(gone)) }
-        });
         let mut request = match request {
             Ok(request) => request,
             Err(words) => return refuse(StatusCode::BAD_REQUEST, words),
@@ -396,14 +403,70 @@ impl Function {
         }
         if telemetry.exports() {
             let telemetry = Arc::clone(telemetry);
-            let sent = tokio::task::spawn_blocking(move || telemetry.flush());
-            if timeout_at(by, sent).await.is_err() {
+            let sent = async move { tokio::task::spawn_blocking(move || telemetry.flush()).await.unwrap_or_default() };
+            if let Waited::Over = self.sending.run(by.min(Instant::now() + SENT_WITHIN), sent).await {
                 tracing::warn!("telemetry was not sent in time; it goes with the next event, if there is one");
             }
         }
     }
 }
 
+/// Work that an event waits for only so long, and that goes on without it. What still runs is not begun once more: it would
+/// wait for the same thing.
+#[derive(Debug, Default)]
+struct Alone(Arc<tokio::sync::Mutex<()>>);
+
+/// What came of waiting for it.
+#[derive(Debug, PartialEq, Eq)]
+enum Waited {
+    /// It is done.
+    Done,
+    /// It is not, and goes on.
+    Over,
+    /// What was begun for an earlier event still runs, so nothing was begun.
+    Busy,
+}
+
+impl Alone {
+    async fn run(&self, by: Instant, work: impl Future<Output = ()> + Send + 'static) -> Waited {
+        let Ok(alone) = Arc::clone(&self.0).try_lock_owned() else { return Waited::Busy };
+        let working = tokio::spawn(async move {
+            let _alone = alone;
+            work.await;
+        });
+        match timeout_at(by, working).await {
+            Ok(_) => Waited::Done,
+            Err(_) => Waited::Over,
+        }
+    }
+}
+
 fn before(end: Instant, by: Duration) -> Instant {
     end.checked_sub(by).unwrap_or(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_still_runs_is_waited_for_once_and_not_begun_again() {
+        let (alone, soon) = (Alone::default(), || Instant::now() + Duration::from_millis(20));
+        let (begun, (go, goes)) = (Arc::new(Mutex::new(0)), oneshot::channel::<()>());
+        let count = |begun: &Arc<Mutex<u32>>| *begun.lock().expect("not poisoned");
+        let counted = Arc::clone(&begun);
+        let hangs = async move {
+            *counted.lock().expect("not poisoned") += 1;
+            goes.await.unwrap_or_default();
+        };
+        assert_eq!(alone.run(soon(), hangs).await, Waited::Over);
+        let work = || {
+            let begun = Arc::clone(&begun);
+            async move { *begun.lock().expect("not poisoned") += 1 }
+        };
+        assert_eq!((alone.run(soon(), work()).await, count(&begun)), (Waited::Busy, 1));
+        go.send(()).expect("it still runs");
+        drop(alone.0.lock().await);
+        assert_eq!((alone.run(soon(), work()).await, count(&begun)), (Waited::Done, 2));
+    }
 }
