@@ -44,7 +44,7 @@ use crate::listen::{Listener, PerAddress};
 use crate::operation::Tool;
 use crate::operation::target::{TargetError, Targets};
 use crate::pb::DESCRIPTOR_SET;
-use crate::policy::{self, Policies, Reload};
+use crate::policy::{self, Policies, Reload, reload_apart};
 use crate::seal::Seal;
 use crate::shared::{self, Condition, Shared};
 use crate::shutdown::Shutdown;
@@ -489,13 +489,9 @@ impl Reloading {
                 () = tokio::time::sleep(wait) => {}
                 Ok(()) = asked.changed() => {}
             }
-            let policies = Arc::clone(&self.policies);
-            let seen = tokio::task::spawn_blocking(move || policies.reload()).await;
-            if let Err(panic) = &seen {
-                tracing::error!(error = %panic, "the policies could not be read again; those in force stay");
-            }
+            let seen = reload_apart(&self.policies).await;
             // What has changed is believed once it is seen to be the same twice: soon, if somebody waits for it.
-            wait = if matches!(seen, Ok(Reload::Changed)) { self.every.min(SETTLES) } else { self.every };
+            wait = if seen == Reload::Changed { self.every.min(SETTLES) } else { self.every };
         }
     }
 }
