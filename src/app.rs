@@ -317,7 +317,16 @@ pub async fn function(config: &Config, shutdown: &Shutdown) -> Result<Function, 
         (
             Link::local(routes),
             health,
-            Some(Behind { audit, journal, broker, reconciler, policies, reload, stop: shutdown.token() }),
+            Some(Behind {
+                audit,
+                journal,
+                broker,
+                reconciler,
+                policies,
+                reload,
+                tasks: shutdown.tasks(),
+                stop: shutdown.token(),
+            }),
         )
     };
     reloads.start(shutdown);

@@ -3,7 +3,8 @@
 //! One function takes requests of API Gateway (REST and HTTP APIs) and of function URLs, decides as a `TOKEN` authorizer of a REST
 //! API, and closes what has ended when a schedule's event comes. Between two events the process is frozen, and may be ended there: what
 //! an event was about is on disk, and what it left in telemetry is sent, before it is answered; nothing is relied on that would
-//! go on by itself. Each answer is there before the platform stops waiting for it.
+//! go on by itself. Each answer is there before the platform, or the gateway in front of it, stops waiting: what does not answer in time
+//! (a file system, a receiver of telemetry) is not waited for.
 //! Sources: AWS Lambda developer guide, "Runtime API" and "Lambda execution environment lifecycle".
 
 mod authorizer;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
@@ -33,7 +35,7 @@ use crate::clock::Clock;
 use crate::edge::{self, Edge};
 use crate::error::{Chain, Code};
 use crate::listen::Connection;
-use crate::policy::{Policies, Reload};
+use crate::policy::{Policies, Reload, reload_apart};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
@@ -66,6 +68,8 @@ const UNTOLD: Duration = Duration::from_secs(30);
 const UNAUTHORIZED: &str = "Unauthorized";
 /// How long a file that has changed is given until it is looked at once more.
 const SETTLES: Duration = Duration::from_millis(200);
+/// How long an event waits for files: a file system that is away must not cost callers their answers.
+const FILES_WITHIN: Duration = Duration::from_secs(2);
 /// How long an event waits for telemetry to be sent: a receiver that is away must not cost callers their answers.
 const SENT_WITHIN: Duration = Duration::from_secs(1);
 /// How long what runs may take to end after SIGTERM: the platform waits for half a second.
@@ -132,7 +136,9 @@ pub struct Behind {
     pub policies: Arc<Policies>,
     /// How often they are read again.
     pub reload: Duration,
-    /// Ends what goes on by itself.
+    /// What goes on by itself, and is waited for at the end.
+    pub tasks: TaskTracker,
+    /// Ends it.
     pub stop: CancellationToken,
 }
 
@@ -143,6 +149,8 @@ pub struct Function {
     /// None where the core is elsewhere.
     behind: Option<Behind>,
     policies_read: Mutex<Timestamp>,
+    opening: Alone,
+    reading: Alone,
     sending: Alone,
     clock: Clock,
 }
@@ -177,7 +185,8 @@ impl Function {
         let edge = Arc::new(edge.whole());
         let policies_read = Mutex::new(clock.now());
         let router = edge::router::router(&edge);
-        Self { router, edge, behind, policies_read, sending: Alone::default(), clock }
+        let (opening, reading, sending) = Default::default();
+        Self { router, edge, behind, policies_read, opening, reading, sending, clock }
     }
 
     /// Takes events until the platform ends the process, and then closes what is open.
@@ -227,8 +236,9 @@ impl Function {
         let waited = if let Ok(Event::Http(handed)) = &event { handed.waited } else { None };
         let end = self.end(context.deadline, waited);
         async {
-            self.open().await;
-            self.read_policies().await;
+            let by = before(end, KEPT_FOR_SETTLING).min(Instant::now() + FILES_WITHIN);
+            self.open(by).await;
+            self.read_policies(by).await;
             let answer = match event {
                 Ok(Event::Http(handed)) => Ok(self.serve(*handed, end).await),
                 Ok(Event::Authorizer(asked)) => self.authorize(&asked, end).await,
@@ -241,7 +251,7 @@ impl Function {
             {
                 tracing::warn!(kind, words, "an event is answered with a failure");
             }
-            self.settle(telemetry, before(end, KEPT_FOR_LEAVING)).await;
+            self.settle(telemetry, end).await;
             answer
         }
         .instrument(span)
@@ -264,46 +274,51 @@ impl Function {
         })
     }
 
-    /// Opens a journal that could not be opened at the start.
-    async fn open(&self) {
+    /// Opens a journal that could not be opened at the start. Where that takes too long, the event goes on without.
+    async fn open(&self, by: Instant) {
         let Some(behind) = self.behind.as_ref().filter(|behind| behind.audit.awaits_its_journal()) else { return };
-        match behind.audit.open_late(&behind.journal).await {
-            Ok(()) if behind.audit.keeps_a_journal() => {
-                tokio::spawn(recover::run(Arc::clone(&behind.broker), behind.stop.clone()));
+        let (audit, journal, broker) = (behind.audit.clone(), behind.journal.clone(), Arc::clone(&behind.broker));
+        let (tasks, stop) = (behind.tasks.clone(), behind.stop.clone());
+        let opened = self.opening.run(by, async move {
+            match audit.open_late(&journal).await {
+                Ok(()) if audit.keeps_a_journal() => drop(tasks.spawn(recover::run(broker, stop))),
+                Ok(()) => {}
+                Err(error) => tracing::error!(error = %Chain(&error), "the audit journal cannot be opened yet"),
             }
-            Ok(()) => {}
-            Err(error) => tracing::error!(error = %Chain(&error), "the audit journal cannot be opened yet"),
+        });
+        if opened.await != Waited::Done {
+            tracing::error!("the audit journal is not open yet: its file system does not answer");
         }
     }
 
     /// Reads the policies again where they have not been for a while: a loop that did it would be frozen with the process, and a
-    /// call is not decided by what was in force before.
-    async fn read_policies(&self) {
-        let Some(behind) = &self.behind else { return };
-        let due = {
-            let mut read = self.policies_read.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = self.clock.now();
-            let due = Duration::try_from(now.duration_since(*read)).is_ok_and(|past| past >= behind.reload);
-            if due {
-                *read = now;
-            }
-            due
-        };
-        if !due {
-            return;
-        }
-        // What has changed is believed once it is seen to be the same twice.
-        for pause in [Duration::ZERO, SETTLES] {
-            tokio::time::sleep(pause).await;
-            let policies = Arc::clone(&behind.policies);
-            match tokio::task::spawn_blocking(move || policies.reload()).await {
-                Ok(Reload::Changed) => {}
-                Ok(_) => return,
-                Err(panic) => {
-                    return tracing::error!(error = %panic, "the policies could not be read again; those in force stay");
+    /// call is not decided by what was in force before. What cannot be read in time changes nothing: those in force decide.
+    async fn read_policies(&self, by: Instant) {
+        let Some(behind) = self.behind.as_ref().filter(|behind| self.policies_are_due(behind.reload)) else { return };
+        let policies = Arc::clone(&behind.policies);
+        let read = self.reading.run(by, async move {
+            // What has changed is believed once it is seen to be the same twice.
+            for pause in [Duration::ZERO, SETTLES] {
+                tokio::time::sleep(pause).await;
+                if reload_apart(&policies).await != Reload::Changed {
+                    return;
                 }
             }
+        });
+        if read.await != Waited::Done {
+            tracing::error!("the policies could not be read again in time; those in force stay");
         }
+    }
+
+    /// Whether it is time to read the policies again; if so, whoever asks does it.
+    fn policies_are_due(&self, every: Duration) -> bool {
+        let mut read = self.policies_read.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        let due = Duration::try_from(now.duration_since(*read)).is_ok_and(|past| past >= every);
+        if due {
+            *read = now;
+        }
+        due
     }
 
     /// A request, by the edge's router.
@@ -391,7 +406,8 @@ impl Function {
     }
 
     /// Puts away what an event has left: from now on the process may be ended without a word.
-    async fn settle(&self, telemetry: &Arc<Telemetry>, by: Instant) {
+    async fn settle(&self, telemetry: &Arc<Telemetry>, end: Instant) {
+        let by = before(end, KEPT_FOR_LEAVING);
         if let Some(Behind { audit, broker, .. }) = &self.behind {
             broker.compare_clocks();
             broker.write_counted(true);
