@@ -70,6 +70,8 @@ const UNAUTHORIZED: &str = "Unauthorized";
 const SETTLES: Duration = Duration::from_millis(200);
 /// How long an event waits for files: a file system that is away must not cost callers their answers.
 const FILES_WITHIN: Duration = Duration::from_secs(2);
+/// How long an event waits for changes that go on without their callers, its own or an earlier one's.
+const CHANGES_WITHIN: Duration = Duration::from_secs(2);
 /// How long an event waits for telemetry to be sent: a receiver that is away must not cost callers their answers.
 const SENT_WITHIN: Duration = Duration::from_secs(1);
 /// How long what runs may take to end after SIGTERM: the platform waits for half a second.
@@ -409,6 +411,11 @@ impl Function {
     async fn settle(&self, telemetry: &Arc<Telemetry>, end: Instant) {
         let by = before(end, KEPT_FOR_LEAVING);
         if let Some(Behind { audit, broker, .. }) = &self.behind {
+            // A change may outlive its answer. Frozen in the midst of it, it would have no end on disk until the next event comes.
+            let over = before(end, KEPT_FOR_WORDS).min(Instant::now() + CHANGES_WITHIN);
+            if timeout_at(over, broker.changes_end()).await.is_err() {
+                tracing::warn!("a change is not over; it goes on with the next event, or is found by another process");
+            }
             broker.compare_clocks();
             broker.write_counted(true);
             match timeout_at(by, audit.settle()).await {
