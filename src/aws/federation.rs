@@ -19,6 +19,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::Url;
 
+use super::error::may_pass;
 use super::{loader, with_endpoint};
 use crate::clock::Clock;
 use crate::error::{Chain, Code, Error};
@@ -39,6 +40,8 @@ const AGAIN: Duration = Duration::from_secs(20);
 const REMEMBERED: Duration = Duration::from_secs(3);
 /// The name of the session, which CloudTrail shows.
 const SESSION: &str = "whitelistmcp-core";
+/// What STS says where it could not ask the token's issuer for its keys; to be tried again, by its reference.
+const UNREACHED: &str = "IDPCommunicationError";
 /// Where STS is asked if no account and Region are configured.
 const ANYWHERE: &str = "us-east-1";
 
@@ -122,8 +125,8 @@ pub enum FederationError {
         /// AWS's message.
         message: String,
     },
-    /// STS did not answer.
-    #[error("STS did not answer for {role} (the second step of [aws.federation]); look at the way to STS")]
+    /// STS did not answer, or could not decide: it throttles, has a fault of its own, or could not ask the token's issuer for its keys.
+    #[error("STS has not decided on {role} (the second step of [aws.federation]); look at the way to STS")]
     NoAnswer {
         /// The role.
         role: String,
@@ -274,12 +277,13 @@ impl Federation {
         let answer = Box::pin(request.web_identity_token(token.expose()).send()).await;
         let answer = answer.map_err(|error| {
             let role = self.role.clone();
-            let refused = error.as_service_error().map(|refused| {
-                let text = |part: Option<&str>| part.unwrap_or("without a word").to_owned();
-                (text(refused.code()), text(refused.message()))
-            });
-            match refused {
-                Some((code, message)) => FederationError::Refused { role, code, message },
+            let refused = error.as_service_error();
+            // Without a code it is not AWS that speaks, but something on the way there.
+            match refused.and_then(ProvideErrorMetadata::code).filter(|code| !may_pass(code) && *code != UNREACHED) {
+                Some(code) => {
+                    let message = refused.and_then(ProvideErrorMetadata::message).unwrap_or("without a word");
+                    FederationError::Refused { role, code: code.to_owned(), message: message.to_owned() }
+                }
                 None => FederationError::NoAnswer { role, source: Box::new(error) },
             }
         })?;

@@ -99,6 +99,13 @@ async fn each_line_says_what_is_wrong_and_what_to_do() {
         aws.fail("AssumeRole", Fault::Refuse(403, "AccessDenied"));
     }
     doctor(&service, "core.toml", &[]).has("WRONG", &["aws.trust", "external_id", "trust policy must name"]);
+    // What is throttled says nothing of the trust policy. The SDK asks three times by itself.
+    for _ in 0..3 {
+        aws.fail("AssumeRole", Fault::Refuse(400, "Throttling"));
+    }
+    let visit = doctor(&service, "core.toml", &[]);
+    visit.has("WRONG", &["aws.trust", "Throttling", "the way to STS"]);
+    assert!(!visit.said.contains("external_id"), "{}", visit.said);
     aws.fail("AuthorizeSecurityGroupIngress", Fault::Refuse(403, "UnauthorizedOperation"));
     doctor(&service, "core.toml", &[])
         .has("WRONG", &["aws.group", "UnauthorizedOperation", "the role's policy must allow"]);
