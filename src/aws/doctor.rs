@@ -115,7 +115,7 @@ impl Aws {
         let request = self.request(place.account(), place.region(), &own, policy)?;
         let request = if asked.source_identity { request } else { request.set_source_identity(None) };
         let request = request.set_tags(asked.tags.then(|| tags(&CallId::new(), "doctor")));
-        let answer = super::assume::send(request, self.own().await?).await;
+        let answer = self.lend(request, self.own().await?).await;
         let answer =
             answer.map_err(|error| AwsError::from_sdk(super::assume::ACTION, error, place.account().as_str()).0)?;
         super::assume::borrowed(answer.credentials())

@@ -298,6 +298,29 @@ async fn what_ends_soon_is_renewed_and_used_on_where_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_aws_does_not_take_is_not_kept() {
+    let federated =
+        |aws: &AwsDouble| aws.actions().iter().filter(|action| *action == "AssumeRoleWithWebIdentity").count();
+    for code in ["ExpiredToken", "InvalidClientTokenId"] {
+        let (aws, platform, directory) = (AwsDouble::start().await, Platform::start().await, Directory::new());
+        aws.web_identity(TOKEN, 3600);
+        let service = aws_of(&directory, &aws, &google_at(&platform)).await;
+        who(&service).await.expect("the role");
+        // What they may not do says nothing of them.
+        aws.fail("AssumeRole", Fault::Refuse(403, "AccessDenied"));
+        assert!(who(&service).await.is_err() && who(&service).await.is_ok());
+        assert_eq!(federated(&aws), 1, "{code}");
+        aws.fail("AssumeRole", Fault::Refuse(403, code));
+        assert!(who(&service).await.is_err() && who(&service).await.is_ok(), "{code}");
+        assert_eq!(federated(&aws), 2, "{code}");
+        // Where AWS takes the new ones no more than the old, STS is not asked with each call.
+        aws.fail("AssumeRole", Fault::Refuse(403, code));
+        assert!(who(&service).await.is_err() && who(&service).await.is_ok(), "{code}");
+        assert_eq!(federated(&aws), 2, "{code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_binary_shows_the_token_to_nobody_but_sts() {
     let (aws, platform, directory) = (AwsDouble::start().await, Platform::start().await, Directory::new());
     aws.web_identity(TOKEN, 3600);
