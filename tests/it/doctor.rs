@@ -4,9 +4,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use crate::support::aws_double::{AwsDouble, Fault};
 use crate::support::certificates::Authority;
 use crate::support::collector::free_port;
+use crate::support::issuer::{Issuer, Shape, signing_key};
 use crate::support::processes::Processes;
 use crate::support::{EDGE, GROUP, Ground, Options, eventually};
 
@@ -234,6 +237,38 @@ async fn a_ca_that_is_not_known_is_told_before_all_else() {
     let named = [("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.as_str()), ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.as_str())];
     doctor(&service, "core.toml", &named).has("ok", &["collector", &receiver, "can be reached"]);
     doctor(&service, "core.toml", &named[..1]).has("WRONG", &["collector", "OTEL_EXPORTER_OTLP_CERTIFICATE"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_is_looked_at_as_the_service_looks_at_it() {
+    let aws = AwsDouble::start().await;
+    let service = Processes::start(&aws.access(), &Options::default(), &[]).await;
+    let (own, other) = (&service.ground.issuer.url, Issuer::start().await);
+    let leading = async |metadata: Value| Issuer::shaped(Shape { metadata, ..Shape::default() }).await;
+    let told = |issuer: &Issuer, more: &str| {
+        let (from, to) = (format!("issuer = \"{own}\""), format!("issuer = \"{}\"{more}", issuer.url));
+        changed(&service, "edge.toml", &from, &to);
+        doctor(&service, "other.toml", &[])
+    };
+    // Whoever writes metadata does not choose whom the service asks.
+    let astray = leading(json!({"jwks_uri": format!("{}/jwks", other.url)})).await;
+    told(&astray, "").has("WRONG", &["issuer", "neither on its own origin nor in `origins`", "list its origin"]);
+    assert_eq!(other.asked(), 0, "nor does doctor ask there");
+    told(&astray, &format!("\norigins = [\"{}\"]", other.url)).has("ok", &["issuer", "1 keys"]);
+    told(&leading(json!({"jwks_uri": null})).await, "").has("WRONG", &["issuer", "has no `jwks_uri`"]);
+    // A key that is for something else counts for nothing.
+    let (_, mut key) = signing_key("k1");
+    key["use"] = "enc".into();
+    other.publish(json!({"keys": [key]}));
+    told(&other, "").has("WRONG", &["issuer", "no key that a signature can be verified by"]);
+    told(&leading(json!({})).await, "\nalgorithms = [\"RS256\"]").has("WRONG", &["issuer", "no key", "RS256"]);
+
+    let secret = service.ground.directory.write("client-secret", "s3cret").display().to_string();
+    let opaque =
+        format!("\ntokens = \"opaque\"\nintrospection = {{ client_id = \"edge\", client_secret_file = \"{secret}\" }}");
+    told(&other, &opaque).has("ok", &["issuer", "opaque tokens, asked at", "/introspect"]);
+    let astray = leading(json!({"introspection_endpoint": "https://elsewhere.example/introspect"})).await;
+    told(&astray, &opaque).has("WRONG", &["issuer", "https://elsewhere.example/introspect", "list its origin"]);
 }
 
 /// A core's file that needs nobody: no AWS, no issuer.

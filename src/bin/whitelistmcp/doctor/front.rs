@@ -6,6 +6,7 @@ use url::Url;
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
 use whitelistmcp::http_client::{HttpClient, HttpError};
+use whitelistmcp::identity::oidc::{self, ProviderError};
 use whitelistmcp::tls;
 
 use super::{Arguments, bounded};
@@ -32,14 +33,12 @@ enum Unanswered {
     NotJson(Url),
 }
 
-impl Unanswered {
-    /// Whether somebody answered by a certificate of a CA that is not known here.
-    fn is_of_an_unknown_ca(&self) -> bool {
-        use rustls::CertificateError::{BadSignature, UnknownIssuer};
-        use rustls::Error::InvalidCertificate;
-        // Two CAs of one name differ by their keys alone.
-        matches!(tls::reason(self), Some(InvalidCertificate(UnknownIssuer | BadSignature)))
-    }
+/// Whether somebody answered by a certificate of a CA that is not known here.
+fn is_of_an_unknown_ca(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::CertificateError::{BadSignature, UnknownIssuer};
+    use rustls::Error::InvalidCertificate;
+    // Two CAs of one name differ by their keys alone.
+    matches!(tls::reason(error), Some(InvalidCertificate(UnknownIssuer | BadSignature)))
 }
 
 async fn ask(client: &HttpClient, method: http::Method, url: &Url) -> Result<Answer, Unanswered> {
@@ -98,7 +97,7 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
     let wanted = public.as_str().trim_end_matches('/');
     audience(config, wanted, table);
     if let Err(error) = ask(&client, http::Method::GET, &at("/livez")).await
-        && error.is_of_an_unknown_ca()
+        && is_of_an_unknown_ca(&error)
     {
         return table.wrong(
             "edge",
@@ -175,7 +174,7 @@ fn audience(config: &Config, wanted: &str, table: &mut Table) {
     }
 }
 
-/// The issuers: their metadata and keys.
+/// The issuers: their metadata and keys, found as the service finds them.
 pub(super) async fn issuers(config: &Config, table: &mut Table) {
     for (name, issuer) in &config.oidc {
         let client = match tls::public_client(issuer.ca.as_deref()) {
@@ -185,66 +184,44 @@ pub(super) async fn issuers(config: &Config, table: &mut Table) {
                 continue;
             }
         };
-        let Ok(base) = Url::parse(&issuer.issuer) else {
-            table.wrong("issuer", format!("{name}: `{}` is no URL", issuer.issuer));
-            continue;
-        };
-        let path = base.path().trim_end_matches('/').to_owned();
-        let mut found: Option<Result<(Answer, Value), Unanswered>> = None;
-        for place in [
-            format!("{path}/.well-known/openid-configuration"),
-            format!("/.well-known/oauth-authorization-server{path}"),
-            format!("/.well-known/openid-configuration{path}"),
-        ] {
-            let mut url = base.clone();
-            url.set_path(&place);
-            let tried = read(&client, &url).await;
-            let is_good = tried.is_ok();
-            if is_good || found.is_none() {
-                found = Some(tried);
-            }
-            if is_good {
-                break;
-            }
-        }
-        let (answer, metadata) = match found.unwrap_or(Err(Unanswered::Silent)) {
-            Ok(found) => found,
-            Err(error) if error.is_of_an_unknown_ca() => {
-                table.wrong("issuer", format!("{name}: {base} shows a certificate of a CA that is not known: name the CA in `[oidc.{name}] ca`"));
-                continue;
-            }
-            Err(error) => {
-                table.wrong(
-                    "issuer",
-                    format!("{name}: {}; nobody can log in until it answers from here", chain(&error)),
-                );
-                continue;
-            }
-        };
-        clock(table, &format!("the issuer {name}"), &answer);
-        let says = text(&metadata, "issuer");
-        if says != issuer.issuer {
-            table.wrong(
-                "issuer",
-                format!("{name}: it calls itself `{says}`, and tokens carry that; set `issuer` to it, to the letter"),
-            );
-            continue;
-        }
-        let keys = Url::parse(text(&metadata, "jwks_uri")).ok();
-        let Some(keys) = keys else {
-            table.note("issuer", format!("{name}: it names no keys, so only opaque tokens can be checked"));
-            continue;
-        };
-        match read(&client, &keys).await {
-            Ok((_, set)) => {
-                let count = set.get("keys").and_then(Value::as_array).map_or(0, Vec::len);
-                if count == 0 {
-                    table.wrong("issuer", format!("{name}: {keys} holds no keys: no token can be verified"));
-                } else {
-                    table.good("issuer", format!("{name}: {says}, {count} keys"));
+        match oidc::inspect(issuer, client.clone()).await {
+            Ok(found) => {
+                table.good("issuer", format!("{name}: {}, {}", issuer.issuer, told(&found)));
+                // Whatever it answers there has the time in it.
+                if let Ok(url) = Url::parse(&issuer.issuer)
+                    && let Ok(answer) = ask(&client, http::Method::GET, &url).await
+                {
+                    clock(table, &format!("the issuer {name}"), &answer);
                 }
             }
-            Err(error) => table.wrong("issuer", format!("{name}: its keys cannot be had: {}", chain(&error))),
+            Err(error) => table.wrong("issuer", format!("{name}: {}", unfit(name, issuer, &error))),
         }
+    }
+}
+
+fn told(found: &oidc::Found) -> String {
+    let keys = match found.keys {
+        Some(count) => format!("{count} keys that tokens can be verified by"),
+        None => "opaque tokens".to_owned(),
+    };
+    match &found.introspection {
+        Some(endpoint) => format!("{keys}, asked at {endpoint}"),
+        None => keys,
+    }
+}
+
+/// What is wrong with an issuer, and what to do.
+fn unfit(name: &str, issuer: &oidc::Config, error: &ProviderError) -> String {
+    match error {
+        ProviderError::Issuer { named, .. } => {
+            format!("it calls itself `{named}`, and tokens carry that; set `issuer` to it, to the letter")
+        }
+        ProviderError::Elsewhere(_) => format!("{error}: if that is right, list its origin in `[oidc.{name}] origins`"),
+        ProviderError::NoKeys => format!("{error}, by `algorithms` = {}", issuer.algorithms.join(", ")),
+        error if is_of_an_unknown_ca(error) => format!(
+            "{} shows a certificate of a CA that is not known: name the CA in `[oidc.{name}] ca`",
+            issuer.issuer
+        ),
+        error => format!("{}; nobody can log in until it answers from here", chain(error)),
     }
 }
