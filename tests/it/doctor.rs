@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -269,6 +270,42 @@ async fn an_issuer_is_looked_at_as_the_service_looks_at_it() {
     told(&other, &opaque).has("ok", &["issuer", "opaque tokens, asked at", "/introspect"]);
     let astray = leading(json!({"introspection_endpoint": "https://elsewhere.example/introspect"})).await;
     told(&astray, &opaque).has("WRONG", &["issuer", "https://elsewhere.example/introspect", "list its origin"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_edge_is_asked_by_its_public_name_wherever_it_is() {
+    let aws = AwsDouble::start().await;
+    let service = Processes::start(&aws.access(), &Options::default(), &[]).await;
+    // Neither its certificate nor `allowed_hosts` knows the address.
+    let ca = service.path().join("ca.pem").display().to_string();
+    let url = format!("https://127.0.0.1:{}/", service.edge_port);
+    let inside = visit(&service.path().join("edge.toml"), &["--url", &url, "--ca", &ca], &[]);
+    assert!(inside.sound, "{}", inside.said);
+    inside.has("ok", &["edge.endpoint", "/mcp asks for a token"]);
+
+    // Behind what ends TLS it speaks plainly, and is asked in the same name.
+    let hosts = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&hosts);
+    let answer = async move |headers: http::HeaderMap| {
+        heard.lock().expect("not poisoned").push(headers["host"].to_str().expect("text").to_owned());
+        http::StatusCode::NOT_FOUND
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let plain = format!("http://{}/", listener.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+    changed(
+        &service,
+        "edge.toml",
+        "public_url = \"https://localhost/mcp\"",
+        "public_url = \"https://whitelist.example.com/mcp\"",
+    );
+    let other = service.path().join("other.toml");
+    tokio::task::block_in_place(|| visit(&other, &["--url", &plain], &[]))
+        .has("WRONG", &["edge.endpoint", "answers 404"]);
+    let hosts = hosts.lock().expect("not poisoned").clone();
+    assert!(!hosts.is_empty() && hosts.iter().all(|host| host == "whitelist.example.com"), "{hosts:?}");
+    // And never over a wire.
+    visit(&other, &["--url", "http://192.0.2.1/"], &[]).has("WRONG", &["edge ", "http to a loopback address"]);
 }
 
 /// A core's file that needs nobody: no AWS, no issuer.

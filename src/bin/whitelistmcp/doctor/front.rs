@@ -1,11 +1,13 @@
 //! What a client sees: the edge's metadata and challenge, and the issuers that these lead to.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use url::Url;
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
-use whitelistmcp::http_client::{HttpClient, HttpError};
+use whitelistmcp::http_client::{HttpClient, HttpError, IDLE, Route, is_https_or_loopback, pooled_through};
 use whitelistmcp::identity::oidc::{self, ProviderError};
 use whitelistmcp::tls;
 
@@ -15,6 +17,9 @@ use crate::check::Table;
 
 /// How far two clocks may be apart: less than the leeway that tokens are given.
 const SKEW_MOST: i64 = 30;
+
+/// How long the edge may take for one answer.
+const EDGE_WITHIN: Duration = Duration::from_secs(5);
 
 type Answer = http::Response<Vec<u8>>;
 
@@ -82,12 +87,12 @@ fn clock(table: &mut Table, whose: &str, answer: &Answer) {
 /// The edge, as a client finds it.
 pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Table) {
     let Some(edge) = &config.edge else { return table.note("edge", "not configured here; run this where it is") };
-    let client = match tls::public_client(arguments.ca.as_deref()) {
-        Ok(trust) => HttpClient::new(trust),
-        Err(error) => return table.wrong("edge", format!("--ca: {}", chain(&error))),
-    };
     let public = &edge.public_url;
-    let base = arguments.url.as_ref().unwrap_or(public);
+    let (client, base) = match client_of(public, arguments) {
+        Ok(client) => client,
+        Err(why) => return table.wrong("edge", why),
+    };
+    let asked = arguments.url.as_ref().unwrap_or(public);
     let at = |path: &str| {
         let mut url = base.clone();
         url.set_path(path);
@@ -101,7 +106,7 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
     {
         return table.wrong(
             "edge",
-            format!("{base} shows a certificate of a CA that is not known here: name the CA by `--ca FILE`, and see that clients know it too"),
+            format!("{asked} shows a certificate of a CA that is not known here: name the CA by `--ca FILE`, and see that clients know it too"),
         );
     }
     for place in
@@ -157,6 +162,25 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
                 }
             }
         }
+    }
+}
+
+/// The client that asks the edge as everybody does, wherever it connects to, and the URL that it asks.
+fn client_of(public: &Url, arguments: &Arguments) -> Result<(HttpClient, Url), String> {
+    let trust = tls::public_client(arguments.ca.as_deref()).map_err(|error| format!("--ca: {}", chain(&error)))?;
+    let Some(place) = &arguments.url else { return Ok((HttpClient::new(trust), public.clone())) };
+    if !is_https_or_loopback(place) {
+        return Err(format!("--url {place} must be https, or http to a loopback address"));
+    }
+    let route = Route::to(place).map_err(|error| format!("--url {place}: {}", chain(&error)))?;
+    let client = HttpClient::of(pooled_through(trust, route, IDLE), EDGE_WITHIN);
+    let (mut base, host) = (public.clone(), public.host().map(|host| host.to_owned()));
+    // Who ends TLS before the edge speaks plainly behind it, and leaves the name as it is.
+    base.set_scheme(place.scheme()).map_err(|()| format!("--url {place} cannot be asked"))?;
+    match host.filter(|_| place.scheme() == "http") {
+        // Nothing leaves this machine.
+        Some(host) => Ok((client.plain_to(host), base)),
+        None => Ok((client, base)),
     }
 }
 
