@@ -44,7 +44,7 @@ use crate::listen::{Listener, PerAddress};
 use crate::operation::Tool;
 use crate::operation::target::{TargetError, Targets};
 use crate::pb::DESCRIPTOR_SET;
-use crate::policy::{self, Policies, Reload};
+use crate::policy::{self, Policies, Reload, reload_apart};
 use crate::seal::Seal;
 use crate::shared::{self, Condition, Shared};
 use crate::shutdown::Shutdown;
@@ -326,7 +326,16 @@ pub async fn function(config: &Config, shutdown: &Shutdown) -> Result<Function, 
         (
             Link::local(routes),
             health,
-            Some(Behind { audit, journal, broker, reconciler, policies, reload, stop: shutdown.token() }),
+            Some(Behind {
+                audit,
+                journal,
+                broker,
+                reconciler,
+                policies,
+                reload,
+                tasks: shutdown.tasks(),
+                stop: shutdown.token(),
+            }),
         )
     };
     reloads.start(shutdown);
@@ -496,13 +505,9 @@ impl Reloading {
                 () = tokio::time::sleep(wait) => {}
                 Ok(()) = asked.changed() => {}
             }
-            let policies = Arc::clone(&self.policies);
-            let seen = tokio::task::spawn_blocking(move || policies.reload()).await;
-            if let Err(panic) = &seen {
-                tracing::error!(error = %panic, "the policies could not be read again; those in force stay");
-            }
+            let seen = reload_apart(&self.policies).await;
             // What has changed is believed once it is seen to be the same twice: soon, if somebody waits for it.
-            wait = if matches!(seen, Ok(Reload::Changed)) { self.every.min(SETTLES) } else { self.every };
+            wait = if seen == Reload::Changed { self.every.min(SETTLES) } else { self.every };
         }
     }
 }

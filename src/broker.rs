@@ -138,6 +138,8 @@ pub struct Broker {
     config: Config,
     clock: Clock,
     tasks: TaskTracker,
+    /// The changes of callers among these, which each end by themselves. Closed from the beginning, as whoever waits for none to be left must.
+    changes: TaskTracker,
     limits: Arc<Limits>,
     refusals: Refusals,
     /// The rules that this core has taken away, and when, so that they are not taken for lost.
@@ -199,7 +201,8 @@ impl Broker {
         tasks: TaskTracker,
         limits: Arc<Limits>,
     ) -> Arc<Self> {
-        let directory = Directory::new(targets);
+        let (directory, changes) = (Directory::new(targets), TaskTracker::new());
+        changes.close();
         Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             policies,
@@ -211,6 +214,7 @@ impl Broker {
             config,
             clock,
             tasks,
+            changes,
             limits,
             refusals: Refusals::default(),
             gone: Mutex::default(),
@@ -221,6 +225,11 @@ impl Broker {
     /// How much callers may ask for.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Waits until no change is under way any more, not even one whose caller has gone.
+    pub async fn changes_end(&self) {
+        self.changes.wait().await;
     }
 
     /// Lets a call in that performs no operation. It is not written down, whether it is let in or not.
@@ -362,7 +371,8 @@ impl Broker {
         let (broker, admitted) = (Arc::clone(self), Arc::clone(admitted));
         let span = tracing::Span::current();
         let change = async move { broker.change(&permit, &policy, deadline, &admitted).await };
-        let change = self.tasks.spawn(tracing::Instrument::instrument(change, span));
+        let change = self.changes.track_future(tracing::Instrument::instrument(change, span));
+        let change = self.tasks.spawn(change);
         change.await.unwrap_or_else(|panic| {
             Err(Error::new(
                 Code::Internal,

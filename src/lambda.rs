@@ -3,7 +3,8 @@
 //! One function takes requests of API Gateway (REST and HTTP APIs) and of function URLs, decides as a `TOKEN` authorizer of a REST
 //! API, and closes what has ended when a schedule's event comes. Between two events the process is frozen, and may be ended there: what
 //! an event was about is on disk, and what it left in telemetry is sent, before it is answered; nothing is relied on that would
-//! go on by itself. Each answer is there before the platform stops waiting for it.
+//! go on by itself. Each answer is there before the platform, or the gateway in front of it, stops waiting: what does not answer in time
+//! (a file system, a receiver of telemetry) is not waited for.
 //! Sources: AWS Lambda developer guide, "Runtime API" and "Lambda execution environment lifecycle".
 
 mod authorizer;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
@@ -33,7 +35,7 @@ use crate::clock::Clock;
 use crate::edge::{self, Edge};
 use crate::error::{Chain, Code};
 use crate::listen::Connection;
-use crate::policy::{Policies, Reload};
+use crate::policy::{Policies, Reload, reload_apart};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
@@ -66,6 +68,12 @@ const UNTOLD: Duration = Duration::from_secs(30);
 const UNAUTHORIZED: &str = "Unauthorized";
 /// How long a file that has changed is given until it is looked at once more.
 const SETTLES: Duration = Duration::from_millis(200);
+/// How long an event waits for files: a file system that is away must not cost callers their answers.
+const FILES_WITHIN: Duration = Duration::from_secs(2);
+/// How long an event waits for changes that go on without their callers, its own or an earlier one's.
+const CHANGES_WITHIN: Duration = Duration::from_secs(2);
+/// How long an event waits for telemetry to be sent: a receiver that is away must not cost callers their answers.
+const SENT_WITHIN: Duration = Duration::from_secs(1);
 /// How long what runs may take to end after SIGTERM: the platform waits for half a second.
 const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -130,7 +138,9 @@ pub struct Behind {
     pub policies: Arc<Policies>,
     /// How often they are read again.
     pub reload: Duration,
-    /// Ends what goes on by itself.
+    /// What goes on by itself, and is waited for at the end.
+    pub tasks: TaskTracker,
+    /// Ends it.
     pub stop: CancellationToken,
 }
 
@@ -141,6 +151,9 @@ pub struct Function {
     /// None where the core is elsewhere.
     behind: Option<Behind>,
     policies_read: Mutex<Timestamp>,
+    opening: Alone,
+    reading: Alone,
+    sending: Alone,
     clock: Clock,
 }
 
@@ -173,7 +186,9 @@ impl Function {
     pub fn new(edge: Edge, behind: Option<Behind>, clock: Clock) -> Self {
         let edge = Arc::new(edge.whole());
         let policies_read = Mutex::new(clock.now());
-        Self { router: edge::router::router(&edge), edge, behind, policies_read, clock }
+        let router = edge::router::router(&edge);
+        let (opening, reading, sending) = Default::default();
+        Self { router, edge, behind, policies_read, opening, reading, sending, clock }
     }
 
     /// Takes events until the platform ends the process, and then closes what is open.
@@ -219,11 +234,14 @@ impl Function {
     async fn take(&self, event: LambdaEvent<Box<RawValue>>, telemetry: &Arc<Telemetry>) -> Result<Value, Failure> {
         let LambdaEvent { payload, context } = event;
         let span = tracing::info_span!(target: "request", "invocation", faas.invocation_id = context.request_id);
-        let end = self.end(context.deadline);
+        let event = Event::read(&payload);
+        let waited = if let Ok(Event::Http(handed)) = &event { handed.waited } else { None };
+        let end = self.end(context.deadline, waited);
         async {
-            self.open().await;
-            self.read_policies().await;
-            let answer = match Event::read(&payload) {
+            let by = before(end, KEPT_FOR_SETTLING).min(Instant::now() + FILES_WITHIN);
+            self.open(by).await;
+            self.read_policies(by).await;
+            let answer = match event {
                 Ok(Event::Http(handed)) => Ok(self.serve(*handed, end).await),
                 Ok(Event::Authorizer(asked)) => self.authorize(&asked, end).await,
                 Ok(Event::Schedule) => self.close(end).await,
@@ -235,71 +253,79 @@ impl Function {
             {
                 tracing::warn!(kind, words, "an event is answered with a failure");
             }
-            self.settle(telemetry, before(end, KEPT_FOR_LEAVING)).await;
+            self.settle(telemetry, end).await;
             answer
         }
         .instrument(span)
         .await
     }
 
-    /// When the platform stops waiting.
-    fn end(&self, deadline_ms: u64) -> Instant {
+    /// When nobody waits any more: the platform, or a gateway that has waited since before this process was there. All that an
+    /// event leads to is over by then, as the answer leaves last.
+    fn end(&self, deadline_ms: u64, waited: Option<Timestamp>) -> Instant {
         let now_ms = u64::try_from(self.clock.now().as_millisecond()).unwrap_or_default();
         let left = match deadline_ms {
             told if told >= TIMES_BEGIN_MS => Duration::from_millis(told.saturating_sub(now_ms)),
             _ => UNTOLD,
         };
-        Instant::now() + left
+        let end = Instant::now() + left;
+        waited.map_or(end, |since| {
+            let gone = Duration::try_from(self.clock.now().duration_since(since)).unwrap_or_default();
+            // Longer ago than any gateway waits: an event that was kept, as tests are.
+            if gone > GATEWAY_WAITS * 2 { end } else { end.min(Instant::now() + GATEWAY_WAITS.saturating_sub(gone)) }
+        })
     }
 
-    /// Opens a journal that could not be opened at the start.
-    async fn open(&self) {
+    /// Opens a journal that could not be opened at the start. Where that takes too long, the event goes on without.
+    async fn open(&self, by: Instant) {
         let Some(behind) = self.behind.as_ref().filter(|behind| behind.audit.awaits_its_journal()) else { return };
-        behind.audit.open_late(&behind.journal).await;
-        if behind.audit.keeps_a_journal() {
-            tokio::spawn(recover::run(Arc::clone(&behind.broker), behind.stop.clone()));
+        let (audit, journal, broker) = (behind.audit.clone(), behind.journal.clone(), Arc::clone(&behind.broker));
+        let (tasks, stop) = (behind.tasks.clone(), behind.stop.clone());
+        let opened = self.opening.run(by, async move {
+            audit.open_late(&journal).await;
+            if audit.keeps_a_journal() {
+                drop(tasks.spawn(recover::run(broker, stop)));
+            }
+        });
+        if opened.await != Waited::Done {
+            tracing::error!("the audit journal is not open yet: its file system does not answer");
         }
     }
 
     /// Reads the policies again where they have not been for a while: a loop that did it would be frozen with the process, and a
-    /// call is not decided by what was in force before.
-    async fn read_policies(&self) {
-        let Some(behind) = &self.behind else { return };
-        let due = {
-            let mut read = self.policies_read.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = self.clock.now();
-            let due = Duration::try_from(now.duration_since(*read)).is_ok_and(|past| past >= behind.reload);
-            if due {
-                *read = now;
-            }
-            due
-        };
-        if !due {
-            return;
-        }
-        // What has changed is believed once it is seen to be the same twice.
-        for pause in [Duration::ZERO, SETTLES] {
-            tokio::time::sleep(pause).await;
-            let policies = Arc::clone(&behind.policies);
-            match tokio::task::spawn_blocking(move || policies.reload()).await {
-                Ok(Reload::Changed) => {}
-                Ok(_) => return,
-                Err(panic) => {
-                    return tracing::error!(error = %panic, "the policies could not be read again; those in force stay");
+    /// call is not decided by what was in force before. What cannot be read in time changes nothing: those in force decide.
+    async fn read_policies(&self, by: Instant) {
+        let Some(behind) = self.behind.as_ref().filter(|behind| self.policies_are_due(behind.reload)) else { return };
+        let policies = Arc::clone(&behind.policies);
+        let read = self.reading.run(by, async move {
+            // What has changed is believed once it is seen to be the same twice.
+            for pause in [Duration::ZERO, SETTLES] {
+                tokio::time::sleep(pause).await;
+                if reload_apart(&policies).await != Reload::Changed {
+                    return;
                 }
             }
+        });
+        if read.await != Waited::Done {
+            tracing::error!("the policies could not be read again in time; those in force stay");
         }
+    }
+
+    /// Whether it is time to read the policies again; if so, whoever asks does it.
+    fn policies_are_due(&self, every: Duration) -> bool {
+        let mut read = self.policies_read.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        let due = Duration::try_from(now.duration_since(*read)).is_ok_and(|past| past >= every);
+        if due {
+            *read = now;
+        }
+        due
     }
 
     /// A request, by the edge's router.
     async fn serve(&self, handed: Handed, end: Instant) -> Value {
-        let Handed { request, shape, address, waited } = handed;
+        let Handed { request, shape, address, .. } = handed;
         let refuse = |status: StatusCode, words: &str| exchange::refusal(&shape, status, words);
-        // The gateway has waited since before this process was there.
-        let end = waited.map_or(end, |since| {
-            let gone = Duration::try_from(self.clock.now().duration_since(since)).unwrap_or_default();
-            if gone > GATEWAY_WAITS * 2 { end } else { end.min(Instant::now() + GATEWAY_WAITS.saturating_sub(gone)) }
-        });
         let mut request = match request {
             Ok(request) => request,
             Err(words) => return refuse(StatusCode::BAD_REQUEST, words),
@@ -381,8 +407,14 @@ impl Function {
     }
 
     /// Puts away what an event has left: from now on the process may be ended without a word.
-    async fn settle(&self, telemetry: &Arc<Telemetry>, by: Instant) {
+    async fn settle(&self, telemetry: &Arc<Telemetry>, end: Instant) {
+        let by = before(end, KEPT_FOR_LEAVING);
         if let Some(Behind { audit, broker, .. }) = &self.behind {
+            // A change may outlive its answer. Frozen in the midst of it, it would have no end on disk until the next event comes.
+            let over = before(end, KEPT_FOR_WORDS).min(Instant::now() + CHANGES_WITHIN);
+            if timeout_at(over, broker.changes_end()).await.is_err() {
+                tracing::warn!("a change is not over; it goes on with the next event, or is found by another process");
+            }
             broker.compare_clocks();
             broker.write_counted(true);
             match timeout_at(by, audit.settle()).await {
@@ -393,14 +425,70 @@ impl Function {
         }
         if telemetry.exports() {
             let telemetry = Arc::clone(telemetry);
-            let sent = tokio::task::spawn_blocking(move || telemetry.flush());
-            if timeout_at(by, sent).await.is_err() {
+            let sent = async move { tokio::task::spawn_blocking(move || telemetry.flush()).await.unwrap_or_default() };
+            if let Waited::Over = self.sending.run(by.min(Instant::now() + SENT_WITHIN), sent).await {
                 tracing::warn!("telemetry was not sent in time; it goes with the next event, if there is one");
             }
         }
     }
 }
 
+/// Work that an event waits for only so long, and that goes on without it. What still runs is not begun once more: it would
+/// wait for the same thing.
+#[derive(Debug, Default)]
+struct Alone(Arc<tokio::sync::Mutex<()>>);
+
+/// What came of waiting for it.
+#[derive(Debug, PartialEq, Eq)]
+enum Waited {
+    /// It is done.
+    Done,
+    /// It is not, and goes on.
+    Over,
+    /// What was begun for an earlier event still runs, so nothing was begun.
+    Busy,
+}
+
+impl Alone {
+    async fn run(&self, by: Instant, work: impl Future<Output = ()> + Send + 'static) -> Waited {
+        let Ok(alone) = Arc::clone(&self.0).try_lock_owned() else { return Waited::Busy };
+        let working = tokio::spawn(async move {
+            let _alone = alone;
+            work.await;
+        });
+        match timeout_at(by, working).await {
+            Ok(_) => Waited::Done,
+            Err(_) => Waited::Over,
+        }
+    }
+}
+
 fn before(end: Instant, by: Duration) -> Instant {
     end.checked_sub(by).unwrap_or(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_still_runs_is_waited_for_once_and_not_begun_again() {
+        let (alone, soon) = (Alone::default(), || Instant::now() + Duration::from_millis(20));
+        let (begun, (go, goes)) = (Arc::new(Mutex::new(0)), oneshot::channel::<()>());
+        let count = |begun: &Arc<Mutex<u32>>| *begun.lock().expect("not poisoned");
+        let counted = Arc::clone(&begun);
+        let hangs = async move {
+            *counted.lock().expect("not poisoned") += 1;
+            goes.await.unwrap_or_default();
+        };
+        assert_eq!(alone.run(soon(), hangs).await, Waited::Over);
+        let work = || {
+            let begun = Arc::clone(&begun);
+            async move { *begun.lock().expect("not poisoned") += 1 }
+        };
+        assert_eq!((alone.run(soon(), work()).await, count(&begun)), (Waited::Busy, 1));
+        go.send(()).expect("it still runs");
+        drop(alone.0.lock().await);
+        assert_eq!((alone.run(soon(), work()).await, count(&begun)), (Waited::Done, 2));
+    }
 }

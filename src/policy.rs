@@ -34,7 +34,7 @@ use crate::operation::target::{Target, TargetError};
 use crate::operation::term::TermError;
 use crate::operation::{Kind, Opening, Operation, Scope};
 
-pub use live::{Policies, Reload};
+pub use live::{Policies, Reload, reload_apart};
 pub use load::{Config, LoadError};
 pub use permit::{AddPermit, LookPermit, Permit, RulesPermit};
 pub use waiting::{Demand, Glass, Pending, Word};

@@ -8,6 +8,7 @@ use aws_sdk_sts::operation::RequestId;
 use aws_sdk_sts::operation::assume_role::builders::AssumeRoleFluentBuilder;
 use aws_sdk_sts::operation::assume_role::{AssumeRoleError, AssumeRoleOutput};
 use aws_sdk_sts::types::Tag;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -108,7 +109,7 @@ impl Aws {
         }
         let request = self.request(place.account(), place.region(), principal, policy)?.set_tags(Some(tags));
         let asked = Instant::now();
-        let answer = within(deadline, ACTION, send(request, own)).await;
+        let answer = within(deadline, ACTION, self.lend(request, own)).await;
         if answer.is_err() && asked.elapsed() >= SILENT {
             breaker.failed(Instant::now());
         }
@@ -130,7 +131,8 @@ impl Aws {
         let own = Principal::own("self-test");
         let request = self.request(account, region, &own, &SessionPolicy::deny_all())?;
         let request = request.set_tags(Some(tags(&CallId::new(), Tool::SelfTest.name())));
-        let answer = send(request, self.own().await?)
+        let answer = self
+            .lend(request, self.own().await?)
             .await
             .map_err(|error| AwsError::from_sdk(ACTION, error, account.as_str()).0)?;
         let session = aws_sdk_sts::Config::builder().credentials_provider(borrowed(answer.credentials())?);
@@ -153,6 +155,23 @@ impl Aws {
         })?;
         session.entry.note(AwsCall { action: WHO, request_id: answer.request_id().map(str::to_owned), error: None });
         answer.arn().map(str::to_owned).ok_or(AwsError::Incomplete { action: WHO, what: "an ARN" })
+    }
+
+    /// [`send`]; what AWS does not take of the service's own credentials is not kept.
+    pub(super) async fn lend(
+        &self,
+        request: AssumeRoleFluentBuilder,
+        own: Option<Credentials>,
+    ) -> Result<AssumeRoleOutput, SdkError<AssumeRoleError>> {
+        let key = own.as_ref().map(|own| own.access_key_id().to_owned());
+        let answer = send(request, own).await;
+        let refused = answer.as_ref().err().and_then(SdkError::as_service_error);
+        if let (Some(federation), Some(key), Some(code)) =
+            (&self.federation, key, refused.and_then(ProvideErrorMetadata::code))
+        {
+            federation.refused(&key, code);
+        }
+        answer
     }
 
     /// What every request for a role says: which role, who asks, and what of the role's power is left.
@@ -194,7 +213,7 @@ fn tag((key, value): (&str, &str)) -> Option<Tag> {
 
 /// Asks for a role, with these credentials or else with those that the client has itself. Boxed, or every call would be as large as
 /// the larger way.
-pub(super) fn send(
+fn send(
     request: AssumeRoleFluentBuilder,
     own: Option<Credentials>,
 ) -> BoxFuture<'static, Result<AssumeRoleOutput, SdkError<AssumeRoleError>>> {

@@ -4,6 +4,7 @@ use aws_sdk_ec2::types::{IpPermission, IpRange};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::assume::tags;
+use super::error::may_pass;
 use super::session_policy::{Actions, Power, SessionPolicy};
 use super::{Aws, AwsError};
 use crate::error::Chain;
@@ -49,7 +50,7 @@ impl Aws {
         let everything = Asked { tags: true, source_identity: true };
         let refused = match self.borrow(place, everything, &SessionPolicy::deny_all()).await {
             Ok(_) => return Trust::Whole,
-            Err(error) if error.code().is_none() => return Trust::Unasked(Chain(&error).to_string()),
+            Err(error) if error.code().is_none_or(may_pass) => return Trust::Unasked(Chain(&error).to_string()),
             Err(error) => Chain(&error).to_string(),
         };
         for (asked, lacks) in [
@@ -57,8 +58,10 @@ impl Aws {
             (Asked { tags: true, source_identity: false }, vec!["sts:SetSourceIdentity"]),
             (Asked { tags: false, source_identity: false }, vec!["sts:TagSession", "sts:SetSourceIdentity"]),
         ] {
-            if self.borrow(place, asked, &SessionPolicy::deny_all()).await.is_ok() {
-                return Trust::Lacks(lacks);
+            match self.borrow(place, asked, &SessionPolicy::deny_all()).await {
+                Ok(_) => return Trust::Lacks(lacks),
+                Err(error) if error.code().is_none_or(may_pass) => return Trust::Unasked(Chain(&error).to_string()),
+                Err(_) => {}
             }
         }
         Trust::Refused(refused)
@@ -96,6 +99,7 @@ impl Aws {
         let answer = request.dry_run(true).customize().config_override(config).send().await;
         match answer.err().as_ref().and_then(|error| error.as_service_error()).and_then(ProvideErrorMetadata::code) {
             Some("DryRunOperation") => Permission::Given,
+            Some(code) if may_pass(code) => Permission::Unasked(format!("AWS has not decided: {code}; try again")),
             Some(code) => Permission::Refused(code.to_owned()),
             None => Permission::Unasked("it did not answer".to_owned()),
         }
@@ -111,7 +115,7 @@ impl Aws {
         let request = self.request(place.account(), place.region(), &own, policy)?;
         let request = if asked.source_identity { request } else { request.set_source_identity(None) };
         let request = request.set_tags(asked.tags.then(|| tags(&CallId::new(), "doctor")));
-        let answer = super::assume::send(request, self.own().await?).await;
+        let answer = self.lend(request, self.own().await?).await;
         let answer =
             answer.map_err(|error| AwsError::from_sdk(super::assume::ACTION, error, place.account().as_str()).0)?;
         super::assume::borrowed(answer.credentials())

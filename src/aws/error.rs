@@ -189,6 +189,11 @@ impl AwsError {
     }
 }
 
+/// Whether an error code of AWS's is no verdict on what was asked: the same request may be granted a moment later.
+pub(super) fn may_pass(code: &str) -> bool {
+    THROTTLING.contains(&code) || FAULTS.contains(&code)
+}
+
 /// AWS's words for too many requests.
 const THROTTLING: [&str; 5] =
     ["RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "TooManyRequestsException"];

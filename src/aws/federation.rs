@@ -19,6 +19,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::Url;
 
+use super::error::may_pass;
 use super::{loader, with_endpoint};
 use crate::clock::Clock;
 use crate::error::{Chain, Code, Error};
@@ -37,8 +38,15 @@ const LAST: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(20);
 /// How long a failure is the answer for everybody, where there is nothing good.
 const REMEMBERED: Duration = Duration::from_secs(3);
+/// How long after credentials were let go of because AWS did not take them others are not, if it does not take those either.
+const NOT_TAKEN_AGAIN: Duration = Duration::from_secs(20);
+/// AWS's words for credentials that it does not take. `AccessDenied` is none: it is about what they may do.
+const NOT_TAKEN: [&str; 4] =
+    ["ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"];
 /// The name of the session, which CloudTrail shows.
 const SESSION: &str = "whitelistmcp-core";
+/// What STS says where it could not ask the token's issuer for its keys; to be tried again, by its reference.
+const UNREACHED: &str = "IDPCommunicationError";
 /// Where STS is asked if no account and Region are configured.
 const ANYWHERE: &str = "us-east-1";
 
@@ -122,8 +130,8 @@ pub enum FederationError {
         /// AWS's message.
         message: String,
     },
-    /// STS did not answer.
-    #[error("STS did not answer for {role} (the second step of [aws.federation]); look at the way to STS")]
+    /// STS did not answer, or could not decide: it throttles, has a fault of its own, or could not ask the token's issuer for its keys.
+    #[error("STS has not decided on {role} (the second step of [aws.federation]); look at the way to STS")]
     NoAnswer {
         /// The role.
         role: String,
@@ -167,6 +175,14 @@ struct Kept {
     not_before: Option<Timestamp>,
     /// Why there is nothing good, and until when that is the answer without asking again.
     failed: Option<(Arc<FederationError>, Timestamp)>,
+    /// Before then what AWS does not take is kept all the same.
+    stays: Option<Timestamp>,
+}
+
+impl Kept {
+    fn renewed(&mut self, fresh: (Credentials, Timestamp)) {
+        *self = Self { credentials: Some(fresh), stays: self.stays, ..Self::default() };
+    }
 }
 
 impl std::fmt::Debug for Federation {
@@ -244,7 +260,7 @@ impl Federation {
         let renewed = tokio::spawn(async move {
             let renewed = renewing.renew().await.map_err(Arc::new);
             match &renewed {
-                Ok(fresh) => *kept = Kept { credentials: Some(fresh.clone()), ..Kept::default() },
+                Ok(fresh) => kept.renewed(fresh.clone()),
                 Err(error) => {
                     tracing::error!(error = %Chain(error), "there are no AWS credentials by the platform's identity");
                     let until = renewing.clock.now().checked_add(REMEMBERED).ok();
@@ -256,10 +272,24 @@ impl Federation {
         renewed.await.unwrap_or_else(|_| Err(Arc::new(FederationError::Incomplete("an end of the renewal"))))
     }
 
+    /// Hears how AWS refused a request that was signed with these. Where it does not take them, whatever their end, they are kept
+    /// no longer, and the next call has others.
+    pub(super) fn refused(&self, access_key_id: &str, code: &str) {
+        // Who holds what is kept is renewing it, or gone in a moment: the next refusal does.
+        let Some(mut kept) = self.kept.try_lock().ok().filter(|_| NOT_TAKEN.contains(&code)) else { return };
+        let now = self.clock.now();
+        let are_kept = kept.credentials.as_ref().is_some_and(|(kept, _)| kept.access_key_id() == access_key_id);
+        if are_kept && kept.stays.is_none_or(|then| then <= now) {
+            tracing::warn!(code, "AWS does not take the service's own credentials; others are asked for");
+            kept.credentials = None;
+            kept.stays = now.checked_add(NOT_TAKEN_AGAIN).ok();
+        }
+    }
+
     /// Renews what is still good.
     async fn renew_ahead(self, good_until: Timestamp) {
         match self.renew().await {
-            Ok(fresh) => *self.kept.lock().await = Kept { credentials: Some(fresh), ..Kept::default() },
+            Ok(fresh) => self.kept.lock().await.renewed(fresh),
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), %good_until, "the service's AWS credentials could not be renewed; those there are go on");
                 self.kept.lock().await.not_before = self.clock.now().checked_add(AGAIN).ok();
@@ -274,12 +304,13 @@ impl Federation {
         let answer = Box::pin(request.web_identity_token(token.expose()).send()).await;
         let answer = answer.map_err(|error| {
             let role = self.role.clone();
-            let refused = error.as_service_error().map(|refused| {
-                let text = |part: Option<&str>| part.unwrap_or("without a word").to_owned();
-                (text(refused.code()), text(refused.message()))
-            });
-            match refused {
-                Some((code, message)) => FederationError::Refused { role, code, message },
+            let refused = error.as_service_error();
+            // Without a code it is not AWS that speaks, but something on the way there.
+            match refused.and_then(ProvideErrorMetadata::code).filter(|code| !may_pass(code) && *code != UNREACHED) {
+                Some(code) => {
+                    let message = refused.and_then(ProvideErrorMetadata::message).unwrap_or("without a word");
+                    FederationError::Refused { role, code: code.to_owned(), message: message.to_owned() }
+                }
                 None => FederationError::NoAnswer { role, source: Box::new(error) },
             }
         })?;

@@ -384,18 +384,20 @@ impl<'a> Documents<'a> {
             "Sid": "MakeRule", "Effect": "Allow", "Action": MAKES.0, "Resource": any_rule(), "Condition": {"StringEquals": in_region()},
         }));
         statements.push(json!({
-            "Sid": "ChangeRule", "Effect": "Allow", "Action": every.rule_writes, "Resource": any_rule(), "Condition": {"StringLike": ours()},
+            "Sid": "ChangeRule", "Effect": "Allow", "Action": every.rule_writes, "Resource": any_rule(),
+            "Condition": {"StringEquals": in_region(), "StringLike": ours()},
         }));
         statements.push(json!({
             "Sid": "TagNewRule", "Effect": "Allow", "Action": "ec2:CreateTags", "Resource": any_rule(),
             "Condition": {
-                "StringEquals": {"ec2:CreateAction": MAKES.1},
+                "StringEquals": {"aws:RequestedRegion": form.regions(), "ec2:CreateAction": MAKES.1},
                 "StringLike": {format!("aws:RequestTag/{CALL}"): "?*"},
             },
         }));
         statements.push(json!({
             "Sid": "TagRule", "Effect": "Allow", "Action": every.tag_writes, "Resource": any_rule(),
             "Condition": {
+                "StringEquals": in_region(),
                 "StringLike": ours(),
                 "ForAllValues:StringLike": {"aws:TagKeys": every_tag_key()},
                 // ForAllValues holds for a request without any tags, which would delete them all.

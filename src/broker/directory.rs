@@ -149,6 +149,12 @@ impl Directory {
     }
 }
 
+/// A look that goes on and is not waited for any more. Another that long may see its end.
+fn slow() -> Error {
+    let text = "AWS has not told in time which security groups there are; try again in a few seconds";
+    Error::new(Code::Unavailable, "AWS_SLOW", text).retry_after(PATIENCE)
+}
+
 impl Broker {
     /// Whether a decision on a group needs what AWS alone knows of it.
     pub fn reads_descriptions(&self) -> bool {
@@ -190,8 +196,7 @@ impl Broker {
         }
         let mut looks = self.directory.looks();
         self.directory.forget_old(place, looks.entry(place.clone()).or_default());
-        let text = "AWS has not told in time which security groups there are; try again in a few seconds";
-        Some(Error::new(Code::Unavailable, "AWS_SLOW", text))
+        Some(slow())
     }
 
     /// Begins a look that outlives its callers. It is bounded by its session.
@@ -240,5 +245,15 @@ impl Broker {
         .await;
         settle(entry, result, false, super::Done::default())?;
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_slow_says_when_to_ask_again() {
+        assert_eq!((slow().code(), slow().wait()), (Code::Unavailable, Some(PATIENCE)));
     }
 }

@@ -1,4 +1,5 @@
-//! How a connection gets to where it leads: straight, or through the proxy that the person's environment names.
+//! How a connection gets to where it leads: straight, through the proxy that the person's environment names, or to another place that
+//! answers in that one's name.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower::Service;
-use url::Host;
+use url::{Host, Url};
 
 use super::is_loopback;
 
@@ -21,6 +22,7 @@ use super::is_loopback;
 pub struct Route {
     straight: HttpConnector,
     proxies: Option<Arc<Proxies>>,
+    instead: Option<Uri>,
 }
 
 /// The proxies of an environment.
@@ -65,12 +67,19 @@ impl Proxies {
 impl Route {
     /// Straight, wherever it leads.
     pub fn direct() -> Self {
-        Self { straight: straight(), proxies: None }
+        Self { straight: straight(), proxies: None, instead: None }
     }
 
     /// Through these proxies, where they say so. This machine is always reached straight.
     pub fn through(proxies: Proxies) -> Self {
-        Self { straight: straight(), proxies: Some(Arc::new(proxies)) }
+        Self { straight: straight(), proxies: Some(Arc::new(proxies)), instead: None }
+    }
+
+    /// Straight to this URL's host and port, whatever leads there: `Host` and the name that TLS asks for stay those of who is meant.
+    pub fn to(place: &Url) -> Result<Self, http::Error> {
+        let (host, port) = (place.host_str().unwrap_or_default(), place.port_or_known_default().unwrap_or(443));
+        let instead = Uri::builder().scheme("http").authority(format!("{host}:{port}")).path_and_query("/").build()?;
+        Ok(Self { instead: Some(instead), ..Self::direct() })
     }
 
     fn proxy(&self, to: &Uri) -> Option<(Intercept, HttpsConnector<HttpConnector>)> {
@@ -100,6 +109,7 @@ impl Service<Uri> for Route {
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
+        let to = self.instead.clone().unwrap_or(to);
         let Some((proxy, connector)) = self.proxy(&to) else {
             let connecting = self.straight.call(to);
             return Box::pin(async move {

@@ -37,7 +37,7 @@ pub use claims::ClaimsError;
 pub use keys::KeyError;
 pub use login::Login;
 pub use profile::Profile;
-pub use provider::ProviderError;
+pub use provider::{Found, ProviderError, inspect};
 
 /// How far a provider's clock may be from ours, either way. Every check of time in a token uses it and nothing else.
 pub const CLOCK_LEEWAY: Duration = Duration::from_secs(30);

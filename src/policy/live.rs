@@ -123,6 +123,15 @@ impl Policies {
     }
 }
 
+/// [`Policies::reload`] on a thread where it may block.
+pub async fn reload_apart(policies: &Arc<Policies>) -> Reload {
+    let policies = Arc::clone(policies);
+    tokio::task::spawn_blocking(move || policies.reload()).await.unwrap_or_else(|panic| {
+        tracing::error!(error = %panic, "the policies could not be read again; those in force stay");
+        Reload::Bad
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

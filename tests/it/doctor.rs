@@ -2,11 +2,15 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
 
 use crate::support::aws_double::{AwsDouble, Fault};
 use crate::support::certificates::Authority;
 use crate::support::collector::free_port;
+use crate::support::issuer::{Issuer, Shape, signing_key};
 use crate::support::processes::Processes;
 use crate::support::{EDGE, GROUP, Ground, Options, eventually};
 
@@ -99,6 +103,13 @@ async fn each_line_says_what_is_wrong_and_what_to_do() {
         aws.fail("AssumeRole", Fault::Refuse(403, "AccessDenied"));
     }
     doctor(&service, "core.toml", &[]).has("WRONG", &["aws.trust", "external_id", "trust policy must name"]);
+    // What is throttled says nothing of the trust policy. The SDK asks three times by itself.
+    for _ in 0..3 {
+        aws.fail("AssumeRole", Fault::Refuse(400, "Throttling"));
+    }
+    let visit = doctor(&service, "core.toml", &[]);
+    visit.has("WRONG", &["aws.trust", "Throttling", "the way to STS"]);
+    assert!(!visit.said.contains("external_id"), "{}", visit.said);
     aws.fail("AuthorizeSecurityGroupIngress", Fault::Refuse(403, "UnauthorizedOperation"));
     doctor(&service, "core.toml", &[])
         .has("WRONG", &["aws.group", "UnauthorizedOperation", "the role's policy must allow"]);
@@ -227,6 +238,74 @@ async fn a_ca_that_is_not_known_is_told_before_all_else() {
     let named = [("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.as_str()), ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.as_str())];
     doctor(&service, "core.toml", &named).has("ok", &["collector", &receiver, "can be reached"]);
     doctor(&service, "core.toml", &named[..1]).has("WRONG", &["collector", "OTEL_EXPORTER_OTLP_CERTIFICATE"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_is_looked_at_as_the_service_looks_at_it() {
+    let aws = AwsDouble::start().await;
+    let service = Processes::start(&aws.access(), &Options::default(), &[]).await;
+    let (own, other) = (&service.ground.issuer.url, Issuer::start().await);
+    let leading = async |metadata: Value| Issuer::shaped(Shape { metadata, ..Shape::default() }).await;
+    let told = |issuer: &Issuer, more: &str| {
+        let (from, to) = (format!("issuer = \"{own}\""), format!("issuer = \"{}\"{more}", issuer.url));
+        changed(&service, "edge.toml", &from, &to);
+        doctor(&service, "other.toml", &[])
+    };
+    // Whoever writes metadata does not choose whom the service asks.
+    let astray = leading(json!({"jwks_uri": format!("{}/jwks", other.url)})).await;
+    told(&astray, "").has("WRONG", &["issuer", "neither on its own origin nor in `origins`", "list its origin"]);
+    assert_eq!(other.asked(), 0, "nor does doctor ask there");
+    told(&astray, &format!("\norigins = [\"{}\"]", other.url)).has("ok", &["issuer", "1 keys"]);
+    told(&leading(json!({"jwks_uri": null})).await, "").has("WRONG", &["issuer", "has no `jwks_uri`"]);
+    // A key that is for something else counts for nothing.
+    let (_, mut key) = signing_key("k1");
+    key["use"] = "enc".into();
+    other.publish(json!({"keys": [key]}));
+    told(&other, "").has("WRONG", &["issuer", "no key that a signature can be verified by"]);
+    told(&leading(json!({})).await, "\nalgorithms = [\"RS256\"]").has("WRONG", &["issuer", "no key", "RS256"]);
+
+    let secret = service.ground.directory.write("client-secret", "s3cret").display().to_string();
+    let opaque =
+        format!("\ntokens = \"opaque\"\nintrospection = {{ client_id = \"edge\", client_secret_file = \"{secret}\" }}");
+    told(&other, &opaque).has("ok", &["issuer", "opaque tokens, asked at", "/introspect"]);
+    let astray = leading(json!({"introspection_endpoint": "https://elsewhere.example/introspect"})).await;
+    told(&astray, &opaque).has("WRONG", &["issuer", "https://elsewhere.example/introspect", "list its origin"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_edge_is_asked_by_its_public_name_wherever_it_is() {
+    let aws = AwsDouble::start().await;
+    let service = Processes::start(&aws.access(), &Options::default(), &[]).await;
+    // Neither its certificate nor `allowed_hosts` knows the address.
+    let ca = service.path().join("ca.pem").display().to_string();
+    let url = format!("https://127.0.0.1:{}/", service.edge_port);
+    let inside = visit(&service.path().join("edge.toml"), &["--url", &url, "--ca", &ca], &[]);
+    assert!(inside.sound, "{}", inside.said);
+    inside.has("ok", &["edge.endpoint", "/mcp asks for a token"]);
+
+    // Behind what ends TLS it speaks plainly, and is asked in the same name.
+    let hosts = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&hosts);
+    let answer = async move |headers: http::HeaderMap| {
+        heard.lock().expect("not poisoned").push(headers["host"].to_str().expect("text").to_owned());
+        http::StatusCode::NOT_FOUND
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let plain = format!("http://{}/", listener.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+    changed(
+        &service,
+        "edge.toml",
+        "public_url = \"https://localhost/mcp\"",
+        "public_url = \"https://whitelist.example.com/mcp\"",
+    );
+    let other = service.path().join("other.toml");
+    tokio::task::block_in_place(|| visit(&other, &["--url", &plain], &[]))
+        .has("WRONG", &["edge.endpoint", "answers 404"]);
+    let hosts = hosts.lock().expect("not poisoned").clone();
+    assert!(!hosts.is_empty() && hosts.iter().all(|host| host == "whitelist.example.com"), "{hosts:?}");
+    // And never over a wire.
+    visit(&other, &["--url", "http://192.0.2.1/"], &[]).has("WRONG", &["edge ", "http to a loopback address"]);
 }
 
 /// A core's file that needs nobody: no AWS, no issuer.

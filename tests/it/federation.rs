@@ -13,7 +13,7 @@ use serde_json::json;
 use whitelistmcp::app;
 use whitelistmcp::aws::Aws;
 use whitelistmcp::aws::federation::FederationError;
-use whitelistmcp::error::Chain;
+use whitelistmcp::error::{Chain, Code};
 use whitelistmcp::operation::target::{AccountId, Region};
 
 use crate::support::aws_double::{AwsDouble, Fault};
@@ -234,6 +234,26 @@ async fn what_says_no_is_said_with_the_step_and_the_remedy() {
     let said = who(&service).await.expect_err("refused");
     assert!(said.contains(ROLE) && said.contains("AccessDenied"), "{said}");
     assert!(!said.contains("c2lnbmF0dXJl"), "{said}");
+    // What is no verdict is not told as one, and passes.
+    for code in ["Throttling", "ServiceUnavailable", "IDPCommunicationError"] {
+        // The SDK asks three times by itself.
+        for _ in 0..3 {
+            aws.fail(
+                "AssumeRoleWithWebIdentity",
+                Fault::Refuse(if code == "ServiceUnavailable" { 503 } else { 400 }, code),
+            );
+        }
+        let service = aws_of(&directory, &aws, &google_at(&platform)).await;
+        let error = service.federated().await.expect_err("no verdict");
+        assert!(matches!(*error, FederationError::NoAnswer { .. }), "{code}: {}", Chain(&error));
+        let told = whitelistmcp::error::Error::from(error);
+        assert_eq!(
+            (told.code(), told.reason(), told.wait().is_some()),
+            (Code::Unavailable, "AWS_IDENTITY_UNUSABLE", true)
+        );
+        tokio::time::sleep(REMEMBERED).await;
+        assert!(who(&service).await.is_ok(), "{code}");
+    }
     // For whoever calls it is an operator's matter, and nothing of ours.
     let error = FederationError::Incomplete("credentials");
     let told = whitelistmcp::error::Error::from(Arc::new(error));
@@ -275,6 +295,29 @@ async fn what_ends_soon_is_renewed_and_used_on_where_that_fails() {
     platform.instead(Some((404, "gone")));
     assert!(who(&service).await.is_err(), "it ends within seconds");
     assert_eq!(platform.asked(), before + 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_aws_does_not_take_is_not_kept() {
+    let federated =
+        |aws: &AwsDouble| aws.actions().iter().filter(|action| *action == "AssumeRoleWithWebIdentity").count();
+    for code in ["ExpiredToken", "InvalidClientTokenId"] {
+        let (aws, platform, directory) = (AwsDouble::start().await, Platform::start().await, Directory::new());
+        aws.web_identity(TOKEN, 3600);
+        let service = aws_of(&directory, &aws, &google_at(&platform)).await;
+        who(&service).await.expect("the role");
+        // What they may not do says nothing of them.
+        aws.fail("AssumeRole", Fault::Refuse(403, "AccessDenied"));
+        assert!(who(&service).await.is_err() && who(&service).await.is_ok());
+        assert_eq!(federated(&aws), 1, "{code}");
+        aws.fail("AssumeRole", Fault::Refuse(403, code));
+        assert!(who(&service).await.is_err() && who(&service).await.is_ok(), "{code}");
+        assert_eq!(federated(&aws), 2, "{code}");
+        // Where AWS takes the new ones no more than the old, STS is not asked with each call.
+        aws.fail("AssumeRole", Fault::Refuse(403, code));
+        assert!(who(&service).await.is_err() && who(&service).await.is_ok(), "{code}");
+        assert_eq!(federated(&aws), 2, "{code}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

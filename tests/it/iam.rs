@@ -175,11 +175,20 @@ fn the_limit_can_be_a_list_or_both() {
     let rule = format!("arn:aws:ec2:{REGION}:{ACCOUNT}:security-group-rule/sgr-0123456789abcdef0");
     let key = json!({"aws:RequestedRegion": REGION, "aws:TagKeys": ["whitelistmcp:holder:aaaaaaaaaaaaaaaa"]});
     let ours = with(&key, "aws:ResourceTag/whitelistmcp:call", json!("x"));
+    let elsewhere = |context: &Value| with(context, "aws:RequestedRegion", json!("us-east-1"));
+    let new = json!({
+        "aws:RequestedRegion": REGION, "ec2:CreateAction": "AuthorizeSecurityGroupIngress", "aws:RequestTag/whitelistmcp:call": "x",
+    });
     simulated(&[of(
         "no session policy",
         &[],
         &[
             case("allow", "ec2:CreateTags", &rule, &ours),
+            case("deny", "ec2:CreateTags", &rule, &elsewhere(&ours)),
+            case("allow", "ec2:CreateTags", &rule, &new),
+            case("deny", "ec2:CreateTags", &rule, &elsewhere(&new)),
+            case("allow", "ec2:ModifySecurityGroupRules", &rule, &ours),
+            case("deny", "ec2:ModifySecurityGroupRules", &rule, &elsewhere(&ours)),
             case("deny", "ec2:CreateTags", &rule, &key),
             case("deny", "ec2:CreateTags", &rule, &with(&ours, "aws:TagKeys", json!(["Name"]))),
             case("deny", "ec2:CreateTags", &rule, &with(&ours, "aws:TagKeys", json!(["whitelistmcp:call"]))),

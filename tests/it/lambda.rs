@@ -490,6 +490,29 @@ async fn telemetry_leaves_before_the_answer() {
     function.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_says_nothing_costs_no_answer() {
+    // It takes connections, and nothing else.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let receiver = format!("http://{}", mute.local_addr().expect("an address"));
+    let function = Function::with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", receiver)]).await;
+    let token = function.token();
+    let list = call("whitelist_list", json!({"security_group": "staging-db"}));
+    for _ in 0..2 {
+        let begun = std::time::Instant::now();
+        let answer = function.answer(request("http-api", Some(&token), &list)).await;
+        assert!(status(&answer) == 200 && begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    }
+    // The gateway has waited for 25 s, most of them for this process to start: it gets an answer within the other four.
+    let mut late = request("http-api", Some(&token), &list);
+    let since = whitelistmcp::clock::Clock::system().now().as_millisecond() - 25_000;
+    late["requestContext"]["timeEpoch"] = since.into();
+    let begun = std::time::Instant::now();
+    let answer = function.answer(late).await;
+    assert!(status(&answer) == 200 && begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    function.stop().await;
+}
+
 #[test]
 fn a_configuration_that_is_none_of_a_function_is_refused() {
     let run = |environment: &[(&str, &str)]| {

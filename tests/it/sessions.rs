@@ -106,9 +106,8 @@ pub(crate) fn subjects() -> Vec<Value> {
 
     let proof = |proof: &str| format!("whitelistmcp:holder:{proof}");
     let (alice, bob) = (proof("aaaaaaaaaaaaaaaa"), proof("bbbbbbbbbbbbbbbb"));
-    let ours = |key: &str| json!({"aws:ResourceTag/whitelistmcp:call": call, "aws:TagKeys": [key]});
-    let held_by =
-        |holder: &str| json!({"aws:ResourceTag/whitelistmcp:call": call, format!("aws:ResourceTag/{holder}"): "x"});
+    let ours = |key: &str| json!({"aws:RequestedRegion": REGION, "aws:ResourceTag/whitelistmcp:call": call, "aws:TagKeys": [key]});
+    let held_by = |holder: &str| json!({"aws:RequestedRegion": REGION, "aws:ResourceTag/whitelistmcp:call": call, format!("aws:ResourceTag/{holder}"): "x"});
 
     let mut subjects = Vec::new();
     for tool in Tool::ALL.into_iter().chain(Tool::OWN) {
@@ -168,7 +167,12 @@ pub(crate) fn subjects() -> Vec<Value> {
                 case("deny", "ec2:CreateTags", &rule, &ours("whitelistmcp:call")),
                 case("deny", "ec2:CreateTags", &rule, &ours("Name")),
                 case("deny", "ec2:DeleteTags", &rule, &ours("whitelistmcp:lease")),
-                case("deny", "ec2:DeleteTags", &rule, &json!({"aws:ResourceTag/whitelistmcp:call": call})),
+                case(
+                    "deny",
+                    "ec2:DeleteTags",
+                    &rule,
+                    &json!({"aws:RequestedRegion": REGION, "aws:ResourceTag/whitelistmcp:call": call}),
+                ),
                 case(
                     may(is(&[Tidy, Close, Remove, RevokeHolder])),
                     "ec2:DeleteTags",

@@ -28,7 +28,8 @@ pub(crate) struct Arguments {
     /// The CA (PEM) that clients verify the edge's certificate by, where the system's do not.
     #[arg(long)]
     ca: Option<PathBuf>,
-    /// Where the edge is, if not at its public URL: seen from inside, for instance.
+    /// Where to connect to for the edge, if not where its public URL leads: seen from inside, for instance. It is asked by its public
+    /// name all the same, and shows the certificate for that. http to a loopback address only.
     #[arg(long)]
     url: Option<url::Url>,
 }

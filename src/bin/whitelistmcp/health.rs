@@ -114,14 +114,7 @@ async fn ask(arguments: &Arguments) -> Result<String, HealthError> {
 
 /// Whether somebody answered, and showed a certificate that is not the one that was looked for.
 fn shows_another_certificate(error: &HttpError) -> bool {
-    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
-    // An error of the system's may hold another one, which is not its source.
-    let held = |error: &std::io::Error| {
-        let first = error.get_ref().map(|held| held as &(dyn std::error::Error + 'static));
-        std::iter::successors(first, |error| Some(error.downcast_ref::<std::io::Error>()?.get_ref()? as _))
-            .any(|error| matches!(error.downcast_ref::<rustls::Error>(), Some(rustls::Error::InvalidCertificate(_))))
-    };
-    causes.into_iter().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(held)
+    matches!(tls::reason(error), Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Who is asked, and by what they are known.

@@ -347,7 +347,7 @@ pub(super) fn seconds(date: f64) -> Option<Timestamp> {
 }
 
 /// Only asymmetric algorithms: with a symmetric one, whoever can verify can sign.
-fn algorithm(name: &str) -> Result<Algorithm, IssuerError> {
+pub(super) fn algorithm(name: &str) -> Result<Algorithm, IssuerError> {
     match name.parse::<Algorithm>() {
         Ok(algorithm) if !matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) => Ok(algorithm),
         _ => Err(IssuerError::Algorithm(name.to_owned())),

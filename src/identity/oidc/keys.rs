@@ -209,5 +209,11 @@ impl Key {
     }
 }
 
+/// How many of these keys could verify a token by one of these algorithms.
+pub(super) fn serving(published: Vec<Jwk>, algorithms: &[Algorithm]) -> usize {
+    let keys = published.into_iter().filter_map(Key::new);
+    keys.filter(|key| algorithms.iter().any(|algorithm| key.fits(*algorithm))).count()
+}
+
 #[cfg(test)]
 mod tests;

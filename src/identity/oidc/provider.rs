@@ -17,7 +17,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-use super::Config;
+use super::claims::algorithm;
+use super::keys::serving;
+use super::{Config, Tokens};
 use crate::http_client::{HttpClient, HttpError};
 
 /// How long everything together may take that one token waits for: less than callers wait for their answer.
@@ -186,6 +188,35 @@ impl Provider {
         }
         serde_json::from_slice(answer.body()).map_err(|source| ProviderError::Json { url, source })
     }
+}
+
+/// What an issuer publishes, found as this service finds it when the first token comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// How many of its keys could verify a token; none where its tokens are opaque, and nobody needs them.
+    pub keys: Option<usize>,
+    /// Where its metadata says that it is asked about opaque tokens; none where the configuration says it, or nobody asks.
+    pub introspection: Option<Url>,
+}
+
+/// Looks for what a service with this section would need of the issuer, with a client that trusts what the section says.
+pub async fn inspect(config: &Config, http: HttpClient) -> Result<Found, ProviderError> {
+    let provider = Provider::new(config, http);
+    let looked = async {
+        let keys = match config.tokens {
+            Tokens::Opaque => None,
+            Tokens::Jwt | Tokens::Either => Some(provider.fetch_all_keys().await?),
+        };
+        let asks = config.introspection.as_ref().is_some_and(|section| section.endpoint.is_none());
+        let introspection = if asks { Some(provider.introspection_endpoint().await?) } else { None };
+        // An issuer whose endpoint is configured and whose tokens are opaque needs to publish nothing.
+        Ok((keys, introspection))
+    };
+    let (keys, introspection) = tokio::time::timeout(PATIENCE, looked).await.unwrap_or(Err(ProviderError::Timeout))?;
+    // What is no algorithm fits no key; the check of the section names it.
+    let algorithms: Vec<_> = config.algorithms.iter().filter_map(|name| algorithm(name).ok()).collect();
+    let keys = keys.map(|published| serving(published, &algorithms));
+    if keys == Some(0) { Err(ProviderError::NoKeys) } else { Ok(Found { keys, introspection }) }
 }
 
 /// Where an issuer's metadata may be, in the order in which it is looked for.

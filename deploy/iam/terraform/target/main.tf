@@ -176,6 +176,9 @@ resource "aws_iam_role_policy" "target" {
         "Action"   = ["ec2:ModifySecurityGroupRules"]
         "Resource" = "arn:${local.partition}:ec2:*:${local.account}:security-group-rule/*"
         "Condition" = {
+          "StringEquals" = {
+            "aws:RequestedRegion" = var.regions
+          }
           "StringLike" = {
             "aws:ResourceTag/whitelistmcp:call" = "?*"
           }
@@ -188,7 +191,8 @@ resource "aws_iam_role_policy" "target" {
         "Resource" = "arn:${local.partition}:ec2:*:${local.account}:security-group-rule/*"
         "Condition" = {
           "StringEquals" = {
-            "ec2:CreateAction" = "AuthorizeSecurityGroupIngress"
+            "aws:RequestedRegion" = var.regions
+            "ec2:CreateAction"    = "AuthorizeSecurityGroupIngress"
           }
           "StringLike" = {
             "aws:RequestTag/whitelistmcp:call" = "?*"
@@ -201,6 +205,9 @@ resource "aws_iam_role_policy" "target" {
         "Action"   = ["ec2:CreateTags", "ec2:DeleteTags"]
         "Resource" = "arn:${local.partition}:ec2:*:${local.account}:security-group-rule/*"
         "Condition" = {
+          "StringEquals" = {
+            "aws:RequestedRegion" = var.regions
+          }
           "StringLike" = {
             "aws:ResourceTag/whitelistmcp:call" = "?*"
           }

@@ -1,11 +1,14 @@
 //! What a client sees: the edge's metadata and challenge, and the issuers that these lead to.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use url::Url;
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
-use whitelistmcp::http_client::{HttpClient, HttpError};
+use whitelistmcp::http_client::{HttpClient, HttpError, IDLE, Route, is_https_or_loopback, pooled_through};
+use whitelistmcp::identity::oidc::{self, ProviderError};
 use whitelistmcp::tls;
 
 use super::{Arguments, bounded};
@@ -14,6 +17,9 @@ use crate::check::Table;
 
 /// How far two clocks may be apart: less than the leeway that tokens are given.
 const SKEW_MOST: i64 = 30;
+
+/// How long the edge may take for one answer.
+const EDGE_WITHIN: Duration = Duration::from_secs(5);
 
 type Answer = http::Response<Vec<u8>>;
 
@@ -32,14 +38,12 @@ enum Unanswered {
     NotJson(Url),
 }
 
-impl Unanswered {
-    /// Whether somebody answered by a certificate of a CA that is not known here.
-    fn is_of_an_unknown_ca(&self) -> bool {
-        use rustls::CertificateError::{BadSignature, UnknownIssuer};
-        use rustls::Error::InvalidCertificate;
-        // Two CAs of one name differ by their keys alone.
-        matches!(tls::reason(self), Some(InvalidCertificate(UnknownIssuer | BadSignature)))
-    }
+/// Whether somebody answered by a certificate of a CA that is not known here.
+fn is_of_an_unknown_ca(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::CertificateError::{BadSignature, UnknownIssuer};
+    use rustls::Error::InvalidCertificate;
+    // Two CAs of one name differ by their keys alone.
+    matches!(tls::reason(error), Some(InvalidCertificate(UnknownIssuer | BadSignature)))
 }
 
 async fn ask(client: &HttpClient, method: http::Method, url: &Url) -> Result<Answer, Unanswered> {
@@ -83,12 +87,12 @@ fn clock(table: &mut Table, whose: &str, answer: &Answer) {
 /// The edge, as a client finds it.
 pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Table) {
     let Some(edge) = &config.edge else { return table.note("edge", "not configured here; run this where it is") };
-    let client = match tls::public_client(arguments.ca.as_deref()) {
-        Ok(trust) => HttpClient::new(trust),
-        Err(error) => return table.wrong("edge", format!("--ca: {}", chain(&error))),
-    };
     let public = &edge.public_url;
-    let base = arguments.url.as_ref().unwrap_or(public);
+    let (client, base) = match client_of(public, arguments) {
+        Ok(client) => client,
+        Err(why) => return table.wrong("edge", why),
+    };
+    let asked = arguments.url.as_ref().unwrap_or(public);
     let at = |path: &str| {
         let mut url = base.clone();
         url.set_path(path);
@@ -98,11 +102,11 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
     let wanted = public.as_str().trim_end_matches('/');
     audience(config, wanted, table);
     if let Err(error) = ask(&client, http::Method::GET, &at("/livez")).await
-        && error.is_of_an_unknown_ca()
+        && is_of_an_unknown_ca(&error)
     {
         return table.wrong(
             "edge",
-            format!("{base} shows a certificate of a CA that is not known here: name the CA by `--ca FILE`, and see that clients know it too"),
+            format!("{asked} shows a certificate of a CA that is not known here: name the CA by `--ca FILE`, and see that clients know it too"),
         );
     }
     for place in
@@ -161,6 +165,25 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
     }
 }
 
+/// The client that asks the edge as everybody does, wherever it connects to, and the URL that it asks.
+fn client_of(public: &Url, arguments: &Arguments) -> Result<(HttpClient, Url), String> {
+    let trust = tls::public_client(arguments.ca.as_deref()).map_err(|error| format!("--ca: {}", chain(&error)))?;
+    let Some(place) = &arguments.url else { return Ok((HttpClient::new(trust), public.clone())) };
+    if !is_https_or_loopback(place) {
+        return Err(format!("--url {place} must be https, or http to a loopback address"));
+    }
+    let route = Route::to(place).map_err(|error| format!("--url {place}: {}", chain(&error)))?;
+    let client = HttpClient::of(pooled_through(trust, route, IDLE), EDGE_WITHIN);
+    let (mut base, host) = (public.clone(), public.host().map(|host| host.to_owned()));
+    // Who ends TLS before the edge speaks plainly behind it, and leaves the name as it is.
+    base.set_scheme(place.scheme()).map_err(|()| format!("--url {place} cannot be asked"))?;
+    match host.filter(|_| place.scheme() == "http") {
+        // Nothing leaves this machine.
+        Some(host) => Ok((client.plain_to(host), base)),
+        None => Ok((client, base)),
+    }
+}
+
 /// Whether clients ask for the tokens that are accepted.
 fn audience(config: &Config, wanted: &str, table: &mut Table) {
     for issuer in config.oidc.values() {
@@ -175,7 +198,7 @@ fn audience(config: &Config, wanted: &str, table: &mut Table) {
     }
 }
 
-/// The issuers: their metadata and keys.
+/// The issuers: their metadata and keys, found as the service finds them.
 pub(super) async fn issuers(config: &Config, table: &mut Table) {
     for (name, issuer) in &config.oidc {
         let client = match tls::public_client(issuer.ca.as_deref()) {
@@ -185,66 +208,44 @@ pub(super) async fn issuers(config: &Config, table: &mut Table) {
                 continue;
             }
         };
-        let Ok(base) = Url::parse(&issuer.issuer) else {
-            table.wrong("issuer", format!("{name}: `{}` is no URL", issuer.issuer));
-            continue;
-        };
-        let path = base.path().trim_end_matches('/').to_owned();
-        let mut found: Option<Result<(Answer, Value), Unanswered>> = None;
-        for place in [
-            format!("{path}/.well-known/openid-configuration"),
-            format!("/.well-known/oauth-authorization-server{path}"),
-            format!("/.well-known/openid-configuration{path}"),
-        ] {
-            let mut url = base.clone();
-            url.set_path(&place);
-            let tried = read(&client, &url).await;
-            let is_good = tried.is_ok();
-            if is_good || found.is_none() {
-                found = Some(tried);
-            }
-            if is_good {
-                break;
-            }
-        }
-        let (answer, metadata) = match found.unwrap_or(Err(Unanswered::Silent)) {
-            Ok(found) => found,
-            Err(error) if error.is_of_an_unknown_ca() => {
-                table.wrong("issuer", format!("{name}: {base} shows a certificate of a CA that is not known: name the CA in `[oidc.{name}] ca`"));
-                continue;
-            }
-            Err(error) => {
-                table.wrong(
-                    "issuer",
-                    format!("{name}: {}; nobody can log in until it answers from here", chain(&error)),
-                );
-                continue;
-            }
-        };
-        clock(table, &format!("the issuer {name}"), &answer);
-        let says = text(&metadata, "issuer");
-        if says != issuer.issuer {
-            table.wrong(
-                "issuer",
-                format!("{name}: it calls itself `{says}`, and tokens carry that; set `issuer` to it, to the letter"),
-            );
-            continue;
-        }
-        let keys = Url::parse(text(&metadata, "jwks_uri")).ok();
-        let Some(keys) = keys else {
-            table.note("issuer", format!("{name}: it names no keys, so only opaque tokens can be checked"));
-            continue;
-        };
-        match read(&client, &keys).await {
-            Ok((_, set)) => {
-                let count = set.get("keys").and_then(Value::as_array).map_or(0, Vec::len);
-                if count == 0 {
-                    table.wrong("issuer", format!("{name}: {keys} holds no keys: no token can be verified"));
-                } else {
-                    table.good("issuer", format!("{name}: {says}, {count} keys"));
+        match oidc::inspect(issuer, client.clone()).await {
+            Ok(found) => {
+                table.good("issuer", format!("{name}: {}, {}", issuer.issuer, told(&found)));
+                // Whatever it answers there has the time in it.
+                if let Ok(url) = Url::parse(&issuer.issuer)
+                    && let Ok(answer) = ask(&client, http::Method::GET, &url).await
+                {
+                    clock(table, &format!("the issuer {name}"), &answer);
                 }
             }
-            Err(error) => table.wrong("issuer", format!("{name}: its keys cannot be had: {}", chain(&error))),
+            Err(error) => table.wrong("issuer", format!("{name}: {}", unfit(name, issuer, &error))),
         }
+    }
+}
+
+fn told(found: &oidc::Found) -> String {
+    let keys = match found.keys {
+        Some(count) => format!("{count} keys that tokens can be verified by"),
+        None => "opaque tokens".to_owned(),
+    };
+    match &found.introspection {
+        Some(endpoint) => format!("{keys}, asked at {endpoint}"),
+        None => keys,
+    }
+}
+
+/// What is wrong with an issuer, and what to do.
+fn unfit(name: &str, issuer: &oidc::Config, error: &ProviderError) -> String {
+    match error {
+        ProviderError::Issuer { named, .. } => {
+            format!("it calls itself `{named}`, and tokens carry that; set `issuer` to it, to the letter")
+        }
+        ProviderError::Elsewhere(_) => format!("{error}: if that is right, list its origin in `[oidc.{name}] origins`"),
+        ProviderError::NoKeys => format!("{error}, by `algorithms` = {}", issuer.algorithms.join(", ")),
+        error if is_of_an_unknown_ca(error) => format!(
+            "{} shows a certificate of a CA that is not known: name the CA in `[oidc.{name}] ca`",
+            issuer.issuer
+        ),
+        error => format!("{}; nobody can log in until it answers from here", chain(error)),
     }
 }
