@@ -299,7 +299,7 @@ async fn parts_are_told_by_name_to_those_who_may_know() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_core_without_its_journal_is_still_heard_through_the_edge() {
     let aws = AwsDouble::start().await;
-    let service = Processes::start(&aws.access(), &Options::default(), &[]).await;
+    let mut service = Processes::start(&aws.access(), &Options::default(), &[]).await;
     let ready = async || service.get("/readyz").await.expect("an answer").status == 200;
     eventually("it is ready", async || ready().await.then_some(())).await;
     let journal = service.path().join("journal");
