@@ -410,19 +410,36 @@ def federation() -> None:
 
 @check("taking it down leaves the journal with all that keeps it: its key, its backups, and the policy and access point that guard it")
 def kept() -> None:
+    resources = parsed(ROOT / "modules/journal")["resource"]
     for name in ("ecs", "lambda"):
-        resources = parsed(ROOT / "modules" / name)["resource"]
+        [journal] = parsed(ROOT / "modules" / name)["module"]["journal"]
+        must(journal["source"] == "../journal", f"{name}: the journal is {journal['source']}")
         keep = {f"{kind}.{label}" for kind, named in resources.items() for label, [block] in named.items() if any(one.get("prevent_destroy") for one in block.get("lifecycle", []))}
         must("aws_efs_file_system.journal" in keep, f"{name}: `destroy` takes the journal")
-        keep |= {f"{kind}.journal" for kind in ("aws_efs_backup_policy", "aws_efs_file_system_policy") if kind in resources}
         # A policy that lets in by an access point alone is no use without that one.
-        keep |= {"aws_efs_access_point.journal"} if "aws_efs_file_system_policy" in resources else set()
+        keep |= {f"{kind}.journal" for kind in ("aws_efs_backup_policy", "aws_efs_file_system_policy", "aws_efs_access_point")}
+        must(all(one.partition(".")[0] in resources for one in keep), f"{name}: {keep} are not all there")
         page = (CHECKOUT / f"docs/deploy/{name}.md").read_text().replace("\\\n", " ")
         removed = re.findall(r"^terraform \S+ state rm (.*)$", page, re.MULTILINE)
-        told = {word.removeprefix("module.whitelistmcp.") for word in " ".join(removed).split()}
+        told = {word.removeprefix("module.whitelistmcp.module.journal.") for word in " ".join(removed).split()}
         must(told == keep, f"docs/deploy/{name}.md: `state rm` names {sorted(told)}, and {sorted(keep)} must stay")
         before = page.partition("state rm")[0]
         must("aws backup start-backup-job" in before, f"docs/deploy/{name}.md: no last backup")
+
+
+@check("the journal's file system lets in by its access point and by TLS alone, on Lambda as on ECS, and the service waits until it does")
+def guarded() -> None:
+    for example, service in (("ecs", "ecs_service"), ("ecs/private", "ecs_service"), ("lambda", "lambda_function")):
+        statements = {one["sid"]: one for one in several(made(example).one("aws_iam_policy_document", "journal")["statement"])}
+        must(set(statements) == {"ByTheAccessPoint", "ByTlsAlone"}, f"{example}: the file system's policy says {sorted(statements)}")
+        allowed, denied = statements["ByTheAccessPoint"], statements["ByTlsAlone"]
+        must((allowed["effect"], allowed["actions"]) == ("Allow", ["elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"]), f"{example}: {allowed}")
+        asked = {one["variable"]: made(example).named(one["values"][0]) for one in several(allowed["condition"])}
+        must(set(asked) == {"elasticfilesystem:AccessPointArn", "elasticfilesystem:AccessedViaMountTarget"}, f"{example}: it lets in by {asked}")
+        must((denied["effect"], denied["actions"], denied["condition"]["variable"], denied["condition"]["values"]) == ("Deny", ["*"], "aws:SecureTransport", ["false"]), f"{example}: {denied}")
+        made(example).one("aws_efs_file_system_policy", "journal")
+        for label, [block] in parsed(ROOT / "modules" / example.partition("/")[0])["resource"][f"aws_{service}"].items():
+            must(label == "edge" or "${module.journal}" in block["depends_on"], f"{example}: {label} is started before its journal can be reached")
 
 
 # === The services take what they are told ===

@@ -44,17 +44,6 @@ resource "aws_security_group" "core" {
   }
 }
 
-resource "aws_security_group" "journal" {
-  name_prefix = "${var.name}-journal-"
-  description = "The file system with the audit journal of ${var.name}"
-  vpc_id      = var.vpc_id
-  tags        = var.tags
-
-  lifecycle {
-    create_before_destroy = true
-  }
-}
-
 resource "aws_security_group" "endpoints" {
   count = var.vpc_endpoints ? 1 : 0
 
@@ -129,26 +118,6 @@ resource "aws_vpc_security_group_ingress_rule" "core_from_services" {
   ip_protocol                  = "tcp"
   from_port                    = local.core_port
   to_port                      = local.core_port
-  tags                         = var.tags
-}
-
-resource "aws_vpc_security_group_egress_rule" "core_to_journal" {
-  security_group_id            = aws_security_group.core.id
-  description                  = "The journal's file system"
-  referenced_security_group_id = aws_security_group.journal.id
-  ip_protocol                  = "tcp"
-  from_port                    = 2049
-  to_port                      = 2049
-  tags                         = var.tags
-}
-
-resource "aws_vpc_security_group_ingress_rule" "journal_from_core" {
-  security_group_id            = aws_security_group.journal.id
-  description                  = "The cores"
-  referenced_security_group_id = aws_security_group.core.id
-  ip_protocol                  = "tcp"
-  from_port                    = 2049
-  to_port                      = 2049
   tags                         = var.tags
 }
 

@@ -96,7 +96,7 @@ resource "aws_ecs_service" "core" {
     registry_arn = aws_service_discovery_service.core.arn
   }
 
-  depends_on = [aws_efs_mount_target.journal, aws_efs_file_system_policy.journal, aws_ecs_cluster_capacity_providers.this]
+  depends_on = [module.journal, aws_ecs_cluster_capacity_providers.this]
 }
 
 # === More edges where there are more requests ===

@@ -226,11 +226,11 @@ resource "aws_ecs_task_definition" "core" {
     name = "journal"
 
     efs_volume_configuration {
-      file_system_id     = aws_efs_file_system.journal.id
+      file_system_id     = module.journal.file_system_id
       transit_encryption = "ENABLED"
 
       authorization_config {
-        access_point_id = aws_efs_access_point.journal.id
+        access_point_id = module.journal.access_point_id
         # The file system's policy goes by the access point, so the base role need not be let in.
         iam = "DISABLED"
       }

@@ -53,7 +53,7 @@ resource "aws_lambda_function" "this" {
   timeout                        = 30
   memory_size                    = var.memory
   reserved_concurrent_executions = each.value.concurrency
-  kms_key_arn                    = aws_kms_key.this.arn
+  kms_key_arn                    = module.journal.key_arn
   layers                         = var.layer_arns
   tags                           = var.tags
 
@@ -73,11 +73,11 @@ resource "aws_lambda_function" "this" {
   }
 
   file_system_config {
-    arn              = aws_efs_access_point.journal.arn
+    arn              = module.journal.access_point_arn
     local_mount_path = local.mount
   }
 
-  depends_on = [aws_efs_mount_target.journal, aws_iam_role_policy.this]
+  depends_on = [module.journal, aws_iam_role_policy.this]
 }
 
 # NONE: AWS's own signature is of AWS identities, and the callers are people with tokens of your provider. The edge inside verifies each
