@@ -356,6 +356,7 @@ def reach() -> None:
     for task in ("edge", "core"):
         private |= {
             (task, "to", 443, "198.51.100.0/24"), (task, "to", 443, "endpoints[0]"), ("endpoints[0]", "from", 443, task), (task, "to", 6379, "sg-0fedcba9876543210"),
+            ("sg-0fedcba9876543210", "from", 6379, task),
             (task, "to", 443, "aws_vpc_endpoint.s3.[0].prefix_list_id"),
         }
     must(rules("ecs/private") == private, f"ecs/private: {rules('ecs/private') ^ private}")
@@ -498,6 +499,7 @@ def told() -> None:
                 etc, var = Path(scratch) / service / "etc", Path(scratch) / service / "var"
                 etc.mkdir(parents=True), var.mkdir()
                 given = values | {"CERTIFICATE": (secrets / f"{service}.pem").read_text(), "KEY": (secrets / f"{service}.key").read_text()}
+                given |= {one["name"]: "cd" * 32 for one in files["secrets"] if one["name"].startswith("FILE_")}
                 # ECS hands a JSON key's text on as it is; a shell's variables have no line feed at their end here either.
                 environment = {one["name"]: given[one["name"]].strip() for one in files["secrets"]} | variables(files) | {"FILES": str(etc)}
                 # Nobody can be given files by who is not root: what `chown` would be told is looked at below.
@@ -519,6 +521,14 @@ def told() -> None:
                 must("The configuration is sound." in said, said)
                 read = {value.removeprefix("/etc/whitelistmcp/") for value in variables(container).values() if value.startswith("/etc/whitelistmcp/")}
                 must(read <= inside, f"{example}: {service} is not given {read - inside}")
+                if example == "ecs/private":
+                    keys = {"edge": {"login.key"}, "core": {"approvals.key", "cache.key"}}[service]
+                    must(keys <= read and all((etc / key).read_text() == "cd" * 32 + "\n" for key in keys), f"{example}: {service} has not its own files")
+                    # What a file's secret is, and what the role that starts the task may read.
+                    [role] = [one for one in made(example).all("aws_iam_policy_document") if made(example).label(one) == f'execution["{service}"]']
+                    [readable] = [one["resources"] for one in several(role["statement"]) if one["sid"] == "Secrets"]
+                    told = {":".join(one["valueFrom"].split(":")[:7]) for one in files["secrets"]}
+                    must(told == set(readable), f"{example}: {service} starts with {told}, and may read {readable}")
 
 
 @check("Lambda: the URL is open to tokens alone, rounds have a function of their own that no stranger reaches, and the configuration is sound in exactly these variables")

@@ -10,6 +10,11 @@ module "whitelistmcp" {
   groups      = var.groups
   environment = var.environment
 
+  edge_environment = var.edge_environment
+  core_environment = var.core_environment
+  extra_files      = var.extra_files
+  redis            = var.redis
+
   vpc_id                   = var.vpc_id
   load_balancer_subnet_ids = var.load_balancer_subnet_ids
   task_subnet_ids          = var.task_subnet_ids

@@ -159,6 +159,19 @@ resource "aws_vpc_security_group_egress_rule" "to_redis" {
   tags                         = var.tags
 }
 
+# Redis is not this module's, and its security group has no way in for groups that were not there before.
+resource "aws_vpc_security_group_ingress_rule" "redis" {
+  for_each = var.redis == null ? {} : { edge = aws_security_group.edge.id, core = aws_security_group.core.id }
+
+  security_group_id            = var.redis.security_group_id
+  description                  = "The ${each.key} of ${var.name}"
+  referenced_security_group_id = each.value
+  ip_protocol                  = "tcp"
+  from_port                    = var.redis.port
+  to_port                      = var.redis.port
+  tags                         = var.tags
+}
+
 # === The private variant ===
 
 resource "aws_vpc_security_group_ingress_rule" "endpoints_from_tasks" {

@@ -28,6 +28,11 @@ output "journal" {
   value       = { file_system_id = module.journal.file_system_id, access_point_arn = module.journal.access_point_arn }
 }
 
+output "edge_security_group_id" {
+  description = "The edges' security group, for what else is to be reached by them."
+  value       = aws_security_group.edge.id
+}
+
 output "core_security_group_id" {
   description = "The cores' security group, for what else is to reach them or to be reached by them."
   value       = aws_security_group.core.id

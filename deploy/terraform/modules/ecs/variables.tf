@@ -181,6 +181,20 @@ variable "core_secret_arn" {
   type        = string
 }
 
+variable "extra_files" {
+  description = "Further files of each service, by name, at /etc/whitelistmcp/NAME: such as the keys that `[approvals]`, `[aws.cache]` and `[edge.login]` need. Each is a secret, or where it is JSON, one key of it."
+  type = object({
+    edge = optional(map(object({ secret_arn = string, json_key = optional(string) })), {})
+    core = optional(map(object({ secret_arn = string, json_key = optional(string) })), {})
+  })
+  default = {}
+
+  validation {
+    condition     = alltrue([for name in concat(keys(var.extra_files.edge), keys(var.extra_files.core)) : can(regex("^[a-z0-9][a-z0-9._-]*$", name)) && !contains(["certs", "sealing.key", "journal.pem", "redis-password", "policy.cedar"], name)])
+    error_message = "A name is of a-z, 0-9, dots, - and _, and none of certs, sealing.key, journal.pem, redis-password and policy.cedar, which are there."
+  }
+}
+
 variable "secrets_kms_key_arn" {
   description = "The key that these secrets are encrypted with, where it is not the account's own for Secrets Manager."
   type        = string
@@ -188,7 +202,7 @@ variable "secrets_kms_key_arn" {
 }
 
 variable "redis" {
-  description = "The Redis that replicas share: a URL rediss://HOST:PORT/0, the ARN of a secret that is its password, its security group and its port."
+  description = "The Redis that replicas share: a URL rediss://HOST:PORT/0, the ARN of a secret that is its password, its security group, which edges and cores are let in at, and its port."
   type        = object({ url = string, password_secret_arn = string, security_group_id = string, port = number })
   default     = null
 
@@ -250,7 +264,19 @@ variable "policy" {
 }
 
 variable "environment" {
-  description = "Further variables of both services, such as OTEL_EXPORTER_OTLP_ENDPOINT or WHITELISTMCP_LIMITS__CHANGES_PER_HOUR."
+  description = "Further variables of both services, such as OTEL_EXPORTER_OTLP_ENDPOINT."
+  type        = map(string)
+  default     = {}
+}
+
+variable "edge_environment" {
+  description = "Further variables of the edges alone: a core refuses settings below `[edge]`."
+  type        = map(string)
+  default     = {}
+}
+
+variable "core_environment" {
+  description = "Further variables of the cores alone, such as WHITELISTMCP_LIMITS__CHANGES_PER_HOUR."
   type        = map(string)
   default     = {}
 }
