@@ -190,13 +190,15 @@ print(json.dumps(tfparse.load_from_path(sys.argv[1], vars_paths=["terraform.tfva
 
 
 class Made:
-    """Everything that an example makes, evaluated."""
+    """Everything that an example makes with its tfvars, and with more of them, evaluated."""
 
-    def __init__(self, example: str) -> None:
+    def __init__(self, example: str, more: str = "") -> None:
         with tempfile.TemporaryDirectory(prefix="terraform-") as scratch:
             copy = Path(scratch) / "terraform"
             shutil.copytree(ROOT, copy)
             (copy / "examples/lambda/bootstrap.zip").write_bytes(b"")
+            with open(copy / "examples" / example / "terraform.tfvars.example", "a") as given:
+                given.write(more)
             for path in copy.rglob("*.tf"):
                 said = path.read_text()
                 for unknown, known in KNOWN.items():
@@ -226,8 +228,8 @@ class Made:
 
 
 @cache
-def made(example: str) -> Made:
-    return Made(example)
+def made(example: str, more: str = "") -> Made:
+    return Made(example, more)
 
 
 def several(value: Any) -> list[Block]:
@@ -332,13 +334,13 @@ def agreement() -> None:
         must(Path(mount["containerPath"]) in Path(core["WHITELISTMCP_AUDIT__DIRECTORY"]).parents, f"{example}: the journal is not on its volume")
 
 
-def rules(example: str) -> set[tuple[str, str, int, str]]:
+def rules(example: str, more: str = "") -> set[tuple[str, str, int, str]]:
     """Who may reach whom on which port: by name of the security group, or the network."""
     found = set()
     for direction in ("ingress", "egress"):
-        for rule in made(example).all(f"aws_vpc_security_group_{direction}_rule"):
+        for rule in made(example, more).all(f"aws_vpc_security_group_{direction}_rule"):
             other = rule.get("referenced_security_group_id") or rule.get("prefix_list_id") or rule["cidr_ipv4"]
-            own, other = made(example).named(rule["security_group_id"]), made(example).named(other)
+            own, other = made(example, more).named(rule["security_group_id"]), made(example, more).named(other)
             must(rule["from_port"] == rule["to_port"] and rule["ip_protocol"] == "tcp", f"{example}: {rule['description']} opens more than one port")
             found.add((own, "from" if direction == "ingress" else "to", rule["from_port"], other))
     return found
@@ -542,18 +544,18 @@ def function() -> None:
     must(one("lambda_function_url", "this")["authorization_type"] == "NONE", "lambda: the URL wants AWS's signature")
     permissions = {made("lambda").label(block): (block["action"], block["principal"]) for block in made("lambda").all("aws_lambda_permission")}
     must(permissions == {
-        "url": ("lambda:InvokeFunctionUrl", "*"), "function_by_url": ("lambda:InvokeFunction", "*"), "round": ("lambda:InvokeFunction", "events.amazonaws.com"),
+        "url": ("lambda:InvokeFunctionUrl", "*"), "function_by_url": ("lambda:InvokeFunction", "*"), "round[0]": ("lambda:InvokeFunction", "events.amazonaws.com"),
     }, f"lambda: {permissions}")
     text = (ROOT / "modules/lambda/alarms.tf").read_text() + (ROOT / "modules/lambda/function.tf").read_text()
 
     def function_of(kind: str, label: str) -> str:
         """Which of the two functions a block names."""
-        [block] = re.findall(rf'^resource "aws_{kind}" "{label}" {{$.*?^}}$', text, re.MULTILINE | re.DOTALL)
+        [block] = re.findall(rf'^resource "aws_{kind}" "{label.removesuffix("[0]")}" {{$.*?^}}$', text, re.MULTILINE | re.DOTALL)
         [name] = re.findall(r'aws_lambda_function\.this\["(\w+)"\]', block)
         return str(name)
 
     led = {label: function_of("lambda_permission", label) for label in permissions}
-    must(led == {"url": "calls", "function_by_url": "calls", "round": "rounds"} and function_of("lambda_function_url", "this") == "calls", f"lambda: {led}")
+    must(led == {"url": "calls", "function_by_url": "calls", "round[0]": "rounds"} and function_of("lambda_function_url", "this") == "calls", f"lambda: {led}")
     must(function_of("cloudwatch_event_target", "round") == function_of("lambda_function_event_invoke_config", "round") == "rounds", "lambda: the schedule runs the calls' function")
     must(rounds["reserved_concurrent_executions"] == 1, "lambda: rounds have no execution of their own")
 
@@ -570,7 +572,7 @@ def function() -> None:
         ("calls", "Throttles", "notBreaching"), ("rounds", "Errors", "notBreaching"), ("rounds", "Invocations", "breaching"), ("rounds", "Throttles", "notBreaching"),
     ], f"lambda: the alarms watch {watched}")
     must(one("lambda_permission", "function_by_url")["invoked_via_function_url"] is True, "lambda: anybody may invoke the function")
-    must(one("cloudwatch_event_rule", "round")["schedule_expression"] == "rate(1 minute)", "lambda: the schedule")
+    must(one("cloudwatch_event_rule", "round[0]")["schedule_expression"] == "rate(1 minute)", "lambda: the schedule")
     environment = function["environment"]["variables"]
     must(environment["MCP_MODE"] == "serverless", "lambda: the mode")
     mount = Path(function["file_system_config"]["local_mount_path"])
@@ -580,6 +582,44 @@ def function() -> None:
         told = {key: value.replace(str(mount), scratch) for key, value in environment.items() if key != "MCP_MODE"}
         said = sound(told | {"WHITELISTMCP_CONFIG": "/dev/null", "WHITELISTMCP_EDGE__LISTEN": "127.0.0.1:8080", "WHITELISTMCP_EDGE__PLAINTEXT": "true"})
         must("The configuration is sound." in said, said)
+
+
+# A core that is elsewhere, as docs/deploy/lambda.md says it.
+ELSEWHERE = """
+environment = {
+  WHITELISTMCP_AUDIT__DIRECTORY           = null
+  WHITELISTMCP_EDGE__BACKEND__ADDRESS     = "core.whitelistmcp.internal:8443"
+  WHITELISTMCP_EDGE__BACKEND__CERTIFICATE = "/opt/edge.pem"
+  WHITELISTMCP_EDGE__BACKEND__KEY         = "/opt/edge.key"
+  WHITELISTMCP_EDGE__BACKEND__CA          = "/opt/ca.pem"
+}
+layer_arns = ["arn:aws:lambda:eu-central-1:123456789012:layer:whitelistmcp-edge:1"]
+reaches    = { core = { security_group_id = "sg-0fedcba9876543210", port = 8443 } }
+rounds     = false
+"""
+
+
+@check("Lambda: the functions reach their journal, HTTPS and what `reaches` names, which lets them in; with the core elsewhere there are no rounds and no journal of their own")
+def elsewhere() -> None:
+    own = {("function", "to", 2049, "journal"), ("journal", "from", 2049, "function"), ("function", "to", 443, "0.0.0.0/0")}
+    must(rules("lambda") == own, f"lambda: {rules('lambda') ^ own}")
+    core = {("function", "to", 8443, "sg-0fedcba9876543210"), ("sg-0fedcba9876543210", "from", 8443, "function")}
+    must(rules("lambda", ELSEWHERE) == own | core, f"lambda: {rules('lambda', ELSEWHERE) ^ (own | core)}")
+    edge = made("lambda", ELSEWHERE)
+    [function] = edge.all("aws_lambda_function")
+    left = edge.all("aws_cloudwatch_event_rule") + edge.all("aws_cloudwatch_event_target") + edge.all("aws_lambda_function_event_invoke_config")
+    must(not left and [alarm["metric_name"] for alarm in edge.all("aws_cloudwatch_metric_alarm")] == ["Throttles"], f"lambda: of the rounds there is {left}")
+    [layer] = function["layers"]
+    must("whitelistmcp-edge" in layer, f"lambda: the layer is {layer}")
+    told = function["environment"]["variables"]
+    must("WHITELISTMCP_AUDIT__DIRECTORY" not in told, "lambda: an edge alone has a journal")
+    with tempfile.TemporaryDirectory(prefix="lambda-") as scratch:
+        certificates(Path(scratch), "core.whitelistmcp.internal")
+        here = {key: value.replace("/opt", scratch) for key, value in told.items() if key != "MCP_MODE"}
+        said = sound(here | {"WHITELISTMCP_CONFIG": "/dev/null", "WHITELISTMCP_EDGE__LISTEN": "127.0.0.1:8080", "WHITELISTMCP_EDGE__PLAINTEXT": "true"})
+        must("The configuration is sound." in said, said)
+    page = (CHECKOUT / "docs/deploy/lambda.md").read_text()
+    must(ELSEWHERE.strip() in page, "docs/deploy/lambda.md says otherwise how the core is elsewhere")
 
 
 def refused(words: str, environment: dict[str, str]) -> None:

@@ -52,6 +52,18 @@ variable "subnet_ids" {
   }
 }
 
+variable "reaches" {
+  description = "What else the functions reach in the VPC: a Redis, a core elsewhere. They are let in at its security group, and let out to it, on that port."
+  type        = map(object({ security_group_id = string, port = number }))
+  default     = {}
+}
+
+variable "rounds" {
+  description = "Whether a second function closes what has ended, each minute. Not where the core is elsewhere: that one does."
+  type        = bool
+  default     = true
+}
+
 variable "layer_arns" {
   description = "Layers with files that the function reads, under /opt: policies, keys of API keys, the edge's certificate where the core is elsewhere."
   type        = list(string)
@@ -90,7 +102,7 @@ variable "groups" {
 }
 
 variable "environment" {
-  description = "Further variables of the function."
+  description = "Further variables of the functions. null takes one away that the module sets, such as WHITELISTMCP_AUDIT__DIRECTORY where the core is elsewhere."
   type        = map(string)
   default     = {}
 }
