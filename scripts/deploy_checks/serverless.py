@@ -110,7 +110,15 @@ def function() -> None:
     must(Path(volume["LocalMountPath"]) in Path(told["WHITELISTMCP_AUDIT__DIRECTORY"]).parents, "the journal is not on its volume")
     journal = template()["Journal"]
     must(journal.get("DeletionPolicy") == journal.get("UpdateReplacePolicy") == "Retain" and journal["Properties"]["Encrypted"] is True, "the journal goes with the stack")
+    allowed, denied = journal["Properties"]["FileSystemPolicy"]["Statement"]
+    asked = {key for keys in allowed["Condition"].values() for key in keys}
+    must((allowed["Effect"], asked) == ("Allow", {"elasticfilesystem:AccessPointArn", "elasticfilesystem:AccessedViaMountTarget"}), f"the journal lets in by {allowed}")
+    must(allowed["Action"] == ["elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"], f"the journal lets do {allowed['Action']}")
+    must((denied["Effect"], denied["Action"], denied["Condition"]) == ("Deny", "*", {"Bool": {"aws:SecureTransport": "false"}}), f"the journal crosses the network in the clear: {denied}")
     role = properties("IamRoleLambdaExecution", "AWS::IAM::Role")
+    # Managed by AWS, and no wider than what attaches a function to a VPC: its calls of EC2 are denied to the code below.
+    managed = [arn["Fn::Join"][1] for arn in role["ManagedPolicyArns"]]
+    must(managed == [["arn:", {"Ref": "AWS::Partition"}, ":iam::aws:policy/service-role/AWSLambdaVPCAccessExecutionRole"]], f"the role has {managed} besides")
     [policy] = role["Policies"]
     statements = policy["PolicyDocument"]["Statement"]
     base = [one for one in statements if "sts:AssumeRole" in one["Action"]]
@@ -122,6 +130,19 @@ def function() -> None:
     must(named == functions, f"the code of {functions ^ named} may use the interfaces, or is not there")
     others = {action for one in statements for action in one["Action"]} - set(base[0]["Action"]) - {"ec2:*"}
     must(all(action.startswith(("logs:", "elasticfilesystem:Client")) for action in others), f"the role may {others}")
+
+
+@check("the rule that the page adds for a core elsewhere, and what it has taken out, are of what is made")
+def elsewhere() -> None:
+    page = (DEPLOY.parent / "docs/deploy/lambda.md").read_text()
+    section = page.partition("## With the core elsewhere")[2].partition("\n## ")[0]
+    [shown] = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    [(_, rule)] = json.loads(run(LINT / "python", "-c", "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))", stdin=shown)).items()
+    like = template()["FunctionToJournal"]
+    must(rule["Type"] == like["Type"] and set(rule["Properties"]) == set(like["Properties"]) and rule["Properties"]["GroupId"] == like["Properties"]["GroupId"], f"{rule}")
+    out = set(re.findall(r"`(Rounds\w+|NoRound)`", section))
+    made_for_rounds = {name for name, found in template().items() if found["Type"] == "AWS::CloudWatch::Alarm" and found["Properties"]["Dimensions"][0]["Value"]["Ref"] == "RoundsLambdaFunction"}
+    must(out == made_for_rounds, f"the page takes out {out}, and of the rounds are {made_for_rounds}")
 
 
 @check("rounds have a function of their own, which the schedule alone runs: no flood takes its execution, and no stranger rings its alarms")
