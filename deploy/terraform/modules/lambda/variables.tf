@@ -1,7 +1,7 @@
 variable "name" {
-  description = "What every resource's name begins with."
+  description = "What every resource's name begins with: another one than that of the ECS module in the same account, as roles, the key's alias and the file system carry it."
   type        = string
-  default     = "whitelistmcp"
+  default     = "whitelistmcp-lambda"
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{1,40}$", var.name))
