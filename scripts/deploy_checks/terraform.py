@@ -113,7 +113,11 @@ def whole() -> None:
             for output in set(re.findall(rf"\bmodule\.{name}\.(\w+)", said)):
                 must(output in inside["output"], f"{where}: module {name} has no output {output}")
         [settings] = module["terraform"]
-        must("< 2" in settings["required_version"], f"{where}: say which versions of Terraform")
+        must(settings["required_version"] == ">= 1.10.0, < 2.0.0", f"{where}: say which versions of Terraform")
+        # Two who apply at once lose one's work, and the state holds what is secret. The lock is S3's own, of Terraform 1.10.
+        for backend in settings.get("backend", {}).get("s3", []):
+            must(backend.get("encrypt") is True and backend.get("use_lockfile") is True, f"{where}: the state is not locked, or not encrypted")
+        must("examples" not in where.parts or "backend" in settings, f"{where}: the state is kept nowhere")
         provider = settings["required_providers"][0]["aws"]
         schema = json.loads(SCHEMA.read_text())["provider"]
         must(provider["version"] == f">= {schema}, < {int(schema.split('.')[0]) + 1}.0.0", f"{where}: the provider's version is not the one that is checked, {schema}")
@@ -190,15 +194,18 @@ print(json.dumps(tfparse.load_from_path(sys.argv[1], vars_paths=["terraform.tfva
 
 
 class Made:
-    """Everything that an example makes with its tfvars, and with more of them, evaluated."""
+    """Everything that an example makes with its tfvars, some of them in place of its own, evaluated."""
 
     def __init__(self, example: str, more: str = "") -> None:
         with tempfile.TemporaryDirectory(prefix="terraform-") as scratch:
             copy = Path(scratch) / "terraform"
             shutil.copytree(ROOT, copy)
             (copy / "examples/lambda/bootstrap.zip").write_bytes(b"")
-            with open(copy / "examples" / example / "terraform.tfvars.example", "a") as given:
-                given.write(more)
+            given = copy / "examples" / example / "terraform.tfvars.example"
+            kept = given.read_text()
+            for name in re.findall(r"^(\w+) *=", more, re.MULTILINE):
+                kept = re.sub(rf"^{name} *=.*\n(?:[ \]}}].*\n)*", "", kept, flags=re.MULTILINE)
+            given.write_text(kept + more)
             for path in copy.rglob("*.tf"):
                 said = path.read_text()
                 for unknown, known in KNOWN.items():
@@ -259,6 +266,7 @@ def services() -> None:
         for service in (edge, core):
             rollout = service["deployment_maximum_percent"], service["deployment_minimum_healthy_percent"]
             must(rollout == (200, 100), f"{example}: {service['name']} is rolled out by {rollout}")
+            must(service["force_new_deployment"] and service["wait_for_steady_state"], f"{example}: {service['name']} is replaced whole, or nobody waits for it")
             breaker = service["deployment_circuit_breaker"]
             must(breaker["enable"] and breaker["rollback"], f"{example}: {service['name']} is not rolled back")
             must(service["enable_execute_command"] is False, f"{example}: somebody can get into {service['name']}")
@@ -273,6 +281,42 @@ def services() -> None:
             for policy in made(example).all("aws_appautoscaling_policy")
         }
         must(metrics == {"ALBRequestCountPerTarget", "ECSServiceAverageCPUUtilization"}, f"{example}: edges are scaled on {metrics}")
+
+
+@check("ECS: a service waits for its role's right to read secrets, for every rule that lets its tasks out or in, and for the VPC endpoints")
+def waits() -> None:
+    resources = parsed(ROOT / "modules/ecs")["resource"]
+    rules = {(kind, label): json.dumps(block) for kind in resources if "security_group_" in kind for label, [block] in resources[kind].items()}
+    must(len(rules) > 10, "hardly any rules")
+    for service, group in (("edge", "aws_security_group.edge."), ("core", "aws_security_group.core.")):
+        [block] = resources["aws_ecs_service"][service]
+        waited = {word.strip("${}") for word in block["depends_on"]}
+        wanted = {f"{kind}.{label}" for (kind, label), said in rules.items() if group in said}
+        wanted |= {f"aws_vpc_endpoint.{label}" for label in resources["aws_vpc_endpoint"]} | {"aws_iam_role_policy.execution", "aws_iam_role_policy_attachment.execution", "aws_ecs_cluster_capacity_providers.this"}
+        must(wanted <= waited, f"{service} does not wait for {wanted - waited}")
+
+
+@check("what would not do is refused before anything is made: a movable image, no way to S3, a Region that the endpoints do not reach, a file's name that is taken")
+def refusals() -> None:
+    def unmet(example: str, more: str = "") -> list[str]:
+        blocks = [block for blocks in made(example, more).blocks.values() for block in blocks]
+        conditions = [one for block in blocks for one in several(block.get("validation"))]
+        conditions += [one for block in blocks if isinstance(block.get("lifecycle"), dict) for one in several(block["lifecycle"].get("precondition"))]
+        must(conditions, f"{example}: nothing is refused")
+        return sorted({one["error_message"] for one in conditions if one["condition"] is not True})
+
+    for example in ("ecs", "ecs/private", "lambda"):
+        must(not unmet(example), f"{example}: {unmet(example)}")
+    elsewhere = 'accounts = [{ id = "111111111111", role_arn = "arn:aws:iam::111111111111:role/whitelistmcp-target", regions = ["eu-central-1", "us-east-1"] }]\n'
+    for example, more, words in (
+        ("ecs", 'files_image = "public.ecr.aws/docker/library/busybox:1.37.0"\n', "a tag that is moved"), ("ecs", 'image = "example/whitelistmcp:latest"\n', "other than latest"),
+        ("ecs/private", "route_table_ids = []\n", "S3 gateway"), ("ecs/private", elsewhere, "this Region alone"),
+        ("ecs/private", 'extra_files = { edge = { "sealing.key" = { secret_arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x" } } }\n', "which are there"),
+    ):
+        found = unmet(example, more)
+        must(len(found) == 1 and words in found[0], f"{example}, {more.strip()}: {found}")
+    # Where the tasks reach the internet they reach other Regions too.
+    must(not unmet("ecs/private", elsewhere + 'issuer_networks = ["0.0.0.0/0"]\n'), "other Regions are refused that can be reached")
 
 
 @check("ECS: every container is as small as it can be, asked how it is, and given the time that the service takes to end")
@@ -295,6 +339,7 @@ def tasks() -> None:
             must(ends < container["stopTimeout"] <= 120, f"{example}: {service} takes {ends} s to end and is given {container['stopTimeout']} s")
             written = {mount["sourceVolume"] for mount in container["mountPoints"] if not mount["readOnly"]}
             must(written == ({"journal"} if service == "core" else set()), f"{example}: {service} writes to {written}")
+        must(made(example).one("aws_service_discovery_service", "core")["health_check_custom_config"]["failure_threshold"] == 1, f"{example}: an edge finds cores that are not healthy")
         ttl = made(example).one("aws_service_discovery_service", "core")["dns_config"]["dns_records"]["ttl"]
         must(ttl < seconds(variables(containers(example, "core")["core"])["WHITELISTMCP_SHUTDOWN__LAME_DUCK"]), f"{example}: a core is gone before its name is")
         journal = next(volume for volume in several(made(example).one("aws_ecs_task_definition", "core")["volume"]) if volume["name"] == "journal")
@@ -367,6 +412,17 @@ def reach() -> None:
     must(not made("ecs").all("aws_vpc_endpoint"), "ecs: there are endpoints")
 
 
+def powers(example: str, role: str) -> tuple[list[str], list[str]]:
+    """The names of a role's own policies, and the ARNs of those that are attached to it."""
+    def of(kind: str, argument: str) -> list[str]:
+        # A policy names its role by id or by name, and so by reference or in words.
+        names = {role, made(example).one("aws_iam_role", role)["name"]}
+        return [block[argument] for block in made(example).all(kind) if made(example).named(block["role"]) in names]
+
+    must(made(example).one("aws_iam_role", role).get("managed_policy_arns") is None and "inline_policy" not in made(example).one("aws_iam_role", role), f"{example}: {role} has policies inside")
+    return of("aws_iam_role_policy", "name"), of("aws_iam_role_policy_attachment", "policy_arn")
+
+
 BASE = ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]
 
 
@@ -377,7 +433,22 @@ def base_roles() -> None:
         statements = several(made(example).one("aws_iam_policy_document", document)["statement"])
         found = [(one["effect"], one["actions"], one["resources"]) for one in statements]
         must(found == [("Allow", BASE, target)], f"{example}: the base role may {found}")
+        # And nothing comes to it from elsewhere: one policy of its own, none of anybody else's.
+        own, managed = powers(example, "core")
+        must(own == ["base"] and not managed, f"{example}: the base role has {own} and {managed}")
     of_lambda = {one["sid"]: one for one in several(made("lambda").one("aws_iam_policy_document", "this")["statement"])}
+    allowed = {sid: sorted(one["actions"]) for sid, one in of_lambda.items()}
+    must(allowed == {
+        "BorrowTheTargetRoles": sorted(BASE), "Log": ["logs:CreateLogStream", "logs:PutLogEvents"], "Journal": ["elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"],
+        "Interfaces": [
+            "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets",
+            "ec2:UnassignPrivateIpAddresses",
+        ],
+        "InterfacesAreLambdasAlone": ["ec2:*"],
+    }, f"lambda: the role may {allowed}")
+    must({sid for sid, one in of_lambda.items() if one["effect"] == "Deny"} == {"InterfacesAreLambdasAlone"}, "lambda: what is denied is something else")
+    must(of_lambda["Journal"]["condition"]["variable"] == "elasticfilesystem:AccessPointArn", "lambda: the journal is mounted by anything")
+    must(powers("lambda", "this") == (["base"], []), f"lambda: the base role has {powers('lambda', 'this')}")
     must((of_lambda["BorrowTheTargetRoles"]["actions"], of_lambda["BorrowTheTargetRoles"]["resources"]) == (BASE, target), "lambda: the base role")
     denied = of_lambda["InterfacesAreLambdasAlone"]
     must((denied["effect"], denied["actions"], denied["condition"]["variable"]) == ("Deny", ["ec2:*"], "lambda:SourceFunctionArn"), "lambda: the code may use the interfaces")
@@ -426,6 +497,10 @@ def kept() -> None:
         removed = re.findall(r"^terraform \S+ state rm (.*)$", page, re.MULTILINE)
         told = {word.removeprefix("module.whitelistmcp.module.journal.") for word in " ".join(removed).split()}
         must(told == keep, f"docs/deploy/{name}.md: `state rm` names {sorted(told)}, and {sorted(keep)} must stay")
+        back = set(re.findall(r"^terraform \S+ import \$kept\.(\S+) ", page, re.MULTILINE))
+        must(back == keep and "kept=module.whitelistmcp.module.journal\n" in page, f"docs/deploy/{name}.md: brings back {sorted(back)}, and {sorted(keep)} stayed")
+        token = made(name).one("aws_efs_file_system", "journal")["creation_token"]
+        must(f"--creation-token {token} " in page, f"docs/deploy/{name}.md: looks for another file system than {token}")
         before = page.partition("state rm")[0]
         must("aws backup start-backup-job" in before, f"docs/deploy/{name}.md: no last backup")
 
@@ -443,6 +518,22 @@ def guarded() -> None:
         made(example).one("aws_efs_file_system_policy", "journal")
         for label, [block] in parsed(ROOT / "modules" / example.partition("/")[0])["resource"][f"aws_{service}"].items():
             must(label == "edge" or "${module.journal}" in block["depends_on"], f"{example}: {label} is started before its journal can be reached")
+
+
+@check("ECS and Lambda fit beside each other in one account: no name that an account has once is given twice")
+def apart() -> None:
+    once = {"aws_iam_role": "name", "aws_kms_alias": "name", "aws_efs_file_system": "creation_token", "aws_cloudwatch_log_group": "name"}
+    names = {example: {block[argument] for kind, argument in once.items() for block in made(example).all(kind)} for example in ("ecs", "lambda")}
+    must(all(len(found) >= 4 for found in names.values()) and not names["ecs"] & names["lambda"], f"both are called {names['ecs'] & names['lambda']}")
+
+
+@check("ECS: the page verifies the journal where the cores write it, by a kept half of its key that the task has")
+def verified() -> None:
+    page = (CHECKOUT / "docs/deploy/ecs.md").read_text()
+    [(directory, key)] = re.findall(r'"audit","verify","--directory","([^"]+)","--key","([^"]+)"', page)
+    must(directory == variables(containers("ecs", "core")["core"])["WHITELISTMCP_AUDIT__DIRECTORY"], f"the page looks in {directory}")
+    [given] = re.findall(r'^extra_files = \{ core = \{ "([^"]+)"', page, re.MULTILINE)
+    must(key == f"/etc/whitelistmcp/{given}", f"the page verifies by {key}, and gives {given}")
 
 
 # === The services take what they are told ===

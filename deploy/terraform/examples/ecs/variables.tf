@@ -8,6 +8,11 @@ variable "image" {
   type        = string
 }
 
+variable "files_image" {
+  description = "The small image that writes certificates, from your own registry, by digest."
+  type        = string
+}
+
 variable "public_url" {
   description = "The MCP endpoint as clients see it."
   type        = string

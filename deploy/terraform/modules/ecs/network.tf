@@ -221,6 +221,14 @@ resource "aws_vpc_endpoint" "aws" {
   subnet_ids          = var.task_subnet_ids
   security_group_ids  = [aws_security_group.endpoints[0].id]
   tags                = merge(var.tags, { Name = "${var.name}-${each.value}" })
+
+  lifecycle {
+    precondition {
+      # These are of this Region alone; EC2 and STS of others are reached by nothing but `outside_networks`.
+      condition     = contains(var.outside_networks, "0.0.0.0/0") || alltrue([for region in flatten(var.accounts[*].regions) : region == data.aws_region.current.region])
+      error_message = "The VPC endpoints reach AWS in this Region alone, and an account names another one. Leave it out, or let tasks reach the internet (`outside_networks`)."
+    }
+  }
 }
 
 resource "aws_vpc_endpoint" "s3" {

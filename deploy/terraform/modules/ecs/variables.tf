@@ -22,9 +22,13 @@ variable "image" {
 }
 
 variable "files_image" {
-  description = "A small image with a shell, for the container that writes a task's certificates before the service starts. Mirror it into your own registry and name it by digest."
+  description = "A small image with a shell, such as busybox, for the container that writes a task's certificates before the service starts. It reads every key, so it is named by digest, from your own registry."
   type        = string
-  default     = "public.ecr.aws/docker/library/busybox:1.37.0"
+
+  validation {
+    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.files_image))
+    error_message = "Name it by digest (…@sha256:…): a tag that is moved would read every key."
+  }
 }
 
 variable "architecture" {
@@ -39,15 +43,15 @@ variable "architecture" {
 }
 
 variable "edge_size" {
-  description = "CPU units and MiB of memory of one edge, in a combination that Fargate has."
+  description = "CPU units and MiB of memory of one edge, in a combination that Fargate has. The smallest holds several times what an edge takes."
   type        = object({ cpu = number, memory = number })
-  default     = { cpu = 512, memory = 1024 }
+  default     = { cpu = 256, memory = 512 }
 }
 
 variable "core_size" {
-  description = "CPU units and MiB of memory of one core, in a combination that Fargate has."
+  description = "CPU units and MiB of memory of one core, in a combination that Fargate has. The smallest holds several times what a core takes."
   type        = object({ cpu = number, memory = number })
-  default     = { cpu = 512, memory = 1024 }
+  default     = { cpu = 256, memory = 512 }
 }
 
 variable "edge_count" {
@@ -121,6 +125,11 @@ variable "route_table_ids" {
   description = "The route tables of the task subnets, for the S3 gateway endpoint. Only with `vpc_endpoints`."
   type        = list(string)
   default     = []
+
+  validation {
+    condition     = !var.vpc_endpoints || length(var.route_table_ids) > 0
+    error_message = "Name the route tables of the task subnets: without a route to the S3 gateway no image can be pulled."
+  }
 }
 
 variable "client_networks" {

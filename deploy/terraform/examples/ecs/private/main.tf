@@ -37,6 +37,11 @@ output "load_balancer" {
   value       = module.whitelistmcp.load_balancer
 }
 
+output "core_security_group_id" {
+  description = "The security group of a task that is run by hand."
+  value       = module.whitelistmcp.core_security_group_id
+}
+
 output "base_role_arn" {
   description = "The principal that the target roles must trust."
   value       = module.whitelistmcp.base_role_arn
