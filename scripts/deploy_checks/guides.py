@@ -115,6 +115,17 @@ def sentences() -> None:
             must(len(part) < 3 or part in source, f"docs/FAQ.md: nothing in src says: {part}")
 
 
+@check("every service account of Google's that a page makes has a name that Google takes")
+def accounts() -> None:
+    found = [(page, name) for page in pages() for _, _, _, body in blocks(page) for name in re.findall(r"iam service-accounts create (\S+)", body)]
+    # A loop's names are its words, up to a colon.
+    loops = [name.partition(":")[0] for page, said in found if "$" in said for words in re.findall(r"for pair in ([^;]+);", text_of(page)) for name in words.split()]
+    names = [name for _, name in found if "$" not in name] + loops
+    must(loops and len(names) >= 3, f"no page makes a service account: {found}")
+    for name in names:
+        must(re.fullmatch(r"[a-z][-a-z0-9]{4,28}[a-z0-9]", name), f"Google takes no service account named {name}")
+
+
 @check("every option of the program that a guide names is there")
 def options() -> None:
     known = set()
