@@ -128,10 +128,10 @@ def accounts() -> None:
 
 @check("every option of the program that a guide names is there")
 def options() -> None:
-    known = set()
+    known: dict[str, set[str]] = {}
     for command in ("", "bridge", "login", "logout", "stdio", "core", "edge", "serve", "check", "doctor", "certs", "reconcile", "key new", "iam session-policy", "audit show", "audit verify", "audit replay",
                     "audit key", "health", "lambda", "iam print", "reference configuration", "policy check", "policy test", "policy explain"):
-        known |= set(re.findall(r"--[a-z][a-z-]+", run(BINARY, *command.split(), "--help")))
+        known[command] = set(re.findall(r"--[a-z][a-z-]+", run(BINARY, *command.split(), "--help")))
     # Of other programs, in lines and tables that are about those.
     others = {"--callback-port", "--transport"}
     for page in guides():
@@ -140,8 +140,12 @@ def options() -> None:
         ours = [re.split(r" (?:\||&&|;) ", line[line.index("whitelistmcp "):])[0] for line in ours if not re.search(r"\b(?:az|gh|gcloud|docker|helm|cosign|cargo|cp|sha256sum) ", line)]
         inline = [code for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)) if not re.match(r"(?:az|gh|gcloud|claude|docker) ", code)]
         for words in [*ours, *(code for code in inline if code.startswith(("--", "whitelistmcp ")))]:
+            said = words.split()[1:]
+            # What stands alone may be any command's; else it is of the command that its own line names.
+            own = next((known[command] for length in (2, 1) if (command := " ".join(said[:length])) in known), known[""])
+            own = own if words.startswith("whitelistmcp ") else set().union(*known.values())
             for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", words):
-                must(option in known | others, f"{page}: there is no {option}: {words}")
+                must(option in own | others, f"{page}: there is no {option}: {words}")
 
 
 @check("every key of the configuration that a guide names is in the example")
