@@ -412,6 +412,23 @@ def reach() -> None:
     must(not made("ecs").all("aws_vpc_endpoint"), "ecs: there are endpoints")
 
 
+@check("ECS: the page on cost counts the tasks, their size and the endpoints that there are")
+def counted() -> None:
+    page = (CHECKOUT / "docs/deploy/cost.md").read_text()
+    numbers = {2: "two", 3: "three", 6: "six"}
+    edges, cores = (made("ecs").one("aws_ecs_service", name)["desired_count"] for name in ("edge", "core"))
+    sizes = {(int(task["cpu"]), int(task["memory"])) for task in made("ecs").all("aws_ecs_task_definition")}
+    must(len(sizes) == 1, f"ecs: tasks are of {sizes}")
+    [(cpu, memory)] = sizes
+    must(f"{numbers[edges]} edges and {numbers[cores]} cores of {cpu / 1024:g} vCPU and {memory} MiB" in page, f"docs/deploy/cost.md: there are {edges} edges and {cores} cores of {cpu} and {memory}")
+    # What was measured, on the same page, must fit into it.
+    measured = [float(size) for size in re.findall(r"^\| (?:edge|core) \| \d+ ms \| [\d.]+ MiB \([^)]*\) \| ([\d.]+) MiB", page, re.MULTILINE)]
+    must(len(measured) == 2 and max(measured) * 4 <= memory, f"docs/deploy/cost.md: {measured} MiB were measured, and a task has {memory}")
+    endpoints = {one["service_name"].removeprefix("com.amazonaws.eu-central-1.") for one in made("ecs/private").all("aws_vpc_endpoint") if one["vpc_endpoint_type"] == "Interface"}
+    [(count, told)] = re.findall(r"interface endpoints \| (\w+) \(([^)]*)\)", page)
+    must(set(re.findall(r"`([\w.]+)`", told)) == endpoints and count == numbers[len(endpoints)], f"docs/deploy/cost.md: there are {sorted(endpoints)}")
+
+
 def powers(example: str, role: str) -> tuple[list[str], list[str]]:
     """The names of a role's own policies, and the ARNs of those that are attached to it."""
     def of(kind: str, argument: str) -> list[str]:
