@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .judge import BINARY, DEPLOY, LINT, NODE_BIN, Wrong, check, judged_by_checkov, must, run
+from .terraform import DESCRIPTION
 
 DOMAIN = "whitelist.example.com"
 ORIGIN = "https://app.example.com"
@@ -187,6 +188,14 @@ def rounds() -> None:
         ("McpLambdaFunction", "Throttles", "notBreaching"), ("RoundsLambdaFunction", "Errors", "notBreaching"),
         ("RoundsLambdaFunction", "Invocations", "breaching"), ("RoundsLambdaFunction", "Throttles", "notBreaching"),
     ], f"the alarms watch {watched}")
+
+
+@check("EC2 takes the description of every security group and rule")
+def described() -> None:
+    groups = [found["Properties"] for found in template().values() if found["Type"].startswith("AWS::EC2::SecurityGroup")]
+    said = [group.get("GroupDescription") or group["Description"] for group in groups] + [rule["Description"] for group in groups for rule in group.get("SecurityGroupEgress", [])]
+    wrong = [words for words in said if not DESCRIPTION.fullmatch(words)]
+    must(len(said) >= 6 and not wrong, f"EC2 refuses {wrong}, of {said}")
 
 
 @check("the one stage that a name leads to has a limit on every route")

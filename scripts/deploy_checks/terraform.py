@@ -412,6 +412,20 @@ def reach() -> None:
     must(not made("ecs").all("aws_vpc_endpoint"), "ecs: there are endpoints")
 
 
+# What EC2 takes in the descriptions of groups and their rules.
+DESCRIPTION = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
+
+
+@check("EC2 takes the description of every security group and rule")
+def described() -> None:
+    for example in ("ecs", "ecs/private", "lambda"):
+        kinds = ("aws_security_group", "aws_vpc_security_group_ingress_rule", "aws_vpc_security_group_egress_rule")
+        said = {block["description"] for kind in kinds for block in made(example).all(kind)}
+        must(len(said) > 4, f"{example}: {said}")
+        wrong = [words for words in said if not DESCRIPTION.fullmatch(words)]
+        must(not wrong, f"{example}: EC2 refuses {wrong}")
+
+
 @check("ECS: the page on cost counts the tasks, their size and the endpoints that there are")
 def counted() -> None:
     page = (CHECKOUT / "docs/deploy/cost.md").read_text()

@@ -13,7 +13,7 @@ resource "aws_security_group" "journal" {
 
 resource "aws_vpc_security_group_egress_rule" "client_to_journal" {
   security_group_id            = var.client_security_group_id
-  description                  = "The journal's file system"
+  description                  = "The file system of the journal"
   referenced_security_group_id = aws_security_group.journal.id
   ip_protocol                  = "tcp"
   from_port                    = 2049

@@ -56,6 +56,11 @@ variable "reaches" {
   description = "What else the functions reach in the VPC: a Redis, a core elsewhere. They are let in at its security group, and let out to it, on that port."
   type        = map(object({ security_group_id = string, port = number }))
   default     = {}
+
+  validation {
+    condition     = alltrue([for name in keys(var.reaches) : can(regex("^[a-zA-Z0-9 ._-]+$", name))])
+    error_message = "A name is a rule's description, which EC2 takes of letters, digits, spaces, dots, - and _ alone."
+  }
 }
 
 variable "rounds" {
