@@ -373,6 +373,14 @@ def asked_outside() -> None:
         must(not found, f"{found and found[0]} is asked")
 
 
+@check("a registry that takes a tag once is given none twice: each deployment's has its run, each release's is the tag of git")
+def once() -> None:
+    given = {name: read(WORKFLOWS / name)["jobs"]["image"]["with"]["tag"] for name in ("deploy.yml", "release.yml")}
+    must(all(part in given["deploy.yml"] for part in ("github.sha", "github.run_id", "github.run_attempt")), f"a second run pushes {given['deploy.yml']} again")
+    must(given["release.yml"] == "${{ github.ref_name }}", f"a release is tagged {given['release.yml']}")
+    must("--image-tag-mutability IMMUTABLE" in (CHECKOUT / "docs/deploy/ecs.md").read_text(), "docs/deploy/ecs.md makes a repository whose tags can be moved")
+
+
 @check("an image is pushed as one index over both architectures, and by digests alone")
 def pushed() -> None:
     with tempfile.TemporaryDirectory(prefix="push-") as scratch:
