@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings the edge to Cloud Run, and the core to a virtual machine beside it. Run it again after any change: what is there already is kept.
 #
-#   deploy.sh              everything
+#   deploy.sh setup        everything: who they are and may read what, their address, disk and firewall, and then as below. For a person
+#   deploy.sh              the core and the edge anew, in what `setup` has made; it gives nobody any right. For a workflow as well
 #   deploy.sh render DIR   writes what would be deployed to DIR, and calls nobody
 #
 # docs/deploy/cloud-run.md says what the variables below mean, and what must be there before.
@@ -42,6 +43,10 @@ render() {
   printf '%s\n' "$text"
 }
 
+case ${1:-} in
+  '' | setup | render) ;;
+  *) refuse "there is no '$1': deploy.sh, deploy.sh setup, or deploy.sh render DIR" ;;
+esac
 if [[ ${1:-} == render ]]; then
   render "$here/service.yaml" > "${2:?deploy.sh render DIR}/service.yaml"
   render "$here/core.yaml" > "$2/core.yaml"
@@ -56,37 +61,43 @@ render "$here/core.yaml" > "$rendered/core.yaml"
 export CLOUDSDK_CORE_PROJECT=$PROJECT CLOUDSDK_CORE_DISABLE_PROMPTS=1
 there() { gcloud "$@" --format=none >/dev/null 2>&1; }
 
-# Who they are: two accounts, neither of which may do anything in this project but read its own secrets.
-for part in edge core; do
-  there iam service-accounts describe "whitelistmcp-$part@$PROJECT.iam.gserviceaccount.com" ||
-    gcloud iam service-accounts create "whitelistmcp-$part" --display-name "whitelistmcp $part"
-done
-reads() {
-  gcloud secrets add-iam-policy-binding "$2" --role roles/secretmanager.secretAccessor \
-    --member "serviceAccount:whitelistmcp-$1@$PROJECT.iam.gserviceaccount.com" --format=none
-}
-for secret in edge-certificate edge-key ca sealing-key; do reads edge "whitelistmcp-$secret"; done
-for secret in core-certificate core-key ca journal-key; do reads core "whitelistmcp-$secret"; done
-gcloud projects add-iam-policy-binding "$PROJECT" --role roles/logging.logWriter --condition None --format=none \
-  --member "serviceAccount:whitelistmcp-core@$PROJECT.iam.gserviceaccount.com"
-gcloud projects add-iam-policy-binding "$PROJECT" --role roles/artifactregistry.reader --condition None --format=none \
-  --member "serviceAccount:whitelistmcp-core@$PROJECT.iam.gserviceaccount.com"
-
-# The core: an address that stays, a disk that stays, and a machine that may go.
-there compute addresses describe whitelistmcp-core --region "$REGION" ||
-  gcloud compute addresses create whitelistmcp-core --region "$REGION" --subnet "$SUBNET" --addresses "$CORE_ADDRESS"
-there compute firewall-rules describe whitelistmcp-core ||
-  gcloud compute firewall-rules create whitelistmcp-core --network "$NETWORK" --direction INGRESS --allow tcp:8443 \
-    --source-ranges "$SUBNET_RANGE" --target-service-accounts "whitelistmcp-core@$PROJECT.iam.gserviceaccount.com"
-there compute resource-policies describe whitelistmcp-journal --region "$REGION" ||
-  gcloud compute resource-policies create snapshot-schedule whitelistmcp-journal --region "$REGION" \
-    --daily-schedule --start-time 03:00 --max-retention-days 30 --on-source-disk-delete keep-auto-snapshots
-# The disk's label says that it has no file system yet, over a run of this that ends early. Only then may the machine make one.
-there compute disks describe whitelistmcp-journal --zone "$ZONE" ||
-  gcloud compute disks create whitelistmcp-journal --zone "$ZONE" --type pd-balanced --size 20GB --labels whitelistmcp=unformatted
 disk() { gcloud compute disks describe whitelistmcp-journal --zone "$ZONE" --format "value($1)"; }
-[[ $(disk resourcePolicies) == *whitelistmcp-journal* ]] ||
-  gcloud compute disks add-resource-policies whitelistmcp-journal --zone "$ZONE" --resource-policies whitelistmcp-journal
+
+if [[ ${1:-} == setup ]]; then
+  # Who they are: two accounts, neither of which may do anything in this project but read its own secrets.
+  for part in edge core; do
+    there iam service-accounts describe "whitelistmcp-$part@$PROJECT.iam.gserviceaccount.com" ||
+      gcloud iam service-accounts create "whitelistmcp-$part" --display-name "whitelistmcp $part"
+  done
+  reads() {
+    gcloud secrets add-iam-policy-binding "$2" --role roles/secretmanager.secretAccessor \
+      --member "serviceAccount:whitelistmcp-$1@$PROJECT.iam.gserviceaccount.com" --format=none
+  }
+  for secret in edge-certificate edge-key ca sealing-key; do reads edge "whitelistmcp-$secret"; done
+  for secret in core-certificate core-key ca journal-key; do reads core "whitelistmcp-$secret"; done
+  gcloud projects add-iam-policy-binding "$PROJECT" --role roles/logging.logWriter --condition None --format=none \
+    --member "serviceAccount:whitelistmcp-core@$PROJECT.iam.gserviceaccount.com"
+  gcloud projects add-iam-policy-binding "$PROJECT" --role roles/artifactregistry.reader --condition None --format=none \
+    --member "serviceAccount:whitelistmcp-core@$PROJECT.iam.gserviceaccount.com"
+
+  # The core: an address that stays, a disk that stays, and a machine that may go.
+  there compute addresses describe whitelistmcp-core --region "$REGION" ||
+    gcloud compute addresses create whitelistmcp-core --region "$REGION" --subnet "$SUBNET" --addresses "$CORE_ADDRESS"
+  there compute firewall-rules describe whitelistmcp-core ||
+    gcloud compute firewall-rules create whitelistmcp-core --network "$NETWORK" --direction INGRESS --allow tcp:8443 \
+      --source-ranges "$SUBNET_RANGE" --target-service-accounts "whitelistmcp-core@$PROJECT.iam.gserviceaccount.com"
+  there compute resource-policies describe whitelistmcp-journal --region "$REGION" ||
+    gcloud compute resource-policies create snapshot-schedule whitelistmcp-journal --region "$REGION" \
+      --daily-schedule --start-time 03:00 --max-retention-days 30 --on-source-disk-delete keep-auto-snapshots
+  # The disk's label says that it has no file system yet, over a run of this that ends early. Only then may the machine make one.
+  there compute disks describe whitelistmcp-journal --zone "$ZONE" ||
+    gcloud compute disks create whitelistmcp-journal --zone "$ZONE" --type pd-balanced --size 20GB --labels whitelistmcp=unformatted
+  [[ $(disk resourcePolicies) == *whitelistmcp-journal* ]] ||
+    gcloud compute disks add-resource-policies whitelistmcp-journal --zone "$ZONE" --resource-policies whitelistmcp-journal
+elif ! there compute disks describe whitelistmcp-journal --zone "$ZONE"; then
+  refuse "the journal's disk is not there: somebody who may give rights runs deploy.sh setup first"
+fi
+
 metadata=enable-guest-attributes=TRUE
 label=$(disk labels.whitelistmcp)
 [[ $label != unformatted ]] || metadata+=,journal-disk=new
@@ -115,7 +126,9 @@ if [[ $label == unformatted ]]; then
   gcloud compute disks remove-labels whitelistmcp-journal --zone "$ZONE" --labels whitelistmcp
 fi
 
-# The edge. Everybody may call it: Google would ask for tokens of its own, and the edge asks for those of your provider.
 gcloud run services replace "$rendered/service.yaml" --region "$REGION"
-gcloud run services add-iam-policy-binding whitelistmcp --region "$REGION" --member allUsers --role roles/run.invoker --format=none
+if [[ ${1:-} == setup ]]; then
+  # Everybody may call the edge: Google would ask for tokens of its own, and the edge asks for those of your provider.
+  gcloud run services add-iam-policy-binding whitelistmcp --region "$REGION" --member allUsers --role roles/run.invoker --format=none
+fi
 echo "deployed: $PUBLIC_URL"

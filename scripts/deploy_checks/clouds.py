@@ -107,14 +107,14 @@ esac
 """
 
 
-def calls(cloud: str, program: str, exists: bool, given: dict[str, str]) -> list[str]:
+def calls(cloud: str, program: str, exists: bool, given: dict[str, str], *arguments: str, fails: bool = False) -> list[str]:
     """What a script asks of its cloud, where everything is there already or nothing is."""
     with tempfile.TemporaryDirectory(prefix="clouds-") as scratch:
         programs, log, left = Path(scratch) / "programs", Path(scratch) / "log", Path(scratch) / "tmp"
         programs.mkdir(), left.mkdir()
         (programs / program).write_text(STAND_IN)
         (programs / program).chmod(0o755)
-        script(cloud, PATH=f"{programs}:/usr/bin:/bin", LOG=str(log), EXISTS="yes" if exists else "no", TMPDIR=str(left), **given)
+        script(cloud, *arguments, fails=fails, PATH=f"{programs}:/usr/bin:/bin", LOG=str(log), EXISTS="yes" if exists else "no", TMPDIR=str(left), **given)
         must(not list(left.iterdir()), f"{cloud}: files with secrets are left behind")
         modes = Path(f"{log}.modes")
         must(cloud != "azure" or set(modes.read_text().split()) == {"600"}, f"{cloud}: the file with secrets can be read by others")
@@ -128,7 +128,7 @@ def asked(said: list[str], *words: str) -> int:
 
 @check("Cloud Run: the script makes what is missing, keeps what is there, and stops the old core before the new one has its disk")
 def gcloud() -> None:
-    fresh, again = (calls("cloud-run", "gcloud", exists, GOOGLE) for exists in (False, True))
+    fresh, again = (calls("cloud-run", "gcloud", exists, GOOGLE, "setup") for exists in (False, True))
     for kind in ("service-accounts", "addresses", "firewall-rules", "resource-policies", "disks", "instances"):
         must(asked(fresh, kind, " create ") >= 0, f"no {kind} are made")
     must(asked(again, " create ") < 0, f"what is there is made again: {again[asked(again, ' create ')]}")
@@ -148,6 +148,46 @@ def gcloud() -> None:
     made = fresh[asked(fresh, "instances", " create ")]
     for words in ("--no-address", "auto-delete=no", "device-name=journal", "--shielded-secure-boot", f"--private-network-ip {GOOGLE['CORE_ADDRESS']}", "cos-cloud"):
         must(words in made, f"the core's machine is made without {words}")
+
+
+# What the page gives the workflow's account, and the calls that each role is for. None of them gives anybody a right.
+ROLES = {"roles/run.developer": ("run services replace",), "roles/compute.instanceAdmin.v1": ("compute instances", "compute disks describe", "compute disks remove-labels")}
+
+
+@check("Cloud Run: a workflow's run renews the core and the edge by the rights that the page gives it, gives nobody any, and needs what a person's setup has made")
+def unattended() -> None:
+    whole, said = (calls("cloud-run", "gcloud", True, GOOGLE, *arguments) for arguments in (("setup",), ()))
+    must(asked(whole, "add-iam-policy-binding") >= 0 and asked(said, "iam") < 0, f"rights are given: {said[max(0, asked(said, 'iam'))]}")
+    needed = {role for call in said for role, words in ROLES.items() if call.removeprefix("gcloud ").startswith(words)}
+    others = [call for call in said if not call.removeprefix("gcloud ").startswith(sum(ROLES.values(), ()))]
+    must(needed == set(ROLES) and not others, f"the page's roles do not cover {others}, or are not needed: {set(ROLES) - needed}")
+    page = (CHECKOUT / "docs/deploy/ci-cd.md").read_text()
+    given = set(re.findall(r"--role (roles/\S+)", page.partition("`github-deploy` gets")[2].partition("**5.")[0])) | set(re.findall(r"for role in ([^;]*);", page)[0].split())
+    # To run something as the two accounts, and to read the image that it names.
+    must(given >= set(ROLES) | {"roles/iam.serviceAccountUser", "roles/artifactregistry.reader"}, f"the page gives {given}")
+    alone = calls("cloud-run", "gcloud", False, GOOGLE, fails=True)
+    must(asked(alone, " create ") < 0 and asked(alone, "run services") < 0, f"without setup something is made: {alone}")
+    must("there is no 'set-up'" in script("cloud-run", "set-up", fails=True, **GOOGLE), "an unknown word deploys")
+
+
+@check("Cloud Run: what the pages show as settings is what the workflow's own loop makes variables of, and what they render is whole")
+def settings() -> None:
+    [said] = [step["run"] for step in yaml(CHECKOUT / ".github/workflows/deploy.yml")["jobs"]["cloud-run"]["steps"] if "SETTINGS" in step.get("run", "")]
+    loop, command, _ = said.partition("deploy/cloud-run/deploy.sh\n")
+    must(command, "the workflow deploys by something else")
+    pages = {name: (CHECKOUT / f"docs/deploy/{name}.md").read_text() for name in ("ci-cd", "cloud-run")}
+    [listed] = re.findall(r"^```text\n(PROJECT=.*?)```", pages["ci-cd"], re.MULTILINE | re.DOTALL)
+    # As somebody who has deployed by hand pastes it, image and all, by a page of the web's.
+    [pasted] = re.findall(r"<<'EOF'\n(.*?)^EOF$", pages["cloud-run"], re.MULTILINE | re.DOTALL)
+    must("'" not in listed and "IMAGE=" not in listed and "'" in pasted, "the examples are otherwise than the pages say")
+    for text in (listed, pasted, pasted.replace("\n", "\r\n")):
+        with tempfile.TemporaryDirectory(prefix="clouds-") as scratch:
+            script_of_it = f"{loop}deploy/cloud-run/deploy.sh render {scratch}"
+            run("env", "-i", "PATH=/usr/bin:/bin", f"SETTINGS={text}", f"IMAGE={GOOGLE['IMAGE']}", "bash", "-e", "-c", script_of_it)
+            made = yaml(Path(scratch) / "service.yaml"), yaml(Path(scratch) / "core.yaml")
+            [told] = [one["content"] for one in made[1]["write_files"] if one["path"].endswith("core.env")]
+            must(f"WHITELISTMCP_AWS__ACCOUNTS={ACCOUNTS}\n" in told and f"WHITELISTMCP_TARGETS__GROUPS={GOOGLE['TARGET_GROUPS']}\n" in told, f"the core is told otherwise:\n{told}")
+            must(made[0]["spec"]["template"]["spec"]["containers"][0]["image"] == GOOGLE["IMAGE"], "the settings' image is deployed, and not the one that was built")
 
 
 @check("Cloud Run: the core's machine formats its disk while it is new, and neither formats nor mounts one that it cannot read later")

@@ -118,12 +118,23 @@ def sentences() -> None:
             must(len(part) < 3 or part in source, f"docs/FAQ.md: nothing in src says: {part}")
 
 
+@check("every service account of Google's that a page makes has a name that Google takes")
+def accounts() -> None:
+    found = [(page, name) for page in pages() for _, _, _, body in blocks(page) for name in re.findall(r"iam service-accounts create (\S+)", body)]
+    # A loop's names are its words, up to a colon.
+    loops = [name.partition(":")[0] for page, said in found if "$" in said for words in re.findall(r"for pair in ([^;]+);", text_of(page)) for name in words.split()]
+    names = [name for _, name in found if "$" not in name] + loops
+    must(loops and len(names) >= 3, f"no page makes a service account: {found}")
+    for name in names:
+        must(re.fullmatch(r"[a-z][-a-z0-9]{4,28}[a-z0-9]", name), f"Google takes no service account named {name}")
+
+
 @check("every option of the program that a guide names is there")
 def options() -> None:
-    known = set()
+    known: dict[str, set[str]] = {}
     for command in ("", "bridge", "login", "logout", "stdio", "core", "edge", "serve", "check", "doctor", "certs", "reconcile", "key new", "iam session-policy", "audit show", "audit verify", "audit replay",
                     "audit key", "health", "lambda", "iam print", "reference configuration", "policy check", "policy test", "policy explain"):
-        known |= set(re.findall(r"--[a-z][a-z-]+", run(BINARY, *command.split(), "--help")))
+        known[command] = set(re.findall(r"--[a-z][a-z-]+", run(BINARY, *command.split(), "--help")))
     # Of other programs, in lines and tables that are about those.
     others = {"--callback-port", "--transport"}
     for page in guides():
@@ -132,8 +143,12 @@ def options() -> None:
         ours = [re.split(r" (?:\||&&|;) ", line[line.index("whitelistmcp "):])[0] for line in ours if not re.search(r"\b(?:az|gh|gcloud|docker|helm|cosign|cargo|cp|sha256sum) ", line)]
         inline = [code for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)) if not re.match(r"(?:az|gh|gcloud|claude|docker) ", code)]
         for words in [*ours, *(code for code in inline if code.startswith(("--", "whitelistmcp ")))]:
+            said = words.split()[1:]
+            # What stands alone may be any command's; else it is of the command that its own line names.
+            own = next((known[command] for length in (2, 1) if (command := " ".join(said[:length])) in known), known[""])
+            own = own if words.startswith("whitelistmcp ") else set().union(*known.values())
             for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", words):
-                must(option in known | others, f"{page}: there is no {option}: {words}")
+                must(option in own | others, f"{page}: there is no {option}: {words}")
 
 
 @check("every key of the configuration that a guide names is in the example")

@@ -1,6 +1,8 @@
 """What every check of the deployment uses: where things are, how a program is run, and how a check says that something is wrong."""
 
+import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -62,15 +64,24 @@ def must(holds: object, words: str) -> None:
         raise Wrong(words)
 
 
-def judged_by_checkov(directory: Path, frameworks: str, *more: str, parses: int = 1) -> None:
-    """checkov finds nothing in a directory, and has parsed at least so many files of it: one that it cannot parse counts as no failure."""
+def judged_by_checkov(directory: Path, frameworks: str, *more: str, parses: int = 1, reasons: dict[tuple[str, str], str] | None = None) -> None:
+    """checkov finds nothing in a directory but what `reasons` passes over: by the finding's id, and a pattern of the resource or file that it is of.
+    It has judged at least so many things there: a file that it cannot parse counts as no failure."""
     said = run(
-        CHECKOV, "--skip-download", "--quiet", "--compact", "--output", "json", "--framework", *frameworks.split(), "--directory", directory, *more,
+        CHECKOV, "--skip-download", "--quiet", "--compact", "--soft-fail", "--output", "json", "--framework", *frameworks.split(), "--directory", directory, *more,
     )
-    import json
-
     reports = json.loads(said[: said.rindex("}") + 1] if said.lstrip().startswith("{") else said[: said.rindex("]") + 1])
     reports = reports if isinstance(reports, list) else [reports]
     summaries = [report.get("summary", report) for report in reports]
     must(sum(summary.get("parsing_errors", 0) for summary in summaries) == 0, f"checkov cannot parse all of {directory}")
     must(sum(summary.get("passed", 0) for summary in summaries) >= parses, f"checkov found nothing to judge in {directory}")
+    found = [finding for report in reports for finding in report.get("results", {}).get("failed_checks", [])]
+    must(len(found) == sum(summary.get("failed", 0) for summary in summaries), f"checkov counts other findings in {directory} than it names")
+    reasons, used, wrong = reasons or {}, set(), []
+    for finding in found:
+        of = [key for key in reasons if key[0] == finding["check_id"] and any(re.fullmatch(key[1], finding[name]) for name in ("resource", "file_path"))]
+        used |= set(of)
+        if not of:
+            wrong.append(f"{finding['check_id']}: {finding['check_name']}: {finding['resource']} in {finding['file_path']}:{finding['file_line_range'][0]}")
+    must(not wrong, "\n".join(wrong))
+    must(used == set(reasons), f"passed over without need: {set(reasons) - used}")

@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .judge import BINARY, DEPLOY, LINT, NODE_BIN, Wrong, check, must, run
+from .judge import BINARY, DEPLOY, LINT, NODE_BIN, Wrong, check, judged_by_checkov, must, run
+from .terraform import DESCRIPTION
 
 DOMAIN = "whitelist.example.com"
 ORIGIN = "https://app.example.com"
@@ -67,6 +68,26 @@ def lint() -> None:
         run(LINT / "cfn-lint", "--ignore-checks", "W3005", "--", whole)
 
 
+# What checkov would have otherwise, and why it is as it is.
+REASONS = {
+    ("CKV_AWS_18", r".*\.ServerlessDeploymentBucket"): "it holds packages alone, and CloudTrail has who changed them",
+    ("CKV_AWS_158", r".*LogGroup"): "CloudWatch encrypts by a key of its own, and no secret is logged",
+    ("CKV_AWS_173", r".*LambdaFunction"): "Lambda encrypts by a key of its own, and no variable is a secret",
+    ("CKV_AWS_116", r".*LambdaFunction"): "a call is answered at once, and the next round comes a minute later",
+    ("CKV_AWS_59", r".*\.ApiGatewayMethod(WellDash|HealthGet).*"): "who has no token yet reads here where to get one, and health says nothing else",
+    ("CKV_AWS_73", r".*\.Stage"): "traces are OpenTelemetry's, by OTEL_EXPORTER_OTLP_ENDPOINT",
+    ("CKV_AWS_76", r".*\.Stage"): "the edge logs each call, and API Gateway would need a role of the whole account to",
+    ("CKV_AWS_120", r".*\.Stage"): "no answer to a call may be another one's",
+}
+
+
+@check("checkov finds nothing in the CloudFormation that it makes but what has a reason")
+def checkov() -> None:
+    with tempfile.TemporaryDirectory(prefix="serverless-") as scratch:
+        (Path(scratch) / "template.json").write_text(made())
+        judged_by_checkov(Path(scratch), "cloudformation", parses=30, reasons=REASONS)
+
+
 @check("without a variable that is the reader's nothing is made")
 def missing() -> None:
     with tempfile.TemporaryDirectory(prefix="serverless-") as scratch:
@@ -110,7 +131,15 @@ def function() -> None:
     must(Path(volume["LocalMountPath"]) in Path(told["WHITELISTMCP_AUDIT__DIRECTORY"]).parents, "the journal is not on its volume")
     journal = template()["Journal"]
     must(journal.get("DeletionPolicy") == journal.get("UpdateReplacePolicy") == "Retain" and journal["Properties"]["Encrypted"] is True, "the journal goes with the stack")
+    allowed, denied = journal["Properties"]["FileSystemPolicy"]["Statement"]
+    asked = {key for keys in allowed["Condition"].values() for key in keys}
+    must((allowed["Effect"], asked) == ("Allow", {"elasticfilesystem:AccessPointArn", "elasticfilesystem:AccessedViaMountTarget"}), f"the journal lets in by {allowed}")
+    must(allowed["Action"] == ["elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"], f"the journal lets do {allowed['Action']}")
+    must((denied["Effect"], denied["Action"], denied["Condition"]) == ("Deny", "*", {"Bool": {"aws:SecureTransport": "false"}}), f"the journal crosses the network in the clear: {denied}")
     role = properties("IamRoleLambdaExecution", "AWS::IAM::Role")
+    # Managed by AWS, and no wider than what attaches a function to a VPC: its calls of EC2 are denied to the code below.
+    managed = [arn["Fn::Join"][1] for arn in role["ManagedPolicyArns"]]
+    must(managed == [["arn:", {"Ref": "AWS::Partition"}, ":iam::aws:policy/service-role/AWSLambdaVPCAccessExecutionRole"]], f"the role has {managed} besides")
     [policy] = role["Policies"]
     statements = policy["PolicyDocument"]["Statement"]
     base = [one for one in statements if "sts:AssumeRole" in one["Action"]]
@@ -122,6 +151,19 @@ def function() -> None:
     must(named == functions, f"the code of {functions ^ named} may use the interfaces, or is not there")
     others = {action for one in statements for action in one["Action"]} - set(base[0]["Action"]) - {"ec2:*"}
     must(all(action.startswith(("logs:", "elasticfilesystem:Client")) for action in others), f"the role may {others}")
+
+
+@check("the rule that the page adds for a core elsewhere, and what it has taken out, are of what is made")
+def elsewhere() -> None:
+    page = (DEPLOY.parent / "docs/deploy/lambda.md").read_text()
+    section = page.partition("## With the core elsewhere")[2].partition("\n## ")[0]
+    [shown] = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    [(_, rule)] = json.loads(run(LINT / "python", "-c", "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))", stdin=shown)).items()
+    like = template()["FunctionToJournal"]
+    must(rule["Type"] == like["Type"] and set(rule["Properties"]) == set(like["Properties"]) and rule["Properties"]["GroupId"] == like["Properties"]["GroupId"], f"{rule}")
+    out = set(re.findall(r"`(Rounds\w+|NoRound)`", section))
+    made_for_rounds = {name for name, found in template().items() if found["Type"] == "AWS::CloudWatch::Alarm" and found["Properties"]["Dimensions"][0]["Value"]["Ref"] == "RoundsLambdaFunction"}
+    must(out == made_for_rounds, f"the page takes out {out}, and of the rounds are {made_for_rounds}")
 
 
 @check("rounds have a function of their own, which the schedule alone runs: no flood takes its execution, and no stranger rings its alarms")
@@ -146,6 +188,14 @@ def rounds() -> None:
         ("McpLambdaFunction", "Throttles", "notBreaching"), ("RoundsLambdaFunction", "Errors", "notBreaching"),
         ("RoundsLambdaFunction", "Invocations", "breaching"), ("RoundsLambdaFunction", "Throttles", "notBreaching"),
     ], f"the alarms watch {watched}")
+
+
+@check("EC2 takes the description of every security group and rule")
+def described() -> None:
+    groups = [found["Properties"] for found in template().values() if found["Type"].startswith("AWS::EC2::SecurityGroup")]
+    said = [group.get("GroupDescription") or group["Description"] for group in groups] + [rule["Description"] for group in groups for rule in group.get("SecurityGroupEgress", [])]
+    wrong = [words for words in said if not DESCRIPTION.fullmatch(words)]
+    must(len(said) >= 6 and not wrong, f"EC2 refuses {wrong}, of {said}")
 
 
 @check("the one stage that a name leads to has a limit on every route")

@@ -113,7 +113,11 @@ def whole() -> None:
             for output in set(re.findall(rf"\bmodule\.{name}\.(\w+)", said)):
                 must(output in inside["output"], f"{where}: module {name} has no output {output}")
         [settings] = module["terraform"]
-        must("< 2" in settings["required_version"], f"{where}: say which versions of Terraform")
+        must(settings["required_version"] == ">= 1.10.0, < 2.0.0", f"{where}: say which versions of Terraform")
+        # Two who apply at once lose one's work, and the state holds what is secret. The lock is S3's own, of Terraform 1.10.
+        for backend in settings.get("backend", {}).get("s3", []):
+            must(backend.get("encrypt") is True and backend.get("use_lockfile") is True, f"{where}: the state is not locked, or not encrypted")
+        must("examples" not in where.parts or "backend" in settings, f"{where}: the state is kept nowhere")
         provider = settings["required_providers"][0]["aws"]
         schema = json.loads(SCHEMA.read_text())["provider"]
         must(provider["version"] == f">= {schema}, < {int(schema.split('.')[0]) + 1}.0.0", f"{where}: the provider's version is not the one that is checked, {schema}")
@@ -190,13 +194,18 @@ print(json.dumps(tfparse.load_from_path(sys.argv[1], vars_paths=["terraform.tfva
 
 
 class Made:
-    """Everything that an example makes, evaluated."""
+    """Everything that an example makes with its tfvars, some of them in place of its own, evaluated."""
 
-    def __init__(self, example: str) -> None:
+    def __init__(self, example: str, more: str = "") -> None:
         with tempfile.TemporaryDirectory(prefix="terraform-") as scratch:
             copy = Path(scratch) / "terraform"
             shutil.copytree(ROOT, copy)
             (copy / "examples/lambda/bootstrap.zip").write_bytes(b"")
+            given = copy / "examples" / example / "terraform.tfvars.example"
+            kept = given.read_text()
+            for name in re.findall(r"^(\w+) *=", more, re.MULTILINE):
+                kept = re.sub(rf"^{name} *=.*\n(?:[ \]}}].*\n)*", "", kept, flags=re.MULTILINE)
+            given.write_text(kept + more)
             for path in copy.rglob("*.tf"):
                 said = path.read_text()
                 for unknown, known in KNOWN.items():
@@ -226,8 +235,8 @@ class Made:
 
 
 @cache
-def made(example: str) -> Made:
-    return Made(example)
+def made(example: str, more: str = "") -> Made:
+    return Made(example, more)
 
 
 def several(value: Any) -> list[Block]:
@@ -257,6 +266,7 @@ def services() -> None:
         for service in (edge, core):
             rollout = service["deployment_maximum_percent"], service["deployment_minimum_healthy_percent"]
             must(rollout == (200, 100), f"{example}: {service['name']} is rolled out by {rollout}")
+            must(service["force_new_deployment"] and service["wait_for_steady_state"], f"{example}: {service['name']} is replaced whole, or nobody waits for it")
             breaker = service["deployment_circuit_breaker"]
             must(breaker["enable"] and breaker["rollback"], f"{example}: {service['name']} is not rolled back")
             must(service["enable_execute_command"] is False, f"{example}: somebody can get into {service['name']}")
@@ -271,6 +281,42 @@ def services() -> None:
             for policy in made(example).all("aws_appautoscaling_policy")
         }
         must(metrics == {"ALBRequestCountPerTarget", "ECSServiceAverageCPUUtilization"}, f"{example}: edges are scaled on {metrics}")
+
+
+@check("ECS: a service waits for its role's right to read secrets, for every rule that lets its tasks out or in, and for the VPC endpoints")
+def waits() -> None:
+    resources = parsed(ROOT / "modules/ecs")["resource"]
+    rules = {(kind, label): json.dumps(block) for kind in resources if "security_group_" in kind for label, [block] in resources[kind].items()}
+    must(len(rules) > 10, "hardly any rules")
+    for service, group in (("edge", "aws_security_group.edge."), ("core", "aws_security_group.core.")):
+        [block] = resources["aws_ecs_service"][service]
+        waited = {word.strip("${}") for word in block["depends_on"]}
+        wanted = {f"{kind}.{label}" for (kind, label), said in rules.items() if group in said}
+        wanted |= {f"aws_vpc_endpoint.{label}" for label in resources["aws_vpc_endpoint"]} | {"aws_iam_role_policy.execution", "aws_iam_role_policy_attachment.execution", "aws_ecs_cluster_capacity_providers.this"}
+        must(wanted <= waited, f"{service} does not wait for {wanted - waited}")
+
+
+@check("what would not do is refused before anything is made: a movable image, no way to S3, a Region that the endpoints do not reach, a file's name that is taken")
+def refusals() -> None:
+    def unmet(example: str, more: str = "") -> list[str]:
+        blocks = [block for blocks in made(example, more).blocks.values() for block in blocks]
+        conditions = [one for block in blocks for one in several(block.get("validation"))]
+        conditions += [one for block in blocks if isinstance(block.get("lifecycle"), dict) for one in several(block["lifecycle"].get("precondition"))]
+        must(conditions, f"{example}: nothing is refused")
+        return sorted({one["error_message"] for one in conditions if one["condition"] is not True})
+
+    for example in ("ecs", "ecs/private", "lambda"):
+        must(not unmet(example), f"{example}: {unmet(example)}")
+    elsewhere = 'accounts = [{ id = "111111111111", role_arn = "arn:aws:iam::111111111111:role/whitelistmcp-target", regions = ["eu-central-1", "us-east-1"] }]\n'
+    for example, more, words in (
+        ("ecs", 'files_image = "public.ecr.aws/docker/library/busybox:1.37.0"\n', "a tag that is moved"), ("ecs", 'image = "example/whitelistmcp:latest"\n', "other than latest"),
+        ("ecs/private", "route_table_ids = []\n", "S3 gateway"), ("ecs/private", elsewhere, "this Region alone"),
+        ("ecs/private", 'extra_files = { edge = { "sealing.key" = { secret_arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x" } } }\n', "which are there"),
+    ):
+        found = unmet(example, more)
+        must(len(found) == 1 and words in found[0], f"{example}, {more.strip()}: {found}")
+    # Where the tasks reach the internet they reach other Regions too.
+    must(not unmet("ecs/private", elsewhere + 'issuer_networks = ["0.0.0.0/0"]\n'), "other Regions are refused that can be reached")
 
 
 @check("ECS: every container is as small as it can be, asked how it is, and given the time that the service takes to end")
@@ -293,6 +339,7 @@ def tasks() -> None:
             must(ends < container["stopTimeout"] <= 120, f"{example}: {service} takes {ends} s to end and is given {container['stopTimeout']} s")
             written = {mount["sourceVolume"] for mount in container["mountPoints"] if not mount["readOnly"]}
             must(written == ({"journal"} if service == "core" else set()), f"{example}: {service} writes to {written}")
+        must(made(example).one("aws_service_discovery_service", "core")["health_check_custom_config"]["failure_threshold"] == 1, f"{example}: an edge finds cores that are not healthy")
         ttl = made(example).one("aws_service_discovery_service", "core")["dns_config"]["dns_records"]["ttl"]
         must(ttl < seconds(variables(containers(example, "core")["core"])["WHITELISTMCP_SHUTDOWN__LAME_DUCK"]), f"{example}: a core is gone before its name is")
         journal = next(volume for volume in several(made(example).one("aws_ecs_task_definition", "core")["volume"]) if volume["name"] == "journal")
@@ -332,13 +379,13 @@ def agreement() -> None:
         must(Path(mount["containerPath"]) in Path(core["WHITELISTMCP_AUDIT__DIRECTORY"]).parents, f"{example}: the journal is not on its volume")
 
 
-def rules(example: str) -> set[tuple[str, str, int, str]]:
+def rules(example: str, more: str = "") -> set[tuple[str, str, int, str]]:
     """Who may reach whom on which port: by name of the security group, or the network."""
     found = set()
     for direction in ("ingress", "egress"):
-        for rule in made(example).all(f"aws_vpc_security_group_{direction}_rule"):
+        for rule in made(example, more).all(f"aws_vpc_security_group_{direction}_rule"):
             other = rule.get("referenced_security_group_id") or rule.get("prefix_list_id") or rule["cidr_ipv4"]
-            own, other = made(example).named(rule["security_group_id"]), made(example).named(other)
+            own, other = made(example, more).named(rule["security_group_id"]), made(example, more).named(other)
             must(rule["from_port"] == rule["to_port"] and rule["ip_protocol"] == "tcp", f"{example}: {rule['description']} opens more than one port")
             found.add((own, "from" if direction == "ingress" else "to", rule["from_port"], other))
     return found
@@ -356,12 +403,55 @@ def reach() -> None:
     for task in ("edge", "core"):
         private |= {
             (task, "to", 443, "198.51.100.0/24"), (task, "to", 443, "endpoints[0]"), ("endpoints[0]", "from", 443, task), (task, "to", 6379, "sg-0fedcba9876543210"),
+            ("sg-0fedcba9876543210", "from", 6379, task),
             (task, "to", 443, "aws_vpc_endpoint.s3.[0].prefix_list_id"),
         }
     must(rules("ecs/private") == private, f"ecs/private: {rules('ecs/private') ^ private}")
     endpoints = {one["service_name"].removeprefix("com.amazonaws.eu-central-1.") for one in made("ecs/private").all("aws_vpc_endpoint")}
     must(endpoints == {"ec2", "sts", "logs", "ecr.api", "ecr.dkr", "secretsmanager", "s3"}, f"ecs/private: endpoints {endpoints}")
     must(not made("ecs").all("aws_vpc_endpoint"), "ecs: there are endpoints")
+
+
+# What EC2 takes in the descriptions of groups and their rules.
+DESCRIPTION = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
+
+
+@check("EC2 takes the description of every security group and rule")
+def described() -> None:
+    for example in ("ecs", "ecs/private", "lambda"):
+        kinds = ("aws_security_group", "aws_vpc_security_group_ingress_rule", "aws_vpc_security_group_egress_rule")
+        said = {block["description"] for kind in kinds for block in made(example).all(kind)}
+        must(len(said) > 4, f"{example}: {said}")
+        wrong = [words for words in said if not DESCRIPTION.fullmatch(words)]
+        must(not wrong, f"{example}: EC2 refuses {wrong}")
+
+
+@check("ECS: the page on cost counts the tasks, their size and the endpoints that there are")
+def counted() -> None:
+    page = (CHECKOUT / "docs/deploy/cost.md").read_text()
+    numbers = {2: "two", 3: "three", 6: "six"}
+    edges, cores = (made("ecs").one("aws_ecs_service", name)["desired_count"] for name in ("edge", "core"))
+    sizes = {(int(task["cpu"]), int(task["memory"])) for task in made("ecs").all("aws_ecs_task_definition")}
+    must(len(sizes) == 1, f"ecs: tasks are of {sizes}")
+    [(cpu, memory)] = sizes
+    must(f"{numbers[edges]} edges and {numbers[cores]} cores of {cpu / 1024:g} vCPU and {memory} MiB" in page, f"docs/deploy/cost.md: there are {edges} edges and {cores} cores of {cpu} and {memory}")
+    # What was measured, on the same page, must fit into it.
+    measured = [float(size) for size in re.findall(r"^\| (?:edge|core) \| \d+ ms \| [\d.]+ MiB \([^)]*\) \| ([\d.]+) MiB", page, re.MULTILINE)]
+    must(len(measured) == 2 and max(measured) * 4 <= memory, f"docs/deploy/cost.md: {measured} MiB were measured, and a task has {memory}")
+    endpoints = {one["service_name"].removeprefix("com.amazonaws.eu-central-1.") for one in made("ecs/private").all("aws_vpc_endpoint") if one["vpc_endpoint_type"] == "Interface"}
+    [(count, told)] = re.findall(r"interface endpoints \| (\w+) \(([^)]*)\)", page)
+    must(set(re.findall(r"`([\w.]+)`", told)) == endpoints and count == numbers[len(endpoints)], f"docs/deploy/cost.md: there are {sorted(endpoints)}")
+
+
+def powers(example: str, role: str) -> tuple[list[str], list[str]]:
+    """The names of a role's own policies, and the ARNs of those that are attached to it."""
+    def of(kind: str, argument: str) -> list[str]:
+        # A policy names its role by id or by name, and so by reference or in words.
+        names = {role, made(example).one("aws_iam_role", role)["name"]}
+        return [block[argument] for block in made(example).all(kind) if made(example).named(block["role"]) in names]
+
+    must(made(example).one("aws_iam_role", role).get("managed_policy_arns") is None and "inline_policy" not in made(example).one("aws_iam_role", role), f"{example}: {role} has policies inside")
+    return of("aws_iam_role_policy", "name"), of("aws_iam_role_policy_attachment", "policy_arn")
 
 
 BASE = ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]
@@ -374,7 +464,22 @@ def base_roles() -> None:
         statements = several(made(example).one("aws_iam_policy_document", document)["statement"])
         found = [(one["effect"], one["actions"], one["resources"]) for one in statements]
         must(found == [("Allow", BASE, target)], f"{example}: the base role may {found}")
+        # And nothing comes to it from elsewhere: one policy of its own, none of anybody else's.
+        own, managed = powers(example, "core")
+        must(own == ["base"] and not managed, f"{example}: the base role has {own} and {managed}")
     of_lambda = {one["sid"]: one for one in several(made("lambda").one("aws_iam_policy_document", "this")["statement"])}
+    allowed = {sid: sorted(one["actions"]) for sid, one in of_lambda.items()}
+    must(allowed == {
+        "BorrowTheTargetRoles": sorted(BASE), "Log": ["logs:CreateLogStream", "logs:PutLogEvents"], "Journal": ["elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"],
+        "Interfaces": [
+            "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets",
+            "ec2:UnassignPrivateIpAddresses",
+        ],
+        "InterfacesAreLambdasAlone": ["ec2:*"],
+    }, f"lambda: the role may {allowed}")
+    must({sid for sid, one in of_lambda.items() if one["effect"] == "Deny"} == {"InterfacesAreLambdasAlone"}, "lambda: what is denied is something else")
+    must(of_lambda["Journal"]["condition"]["variable"] == "elasticfilesystem:AccessPointArn", "lambda: the journal is mounted by anything")
+    must(powers("lambda", "this") == (["base"], []), f"lambda: the base role has {powers('lambda', 'this')}")
     must((of_lambda["BorrowTheTargetRoles"]["actions"], of_lambda["BorrowTheTargetRoles"]["resources"]) == (BASE, target), "lambda: the base role")
     denied = of_lambda["InterfacesAreLambdasAlone"]
     must((denied["effect"], denied["actions"], denied["condition"]["variable"]) == ("Deny", ["ec2:*"], "lambda:SourceFunctionArn"), "lambda: the code may use the interfaces")
@@ -410,19 +515,56 @@ def federation() -> None:
 
 @check("taking it down leaves the journal with all that keeps it: its key, its backups, and the policy and access point that guard it")
 def kept() -> None:
+    resources = parsed(ROOT / "modules/journal")["resource"]
     for name in ("ecs", "lambda"):
-        resources = parsed(ROOT / "modules" / name)["resource"]
+        [journal] = parsed(ROOT / "modules" / name)["module"]["journal"]
+        must(journal["source"] == "../journal", f"{name}: the journal is {journal['source']}")
         keep = {f"{kind}.{label}" for kind, named in resources.items() for label, [block] in named.items() if any(one.get("prevent_destroy") for one in block.get("lifecycle", []))}
         must("aws_efs_file_system.journal" in keep, f"{name}: `destroy` takes the journal")
-        keep |= {f"{kind}.journal" for kind in ("aws_efs_backup_policy", "aws_efs_file_system_policy") if kind in resources}
         # A policy that lets in by an access point alone is no use without that one.
-        keep |= {"aws_efs_access_point.journal"} if "aws_efs_file_system_policy" in resources else set()
+        keep |= {f"{kind}.journal" for kind in ("aws_efs_backup_policy", "aws_efs_file_system_policy", "aws_efs_access_point")}
+        must(all(one.partition(".")[0] in resources for one in keep), f"{name}: {keep} are not all there")
         page = (CHECKOUT / f"docs/deploy/{name}.md").read_text().replace("\\\n", " ")
         removed = re.findall(r"^terraform \S+ state rm (.*)$", page, re.MULTILINE)
-        told = {word.removeprefix("module.whitelistmcp.") for word in " ".join(removed).split()}
+        told = {word.removeprefix("module.whitelistmcp.module.journal.") for word in " ".join(removed).split()}
         must(told == keep, f"docs/deploy/{name}.md: `state rm` names {sorted(told)}, and {sorted(keep)} must stay")
+        back = set(re.findall(r"^terraform \S+ import \$kept\.(\S+) ", page, re.MULTILINE))
+        must(back == keep and "kept=module.whitelistmcp.module.journal\n" in page, f"docs/deploy/{name}.md: brings back {sorted(back)}, and {sorted(keep)} stayed")
+        token = made(name).one("aws_efs_file_system", "journal")["creation_token"]
+        must(f"--creation-token {token} " in page, f"docs/deploy/{name}.md: looks for another file system than {token}")
         before = page.partition("state rm")[0]
         must("aws backup start-backup-job" in before, f"docs/deploy/{name}.md: no last backup")
+
+
+@check("the journal's file system lets in by its access point and by TLS alone, on Lambda as on ECS, and the service waits until it does")
+def guarded() -> None:
+    for example, service in (("ecs", "ecs_service"), ("ecs/private", "ecs_service"), ("lambda", "lambda_function")):
+        statements = {one["sid"]: one for one in several(made(example).one("aws_iam_policy_document", "journal")["statement"])}
+        must(set(statements) == {"ByTheAccessPoint", "ByTlsAlone"}, f"{example}: the file system's policy says {sorted(statements)}")
+        allowed, denied = statements["ByTheAccessPoint"], statements["ByTlsAlone"]
+        must((allowed["effect"], allowed["actions"]) == ("Allow", ["elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"]), f"{example}: {allowed}")
+        asked = {one["variable"]: made(example).named(one["values"][0]) for one in several(allowed["condition"])}
+        must(set(asked) == {"elasticfilesystem:AccessPointArn", "elasticfilesystem:AccessedViaMountTarget"}, f"{example}: it lets in by {asked}")
+        must((denied["effect"], denied["actions"], denied["condition"]["variable"], denied["condition"]["values"]) == ("Deny", ["*"], "aws:SecureTransport", ["false"]), f"{example}: {denied}")
+        made(example).one("aws_efs_file_system_policy", "journal")
+        for label, [block] in parsed(ROOT / "modules" / example.partition("/")[0])["resource"][f"aws_{service}"].items():
+            must(label == "edge" or "${module.journal}" in block["depends_on"], f"{example}: {label} is started before its journal can be reached")
+
+
+@check("ECS and Lambda fit beside each other in one account: no name that an account has once is given twice")
+def apart() -> None:
+    once = {"aws_iam_role": "name", "aws_kms_alias": "name", "aws_efs_file_system": "creation_token", "aws_cloudwatch_log_group": "name"}
+    names = {example: {block[argument] for kind, argument in once.items() for block in made(example).all(kind)} for example in ("ecs", "lambda")}
+    must(all(len(found) >= 4 for found in names.values()) and not names["ecs"] & names["lambda"], f"both are called {names['ecs'] & names['lambda']}")
+
+
+@check("ECS: the page verifies the journal where the cores write it, by a kept half of its key that the task has")
+def verified() -> None:
+    page = (CHECKOUT / "docs/deploy/ecs.md").read_text()
+    [(directory, key)] = re.findall(r'"audit","verify","--directory","([^"]+)","--key","([^"]+)"', page)
+    must(directory == variables(containers("ecs", "core")["core"])["WHITELISTMCP_AUDIT__DIRECTORY"], f"the page looks in {directory}")
+    [given] = re.findall(r'^extra_files = \{ core = \{ "([^"]+)"', page, re.MULTILINE)
+    must(key == f"/etc/whitelistmcp/{given}", f"the page verifies by {key}, and gives {given}")
 
 
 # === The services take what they are told ===
@@ -481,6 +623,7 @@ def told() -> None:
                 etc, var = Path(scratch) / service / "etc", Path(scratch) / service / "var"
                 etc.mkdir(parents=True), var.mkdir()
                 given = values | {"CERTIFICATE": (secrets / f"{service}.pem").read_text(), "KEY": (secrets / f"{service}.key").read_text()}
+                given |= {one["name"]: "cd" * 32 for one in files["secrets"] if one["name"].startswith("FILE_")}
                 # ECS hands a JSON key's text on as it is; a shell's variables have no line feed at their end here either.
                 environment = {one["name"]: given[one["name"]].strip() for one in files["secrets"]} | variables(files) | {"FILES": str(etc)}
                 # Nobody can be given files by who is not root: what `chown` would be told is looked at below.
@@ -502,6 +645,14 @@ def told() -> None:
                 must("The configuration is sound." in said, said)
                 read = {value.removeprefix("/etc/whitelistmcp/") for value in variables(container).values() if value.startswith("/etc/whitelistmcp/")}
                 must(read <= inside, f"{example}: {service} is not given {read - inside}")
+                if example == "ecs/private":
+                    keys = {"edge": {"login.key"}, "core": {"approvals.key", "cache.key"}}[service]
+                    must(keys <= read and all((etc / key).read_text() == "cd" * 32 + "\n" for key in keys), f"{example}: {service} has not its own files")
+                    # What a file's secret is, and what the role that starts the task may read.
+                    [role] = [one for one in made(example).all("aws_iam_policy_document") if made(example).label(one) == f'execution["{service}"]']
+                    [readable] = [one["resources"] for one in several(role["statement"]) if one["sid"] == "Secrets"]
+                    told = {":".join(one["valueFrom"].split(":")[:7]) for one in files["secrets"]}
+                    must(told == set(readable), f"{example}: {service} starts with {told}, and may read {readable}")
 
 
 @check("Lambda: the URL is open to tokens alone, rounds have a function of their own that no stranger reaches, and the configuration is sound in exactly these variables")
@@ -515,18 +666,18 @@ def function() -> None:
     must(one("lambda_function_url", "this")["authorization_type"] == "NONE", "lambda: the URL wants AWS's signature")
     permissions = {made("lambda").label(block): (block["action"], block["principal"]) for block in made("lambda").all("aws_lambda_permission")}
     must(permissions == {
-        "url": ("lambda:InvokeFunctionUrl", "*"), "function_by_url": ("lambda:InvokeFunction", "*"), "round": ("lambda:InvokeFunction", "events.amazonaws.com"),
+        "url": ("lambda:InvokeFunctionUrl", "*"), "function_by_url": ("lambda:InvokeFunction", "*"), "round[0]": ("lambda:InvokeFunction", "events.amazonaws.com"),
     }, f"lambda: {permissions}")
     text = (ROOT / "modules/lambda/alarms.tf").read_text() + (ROOT / "modules/lambda/function.tf").read_text()
 
     def function_of(kind: str, label: str) -> str:
         """Which of the two functions a block names."""
-        [block] = re.findall(rf'^resource "aws_{kind}" "{label}" {{$.*?^}}$', text, re.MULTILINE | re.DOTALL)
+        [block] = re.findall(rf'^resource "aws_{kind}" "{label.removesuffix("[0]")}" {{$.*?^}}$', text, re.MULTILINE | re.DOTALL)
         [name] = re.findall(r'aws_lambda_function\.this\["(\w+)"\]', block)
         return str(name)
 
     led = {label: function_of("lambda_permission", label) for label in permissions}
-    must(led == {"url": "calls", "function_by_url": "calls", "round": "rounds"} and function_of("lambda_function_url", "this") == "calls", f"lambda: {led}")
+    must(led == {"url": "calls", "function_by_url": "calls", "round[0]": "rounds"} and function_of("lambda_function_url", "this") == "calls", f"lambda: {led}")
     must(function_of("cloudwatch_event_target", "round") == function_of("lambda_function_event_invoke_config", "round") == "rounds", "lambda: the schedule runs the calls' function")
     must(rounds["reserved_concurrent_executions"] == 1, "lambda: rounds have no execution of their own")
 
@@ -543,7 +694,7 @@ def function() -> None:
         ("calls", "Throttles", "notBreaching"), ("rounds", "Errors", "notBreaching"), ("rounds", "Invocations", "breaching"), ("rounds", "Throttles", "notBreaching"),
     ], f"lambda: the alarms watch {watched}")
     must(one("lambda_permission", "function_by_url")["invoked_via_function_url"] is True, "lambda: anybody may invoke the function")
-    must(one("cloudwatch_event_rule", "round")["schedule_expression"] == "rate(1 minute)", "lambda: the schedule")
+    must(one("cloudwatch_event_rule", "round[0]")["schedule_expression"] == "rate(1 minute)", "lambda: the schedule")
     environment = function["environment"]["variables"]
     must(environment["MCP_MODE"] == "serverless", "lambda: the mode")
     mount = Path(function["file_system_config"]["local_mount_path"])
@@ -553,6 +704,44 @@ def function() -> None:
         told = {key: value.replace(str(mount), scratch) for key, value in environment.items() if key != "MCP_MODE"}
         said = sound(told | {"WHITELISTMCP_CONFIG": "/dev/null", "WHITELISTMCP_EDGE__LISTEN": "127.0.0.1:8080", "WHITELISTMCP_EDGE__PLAINTEXT": "true"})
         must("The configuration is sound." in said, said)
+
+
+# A core that is elsewhere, as docs/deploy/lambda.md says it.
+ELSEWHERE = """
+environment = {
+  WHITELISTMCP_AUDIT__DIRECTORY           = null
+  WHITELISTMCP_EDGE__BACKEND__ADDRESS     = "core.whitelistmcp.internal:8443"
+  WHITELISTMCP_EDGE__BACKEND__CERTIFICATE = "/opt/edge.pem"
+  WHITELISTMCP_EDGE__BACKEND__KEY         = "/opt/edge.key"
+  WHITELISTMCP_EDGE__BACKEND__CA          = "/opt/ca.pem"
+}
+layer_arns = ["arn:aws:lambda:eu-central-1:123456789012:layer:whitelistmcp-edge:1"]
+reaches    = { core = { security_group_id = "sg-0fedcba9876543210", port = 8443 } }
+rounds     = false
+"""
+
+
+@check("Lambda: the functions reach their journal, HTTPS and what `reaches` names, which lets them in; with the core elsewhere there are no rounds and no journal of their own")
+def elsewhere() -> None:
+    own = {("function", "to", 2049, "journal"), ("journal", "from", 2049, "function"), ("function", "to", 443, "0.0.0.0/0")}
+    must(rules("lambda") == own, f"lambda: {rules('lambda') ^ own}")
+    core = {("function", "to", 8443, "sg-0fedcba9876543210"), ("sg-0fedcba9876543210", "from", 8443, "function")}
+    must(rules("lambda", ELSEWHERE) == own | core, f"lambda: {rules('lambda', ELSEWHERE) ^ (own | core)}")
+    edge = made("lambda", ELSEWHERE)
+    [function] = edge.all("aws_lambda_function")
+    left = edge.all("aws_cloudwatch_event_rule") + edge.all("aws_cloudwatch_event_target") + edge.all("aws_lambda_function_event_invoke_config")
+    must(not left and [alarm["metric_name"] for alarm in edge.all("aws_cloudwatch_metric_alarm")] == ["Throttles"], f"lambda: of the rounds there is {left}")
+    [layer] = function["layers"]
+    must("whitelistmcp-edge" in layer, f"lambda: the layer is {layer}")
+    told = function["environment"]["variables"]
+    must("WHITELISTMCP_AUDIT__DIRECTORY" not in told, "lambda: an edge alone has a journal")
+    with tempfile.TemporaryDirectory(prefix="lambda-") as scratch:
+        certificates(Path(scratch), "core.whitelistmcp.internal")
+        here = {key: value.replace("/opt", scratch) for key, value in told.items() if key != "MCP_MODE"}
+        said = sound(here | {"WHITELISTMCP_CONFIG": "/dev/null", "WHITELISTMCP_EDGE__LISTEN": "127.0.0.1:8080", "WHITELISTMCP_EDGE__PLAINTEXT": "true"})
+        must("The configuration is sound." in said, said)
+    page = (CHECKOUT / "docs/deploy/lambda.md").read_text()
+    must(ELSEWHERE.strip() in page, "docs/deploy/lambda.md says otherwise how the core is elsewhere")
 
 
 def refused(words: str, environment: dict[str, str]) -> None:

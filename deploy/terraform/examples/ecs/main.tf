@@ -4,11 +4,17 @@ module "whitelistmcp" {
   source = "../../modules/ecs"
 
   image       = var.image
+  files_image = var.files_image
   public_url  = var.public_url
   issuer      = var.issuer
   accounts    = var.accounts
   groups      = var.groups
   environment = var.environment
+
+  edge_environment = var.edge_environment
+  core_environment = var.core_environment
+  extra_files      = var.extra_files
+  redis            = var.redis
 
   vpc_id                   = var.vpc_id
   load_balancer_subnet_ids = var.load_balancer_subnet_ids
@@ -23,6 +29,11 @@ module "whitelistmcp" {
 output "load_balancer" {
   description = "Where the host of `public_url` is to point."
   value       = module.whitelistmcp.load_balancer
+}
+
+output "core_security_group_id" {
+  description = "The security group of a task that is run by hand."
+  value       = module.whitelistmcp.core_security_group_id
 }
 
 output "base_role_arn" {

@@ -8,6 +8,11 @@ variable "image" {
   type        = string
 }
 
+variable "files_image" {
+  description = "The small image that writes certificates, from your own registry, by digest."
+  type        = string
+}
+
 variable "public_url" {
   description = "The MCP endpoint as clients see it."
   type        = string
@@ -33,6 +38,33 @@ variable "environment" {
   description = "Further variables of both services."
   type        = map(string)
   default     = {}
+}
+
+variable "redis" {
+  description = "The Redis that replicas share."
+  type        = object({ url = string, password_secret_arn = string, security_group_id = string, port = number })
+  default     = null
+}
+
+variable "edge_environment" {
+  description = "Further variables of the edges alone."
+  type        = map(string)
+  default     = {}
+}
+
+variable "core_environment" {
+  description = "Further variables of the cores alone."
+  type        = map(string)
+  default     = {}
+}
+
+variable "extra_files" {
+  description = "Further files of each service, by name: the secret that each is in, and the key in it where the secret is JSON."
+  type = object({
+    edge = optional(map(object({ secret_arn = string, json_key = optional(string) })), {})
+    core = optional(map(object({ secret_arn = string, json_key = optional(string) })), {})
+  })
+  default = {}
 }
 
 variable "vpc_id" {

@@ -1,5 +1,5 @@
 terraform {
-  required_version = ">= 1.9.0, < 2.0.0"
+  required_version = ">= 1.10.0, < 2.0.0"
 
   required_providers {
     aws = {
@@ -9,7 +9,10 @@ terraform {
   }
 
   # Keep the state in a bucket with versions and encryption: `terraform init -backend-config=…` says which.
-  backend "s3" {}
+  backend "s3" {
+    encrypt      = true
+    use_lockfile = true
+  }
 }
 
 provider "aws" {

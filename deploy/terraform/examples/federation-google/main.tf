@@ -1,7 +1,7 @@
 # The AWS side of a core on Google Cloud: the base role, and whom it believes.
 
 terraform {
-  required_version = ">= 1.9.0, < 2.0.0"
+  required_version = ">= 1.10.0, < 2.0.0"
 
   required_providers {
     aws = {
@@ -10,7 +10,11 @@ terraform {
     }
   }
 
-  backend "s3" {}
+  # `terraform init -backend-config=…` says which bucket.
+  backend "s3" {
+    encrypt      = true
+    use_lockfile = true
+  }
 }
 
 variable "target_role_arns" {

@@ -11,6 +11,10 @@ module "whitelistmcp" {
   vpc_id           = var.vpc_id
   subnet_ids       = var.subnet_ids
   alarm_topic_arns = var.alarm_topic_arns
+  environment      = var.environment
+  layer_arns       = var.layer_arns
+  reaches          = var.reaches
+  rounds           = var.rounds
 }
 
 output "function_url" {

@@ -44,3 +44,27 @@ variable "alarm_topic_arns" {
   type        = list(string)
   default     = []
 }
+
+variable "environment" {
+  description = "Further variables of the functions; null takes one away."
+  type        = map(string)
+  default     = {}
+}
+
+variable "layer_arns" {
+  description = "Layers with files that the functions read, under /opt."
+  type        = list(string)
+  default     = []
+}
+
+variable "reaches" {
+  description = "What else the functions reach in the VPC, by its security group and port."
+  type        = map(object({ security_group_id = string, port = number }))
+  default     = {}
+}
+
+variable "rounds" {
+  description = "Whether a second function closes what has ended: not where the core is elsewhere."
+  type        = bool
+  default     = true
+}

@@ -22,5 +22,10 @@ resource "aws_service_discovery_service" "core" {
     }
   }
 
+  # ECS says of each task whether it is healthy; without this Cloud Map answers with those that are not as well.
+  health_check_custom_config {
+    failure_threshold = 1
+  }
+
   tags = var.tags
 }

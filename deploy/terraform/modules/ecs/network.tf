@@ -44,17 +44,6 @@ resource "aws_security_group" "core" {
   }
 }
 
-resource "aws_security_group" "journal" {
-  name_prefix = "${var.name}-journal-"
-  description = "The file system with the audit journal of ${var.name}"
-  vpc_id      = var.vpc_id
-  tags        = var.tags
-
-  lifecycle {
-    create_before_destroy = true
-  }
-}
-
 resource "aws_security_group" "endpoints" {
   count = var.vpc_endpoints ? 1 : 0
 
@@ -132,26 +121,6 @@ resource "aws_vpc_security_group_ingress_rule" "core_from_services" {
   tags                         = var.tags
 }
 
-resource "aws_vpc_security_group_egress_rule" "core_to_journal" {
-  security_group_id            = aws_security_group.core.id
-  description                  = "The journal's file system"
-  referenced_security_group_id = aws_security_group.journal.id
-  ip_protocol                  = "tcp"
-  from_port                    = 2049
-  to_port                      = 2049
-  tags                         = var.tags
-}
-
-resource "aws_vpc_security_group_ingress_rule" "journal_from_core" {
-  security_group_id            = aws_security_group.journal.id
-  description                  = "The cores"
-  referenced_security_group_id = aws_security_group.core.id
-  ip_protocol                  = "tcp"
-  from_port                    = 2049
-  to_port                      = 2049
-  tags                         = var.tags
-}
-
 # The provider's keys and, for the core, STS and EC2. Which networks those are AWS does not say in a form that a rule can name; the
 # private variant narrows `outside_networks` to the provider.
 resource "aws_vpc_security_group_egress_rule" "edge_to_outside" {
@@ -184,6 +153,19 @@ resource "aws_vpc_security_group_egress_rule" "to_redis" {
   security_group_id            = each.value
   description                  = "Redis, by TLS"
   referenced_security_group_id = var.redis.security_group_id
+  ip_protocol                  = "tcp"
+  from_port                    = var.redis.port
+  to_port                      = var.redis.port
+  tags                         = var.tags
+}
+
+# Redis is not this module's, and its security group has no way in for groups that were not there before.
+resource "aws_vpc_security_group_ingress_rule" "redis" {
+  for_each = var.redis == null ? {} : { edge = aws_security_group.edge.id, core = aws_security_group.core.id }
+
+  security_group_id            = var.redis.security_group_id
+  description                  = "The ${each.key} of ${var.name}"
+  referenced_security_group_id = each.value
   ip_protocol                  = "tcp"
   from_port                    = var.redis.port
   to_port                      = var.redis.port
@@ -239,6 +221,14 @@ resource "aws_vpc_endpoint" "aws" {
   subnet_ids          = var.task_subnet_ids
   security_group_ids  = [aws_security_group.endpoints[0].id]
   tags                = merge(var.tags, { Name = "${var.name}-${each.value}" })
+
+  lifecycle {
+    precondition {
+      # These are of this Region alone; EC2 and STS of others are reached by nothing but `outside_networks`.
+      condition     = contains(var.outside_networks, "0.0.0.0/0") || alltrue([for region in flatten(var.accounts[*].regions) : region == data.aws_region.current.region])
+      error_message = "The VPC endpoints reach AWS in this Region alone, and an account names another one. Leave it out, or let tasks reach the internet (`outside_networks`)."
+    }
+  }
 }
 
 resource "aws_vpc_endpoint" "s3" {

@@ -25,7 +25,12 @@ output "services" {
 
 output "journal" {
   description = "The file system with the audit journal, and the access point to it."
-  value       = { file_system_id = aws_efs_file_system.journal.id, access_point_arn = aws_efs_access_point.journal.arn }
+  value       = { file_system_id = module.journal.file_system_id, access_point_arn = module.journal.access_point_arn }
+}
+
+output "edge_security_group_id" {
+  description = "The edges' security group, for what else is to be reached by them."
+  value       = aws_security_group.edge.id
 }
 
 output "core_security_group_id" {

@@ -13,6 +13,8 @@ resource "aws_ecs_cluster_capacity_providers" "this" {
   capacity_providers = ["FARGATE", "FARGATE_SPOT"]
 }
 
+# A task that starts before it may read its secret, or reach what it needs, fails: so both services wait for all of that, and `apply` for
+# them. Without `force_new_deployment` another capacity provider strategy would replace the service in place of its tasks.
 resource "aws_ecs_service" "edge" {
   name                               = "edge"
   cluster                            = aws_ecs_cluster.this.id
@@ -22,6 +24,8 @@ resource "aws_ecs_service" "edge" {
   deployment_minimum_healthy_percent = 100
   availability_zone_rebalancing      = "ENABLED"
   health_check_grace_period_seconds  = 60
+  wait_for_steady_state              = true
+  force_new_deployment               = true
   enable_execute_command             = false
   propagate_tags                     = "SERVICE"
   tags                               = var.tags
@@ -60,7 +64,24 @@ resource "aws_ecs_service" "edge" {
     ignore_changes = [desired_count]
   }
 
-  depends_on = [aws_lb_listener.https, aws_ecs_cluster_capacity_providers.this]
+  depends_on = [
+    aws_ecs_cluster_capacity_providers.this,
+    aws_lb_listener.https,
+    aws_vpc_security_group_egress_rule.edge_to_core,
+    aws_vpc_security_group_egress_rule.edge_to_outside,
+    aws_vpc_security_group_egress_rule.load_balancer_to_edge,
+    aws_vpc_security_group_ingress_rule.core_from_edge,
+    aws_vpc_security_group_ingress_rule.edge_from_load_balancer,
+    aws_iam_role_policy.execution,
+    aws_iam_role_policy_attachment.execution,
+    aws_vpc_endpoint.aws,
+    aws_vpc_endpoint.s3,
+    aws_vpc_security_group_egress_rule.tasks_to_endpoints,
+    aws_vpc_security_group_egress_rule.tasks_to_s3,
+    aws_vpc_security_group_egress_rule.to_redis,
+    aws_vpc_security_group_ingress_rule.endpoints_from_tasks,
+    aws_vpc_security_group_ingress_rule.redis,
+  ]
 }
 
 # On FARGATE alone: a core that ends leaves changes for others to account for, and does so no more often than it must.
@@ -72,6 +93,8 @@ resource "aws_ecs_service" "core" {
   deployment_maximum_percent         = 200
   deployment_minimum_healthy_percent = 100
   availability_zone_rebalancing      = "ENABLED"
+  wait_for_steady_state              = true
+  force_new_deployment               = true
   enable_execute_command             = false
   propagate_tags                     = "SERVICE"
   tags                               = var.tags
@@ -96,7 +119,23 @@ resource "aws_ecs_service" "core" {
     registry_arn = aws_service_discovery_service.core.arn
   }
 
-  depends_on = [aws_efs_mount_target.journal, aws_efs_file_system_policy.journal, aws_ecs_cluster_capacity_providers.this]
+  depends_on = [
+    module.journal,
+    aws_ecs_cluster_capacity_providers.this,
+    aws_vpc_security_group_egress_rule.core_to_outside,
+    aws_vpc_security_group_egress_rule.edge_to_core,
+    aws_vpc_security_group_ingress_rule.core_from_edge,
+    aws_vpc_security_group_ingress_rule.core_from_services,
+    aws_iam_role_policy.execution,
+    aws_iam_role_policy_attachment.execution,
+    aws_vpc_endpoint.aws,
+    aws_vpc_endpoint.s3,
+    aws_vpc_security_group_egress_rule.tasks_to_endpoints,
+    aws_vpc_security_group_egress_rule.tasks_to_s3,
+    aws_vpc_security_group_egress_rule.to_redis,
+    aws_vpc_security_group_ingress_rule.endpoints_from_tasks,
+    aws_vpc_security_group_ingress_rule.redis,
+  ]
 }
 
 # === More edges where there are more requests ===

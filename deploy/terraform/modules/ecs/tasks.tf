@@ -46,6 +46,7 @@ locals {
       WHITELISTMCP_SHUTDOWN__GRACE            = "${local.edge_shutdown.grace}s"
     },
     var.environment,
+    var.edge_environment,
   )
 
   core_environment = merge(
@@ -72,6 +73,7 @@ locals {
     },
     var.policy == null ? {} : { WHITELISTMCP_POLICY__FILE = "${local.files}/policy.cedar" },
     var.environment,
+    var.core_environment,
   )
 
   # === Secrets, which must be files ===
@@ -80,8 +82,22 @@ locals {
   # as variables, and that writes them to a volume of the task which nothing but this task ever sees. It makes no call to AWS: no role of
   # a running task needs to read a secret.
   secrets = {
-    edge = concat([var.edge_secret_arn], var.redis == null ? [] : [try(var.redis.password_secret_arn, "")])
-    core = concat([var.core_secret_arn], var.redis == null ? [] : [try(var.redis.password_secret_arn, "")])
+    edge = distinct(concat([var.edge_secret_arn], var.redis == null ? [] : [try(var.redis.password_secret_arn, "")], [for file in var.extra_files.edge : file.secret_arn]))
+    core = distinct(concat([var.core_secret_arn], var.redis == null ? [] : [try(var.redis.password_secret_arn, "")], [for file in var.extra_files.core : file.secret_arn]))
+  }
+
+  # FILE_1 is a file's text, and FILE_1_PATH its name; FILE_2 the next one's.
+  extra_secrets = {
+    for service, files in var.extra_files : service => [
+      for number, name in keys(files) : {
+        name      = "FILE_${number + 1}"
+        valueFrom = files[name].json_key == null ? files[name].secret_arn : "${files[name].secret_arn}:${files[name].json_key}::"
+      }
+    ]
+  }
+
+  extra_paths = {
+    for service, files in var.extra_files : service => [for number, name in keys(files) : { name = "FILE_${number + 1}_PATH", value = name }]
   }
 
   redis_secret = var.redis == null ? [] : [{ name = "REDIS_PASSWORD", valueFrom = try(var.redis.password_secret_arn, "") }]
@@ -91,14 +107,14 @@ locals {
     { name = "KEY", valueFrom = "${var.edge_secret_arn}:key::" },
     { name = "CA", valueFrom = "${var.edge_secret_arn}:ca::" },
     { name = "SEALING_KEY", valueFrom = "${var.edge_secret_arn}:sealing_key::" },
-  ], local.redis_secret)
+  ], local.redis_secret, local.extra_secrets["edge"])
 
   core_secrets = concat([
     { name = "CERTIFICATE", valueFrom = "${var.core_secret_arn}:certificate::" },
     { name = "KEY", valueFrom = "${var.core_secret_arn}:key::" },
     { name = "CA", valueFrom = "${var.core_secret_arn}:ca::" },
     { name = "SIGNING_KEY", valueFrom = "${var.core_secret_arn}:signing_key::" },
-  ], local.redis_secret)
+  ], local.redis_secret, local.extra_secrets["core"])
 
   write_files = file("${path.module}/write-files.sh")
 
@@ -149,7 +165,7 @@ locals {
 
   edge_containers = [
     merge(local.files_container, {
-      environment      = [{ name = "SERVICE", value = "edge" }]
+      environment      = concat([{ name = "SERVICE", value = "edge" }], local.extra_paths["edge"])
       secrets          = local.edge_secrets
       logConfiguration = local.logs["edge"]
     }),
@@ -166,7 +182,7 @@ locals {
 
   core_containers = [
     merge(local.files_container, {
-      environment      = [{ name = "SERVICE", value = "core" }, { name = "POLICY", value = var.policy == null ? "" : var.policy }]
+      environment      = concat([{ name = "SERVICE", value = "core" }, { name = "POLICY", value = var.policy == null ? "" : var.policy }], local.extra_paths["core"])
       secrets          = local.core_secrets
       logConfiguration = local.logs["core"]
     }),
@@ -226,11 +242,11 @@ resource "aws_ecs_task_definition" "core" {
     name = "journal"
 
     efs_volume_configuration {
-      file_system_id     = aws_efs_file_system.journal.id
+      file_system_id     = module.journal.file_system_id
       transit_encryption = "ENABLED"
 
       authorization_config {
-        access_point_id = aws_efs_access_point.journal.id
+        access_point_id = module.journal.access_point_id
         # The file system's policy goes by the access point, so the base role need not be let in.
         iam = "DISABLED"
       }

@@ -22,9 +22,13 @@ variable "image" {
 }
 
 variable "files_image" {
-  description = "A small image with a shell, for the container that writes a task's certificates before the service starts. Mirror it into your own registry and name it by digest."
+  description = "A small image with a shell, such as busybox, for the container that writes a task's certificates before the service starts. It reads every key, so it is named by digest, from your own registry."
   type        = string
-  default     = "public.ecr.aws/docker/library/busybox:1.37.0"
+
+  validation {
+    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.files_image))
+    error_message = "Name it by digest (…@sha256:…): a tag that is moved would read every key."
+  }
 }
 
 variable "architecture" {
@@ -39,15 +43,15 @@ variable "architecture" {
 }
 
 variable "edge_size" {
-  description = "CPU units and MiB of memory of one edge, in a combination that Fargate has."
+  description = "CPU units and MiB of memory of one edge, in a combination that Fargate has. The smallest holds several times what an edge takes."
   type        = object({ cpu = number, memory = number })
-  default     = { cpu = 512, memory = 1024 }
+  default     = { cpu = 256, memory = 512 }
 }
 
 variable "core_size" {
-  description = "CPU units and MiB of memory of one core, in a combination that Fargate has."
+  description = "CPU units and MiB of memory of one core, in a combination that Fargate has. The smallest holds several times what a core takes."
   type        = object({ cpu = number, memory = number })
-  default     = { cpu = 512, memory = 1024 }
+  default     = { cpu = 256, memory = 512 }
 }
 
 variable "edge_count" {
@@ -121,6 +125,11 @@ variable "route_table_ids" {
   description = "The route tables of the task subnets, for the S3 gateway endpoint. Only with `vpc_endpoints`."
   type        = list(string)
   default     = []
+
+  validation {
+    condition     = !var.vpc_endpoints || length(var.route_table_ids) > 0
+    error_message = "Name the route tables of the task subnets: without a route to the S3 gateway no image can be pulled."
+  }
 }
 
 variable "client_networks" {
@@ -181,6 +190,20 @@ variable "core_secret_arn" {
   type        = string
 }
 
+variable "extra_files" {
+  description = "Further files of each service, by name, at /etc/whitelistmcp/NAME: such as the keys that `[approvals]`, `[aws.cache]` and `[edge.login]` need. Each is a secret, or where it is JSON, one key of it."
+  type = object({
+    edge = optional(map(object({ secret_arn = string, json_key = optional(string) })), {})
+    core = optional(map(object({ secret_arn = string, json_key = optional(string) })), {})
+  })
+  default = {}
+
+  validation {
+    condition     = alltrue([for name in concat(keys(var.extra_files.edge), keys(var.extra_files.core)) : can(regex("^[a-z0-9][a-z0-9._-]*$", name)) && !contains(["certs", "sealing.key", "journal.pem", "redis-password", "policy.cedar"], name)])
+    error_message = "A name is of a-z, 0-9, dots, - and _, and none of certs, sealing.key, journal.pem, redis-password and policy.cedar, which are there."
+  }
+}
+
 variable "secrets_kms_key_arn" {
   description = "The key that these secrets are encrypted with, where it is not the account's own for Secrets Manager."
   type        = string
@@ -188,7 +211,7 @@ variable "secrets_kms_key_arn" {
 }
 
 variable "redis" {
-  description = "The Redis that replicas share: a URL rediss://HOST:PORT/0, the ARN of a secret that is its password, its security group and its port."
+  description = "The Redis that replicas share: a URL rediss://HOST:PORT/0, the ARN of a secret that is its password, its security group, which edges and cores are let in at, and its port."
   type        = object({ url = string, password_secret_arn = string, security_group_id = string, port = number })
   default     = null
 
@@ -250,7 +273,19 @@ variable "policy" {
 }
 
 variable "environment" {
-  description = "Further variables of both services, such as OTEL_EXPORTER_OTLP_ENDPOINT or WHITELISTMCP_LIMITS__CHANGES_PER_HOUR."
+  description = "Further variables of both services, such as OTEL_EXPORTER_OTLP_ENDPOINT."
+  type        = map(string)
+  default     = {}
+}
+
+variable "edge_environment" {
+  description = "Further variables of the edges alone: a core refuses settings below `[edge]`."
+  type        = map(string)
+  default     = {}
+}
+
+variable "core_environment" {
+  description = "Further variables of the cores alone, such as WHITELISTMCP_LIMITS__CHANGES_PER_HOUR."
   type        = map(string)
   default     = {}
 }

@@ -1,6 +1,8 @@
 # Something that should be closed is not, or was not looked for. The calls' own errors are no alarm: what anybody may send to the URL could
 # ring it.
 resource "aws_cloudwatch_metric_alarm" "failed" {
+  count = var.rounds ? 1 : 0
+
   alarm_name          = "${var.name}-rounds-fail"
   alarm_description   = "Rounds fail: something may stand past its end. The function's log says why."
   namespace           = "AWS/Lambda"
@@ -19,6 +21,8 @@ resource "aws_cloudwatch_metric_alarm" "failed" {
 }
 
 resource "aws_cloudwatch_metric_alarm" "waiting" {
+  count = var.rounds ? 1 : 0
+
   alarm_name          = "${var.name}-rounds-wait"
   alarm_description   = "Rounds are not begun: the one before still runs, or Lambda has no execution for them."
   namespace           = "AWS/Lambda"
@@ -38,6 +42,8 @@ resource "aws_cloudwatch_metric_alarm" "waiting" {
 
 # The schedule begins one each minute: none within five is a schedule that was switched off, or may not begin them.
 resource "aws_cloudwatch_metric_alarm" "no_round" {
+  count = var.rounds ? 1 : 0
+
   alarm_name          = "${var.name}-no-round"
   alarm_description   = "No round runs: nothing closes what has ended."
   namespace           = "AWS/Lambda"

@@ -4,12 +4,12 @@
 locals {
   mount = "/mnt/whitelistmcp"
 
-  functions = {
-    calls  = { name = var.name, description = "Opens and closes IP allow-list rules, over MCP", concurrency = var.concurrency }
-    rounds = { name = "${var.name}-rounds", description = "Closes what has ended", concurrency = 1 }
-  }
+  functions = merge(
+    { calls = { name = var.name, description = "Opens and closes IP allow-list rules, over MCP", concurrency = var.concurrency } },
+    var.rounds ? { rounds = { name = "${var.name}-rounds", description = "Closes what has ended", concurrency = 1 } } : {},
+  )
 
-  environment = merge(
+  set = merge(
     {
       MCP_MODE                                 = "serverless"
       WHITELISTMCP_EDGE__PUBLIC_URL            = var.public_url
@@ -28,6 +28,8 @@ locals {
     },
     var.environment,
   )
+
+  environment = { for name, value in local.set : name => value if value != null }
 }
 
 data "aws_region" "current" {}
@@ -53,7 +55,7 @@ resource "aws_lambda_function" "this" {
   timeout                        = 30
   memory_size                    = var.memory
   reserved_concurrent_executions = each.value.concurrency
-  kms_key_arn                    = aws_kms_key.this.arn
+  kms_key_arn                    = module.journal.key_arn
   layers                         = var.layer_arns
   tags                           = var.tags
 
@@ -73,11 +75,11 @@ resource "aws_lambda_function" "this" {
   }
 
   file_system_config {
-    arn              = aws_efs_access_point.journal.arn
+    arn              = module.journal.access_point_arn
     local_mount_path = local.mount
   }
 
-  depends_on = [aws_efs_mount_target.journal, aws_iam_role_policy.this]
+  depends_on = [module.journal, aws_iam_role_policy.this]
 }
 
 # NONE: AWS's own signature is of AWS identities, and the callers are people with tokens of your provider. The edge inside verifies each
@@ -111,6 +113,8 @@ resource "aws_lambda_permission" "function_by_url" {
 # === Closing what has ended ===
 
 resource "aws_cloudwatch_event_rule" "round" {
+  count = var.rounds ? 1 : 0
+
   name                = "${var.name}-round"
   description         = "Closes what has ended"
   schedule_expression = "rate(1 minute)"
@@ -118,7 +122,9 @@ resource "aws_cloudwatch_event_rule" "round" {
 }
 
 resource "aws_cloudwatch_event_target" "round" {
-  rule = aws_cloudwatch_event_rule.round.name
+  count = var.rounds ? 1 : 0
+
+  rule = aws_cloudwatch_event_rule.round[0].name
   arn  = aws_lambda_function.this["rounds"].arn
 
   retry_policy {
@@ -128,15 +134,19 @@ resource "aws_cloudwatch_event_target" "round" {
 }
 
 resource "aws_lambda_permission" "round" {
+  count = var.rounds ? 1 : 0
+
   statement_id  = "BySchedule"
   action        = "lambda:InvokeFunction"
   function_name = aws_lambda_function.this["rounds"].function_name
   principal     = "events.amazonaws.com"
-  source_arn    = aws_cloudwatch_event_rule.round.arn
+  source_arn    = aws_cloudwatch_event_rule.round[0].arn
 }
 
 # A round that failed is not sent again by Lambda: the next one comes within the minute.
 resource "aws_lambda_function_event_invoke_config" "round" {
+  count = var.rounds ? 1 : 0
+
   function_name                = aws_lambda_function.this["rounds"].function_name
   maximum_retry_attempts       = 0
   maximum_event_age_in_seconds = 60

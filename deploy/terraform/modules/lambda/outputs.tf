@@ -13,7 +13,12 @@ output "base_role_arn" {
   value       = aws_iam_role.this.arn
 }
 
+output "security_group_id" {
+  description = "The functions' security group, for what else they are to be let in at."
+  value       = aws_security_group.function.id
+}
+
 output "journal" {
   description = "The file system with the audit journal, and the access point to it."
-  value       = { file_system_id = aws_efs_file_system.journal.id, access_point_arn = aws_efs_access_point.journal.arn }
+  value       = { file_system_id = module.journal.file_system_id, access_point_arn = module.journal.access_point_arn }
 }

@@ -42,12 +42,12 @@ data "aws_iam_policy_document" "this" {
     sid       = "Journal"
     effect    = "Allow"
     actions   = ["elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"]
-    resources = [aws_efs_file_system.journal.arn]
+    resources = [module.journal.file_system_arn]
 
     condition {
       test     = "StringEquals"
       variable = "elasticfilesystem:AccessPointArn"
-      values   = [aws_efs_access_point.journal.arn]
+      values   = [module.journal.access_point_arn]
     }
   }
 

@@ -1,7 +1,7 @@
 variable "name" {
-  description = "What every resource's name begins with."
+  description = "What every resource's name begins with: another one than that of the ECS module in the same account, as roles, the key's alias and the file system carry it."
   type        = string
-  default     = "whitelistmcp"
+  default     = "whitelistmcp-lambda"
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{1,40}$", var.name))
@@ -52,6 +52,23 @@ variable "subnet_ids" {
   }
 }
 
+variable "reaches" {
+  description = "What else the functions reach in the VPC: a Redis, a core elsewhere. They are let in at its security group, and let out to it, on that port."
+  type        = map(object({ security_group_id = string, port = number }))
+  default     = {}
+
+  validation {
+    condition     = alltrue([for name in keys(var.reaches) : can(regex("^[a-zA-Z0-9 ._-]+$", name))])
+    error_message = "A name is a rule's description, which EC2 takes of letters, digits, spaces, dots, - and _ alone."
+  }
+}
+
+variable "rounds" {
+  description = "Whether a second function closes what has ended, each minute. Not where the core is elsewhere: that one does."
+  type        = bool
+  default     = true
+}
+
 variable "layer_arns" {
   description = "Layers with files that the function reads, under /opt: policies, keys of API keys, the edge's certificate where the core is elsewhere."
   type        = list(string)
@@ -90,7 +107,7 @@ variable "groups" {
 }
 
 variable "environment" {
-  description = "Further variables of the function."
+  description = "Further variables of the functions. null takes one away that the module sets, such as WHITELISTMCP_AUDIT__DIRECTORY where the core is elsewhere."
   type        = map(string)
   default     = {}
 }

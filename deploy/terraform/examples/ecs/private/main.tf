@@ -10,6 +10,11 @@ module "whitelistmcp" {
   issuer      = var.issuer
   accounts    = var.accounts
   groups      = var.groups
+  environment = var.environment
+
+  edge_environment = var.edge_environment
+  core_environment = var.core_environment
+  extra_files      = var.extra_files
 
   vpc_id                   = var.vpc_id
   load_balancer_subnet_ids = var.load_balancer_subnet_ids
@@ -30,6 +35,11 @@ module "whitelistmcp" {
 output "load_balancer" {
   description = "Where the host of `public_url` is to point, in a private zone."
   value       = module.whitelistmcp.load_balancer
+}
+
+output "core_security_group_id" {
+  description = "The security group of a task that is run by hand."
+  value       = module.whitelistmcp.core_security_group_id
 }
 
 output "base_role_arn" {

@@ -29,6 +29,33 @@ variable "groups" {
   default     = []
 }
 
+variable "environment" {
+  description = "Further variables of both services."
+  type        = map(string)
+  default     = {}
+}
+
+variable "edge_environment" {
+  description = "Further variables of the edges alone."
+  type        = map(string)
+  default     = {}
+}
+
+variable "core_environment" {
+  description = "Further variables of the cores alone."
+  type        = map(string)
+  default     = {}
+}
+
+variable "extra_files" {
+  description = "Further files of each service, by name: the secret that each is in, and the key in it where the secret is JSON."
+  type = object({
+    edge = optional(map(object({ secret_arn = string, json_key = optional(string) })), {})
+    core = optional(map(object({ secret_arn = string, json_key = optional(string) })), {})
+  })
+  default = {}
+}
+
 variable "vpc_id" {
   description = "The VPC."
   type        = string

@@ -1,5 +1,11 @@
+data "aws_region" "current" {}
+
+data "aws_caller_identity" "current" {}
+
+data "aws_partition" "current" {}
+
 resource "aws_kms_key" "this" {
-  description             = "The journal and the logs of ${var.name}"
+  description             = var.key_description
   enable_key_rotation     = true
   deletion_window_in_days = 30
   policy                  = data.aws_iam_policy_document.key.json
@@ -49,13 +55,4 @@ data "aws_iam_policy_document" "key" {
       values   = ["arn:${data.aws_partition.current.partition}:logs:${data.aws_region.current.region}:${data.aws_caller_identity.current.account_id}:log-group:/${var.name}/*"]
     }
   }
-}
-
-resource "aws_cloudwatch_log_group" "service" {
-  for_each = toset(["edge", "core"])
-
-  name              = "/${var.name}/${each.value}"
-  retention_in_days = var.log_retention_days
-  kms_key_id        = aws_kms_key.this.arn
-  tags              = var.tags
 }
