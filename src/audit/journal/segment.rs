@@ -21,6 +21,8 @@ pub(super) struct Segment {
     torn: bool,
     /// What it is known by, whatever its name.
     known_as: (u64, u64),
+    /// It was not in its place when that was last looked at.
+    missed: bool,
 }
 
 impl Segment {
@@ -33,7 +35,7 @@ impl Segment {
 
     pub(super) fn over(file: File, path: PathBuf, number: u32, begun: Timestamp) -> Result<Self, JournalError> {
         let is = file.metadata().map_err(failed(&path, "read"))?;
-        Ok(Self { file, path, number, begun, length: 0, torn: false, known_as: layout::known_as(&is) })
+        Ok(Self { file, path, number, begun, length: 0, torn: false, known_as: layout::known_as(&is), missed: false })
     }
 
     /// Appends whole lines, all or nothing: on failure the file is as it was.
@@ -42,8 +44,11 @@ impl Segment {
             self.file.set_len(self.length).map_err(failed(&self.path, "written"))?;
             self.torn = false;
         }
-        if durable {
-            self.check_there()?;
+        // Nothing that is written to a file which is known to be gone counts, whoever waits for it.
+        if durable || self.missed {
+            let there = self.check_there();
+            self.missed = there.is_err();
+            there?;
         }
         let result = self.file.write_all(lines).and_then(|()| if durable { self.file.sync_data() } else { Ok(()) });
         if let Err(source) = result {

@@ -193,6 +193,10 @@ async fn a_file_that_was_taken_away_is_not_written_on() {
     let error = journal.write_durably(body()).await.expect_err("gone");
     assert!(error.to_string().contains("is gone from its directory"), "{error}");
     assert!(journal.problem().is_some_and(|problem| problem.contains("is gone")));
+    // Nor does what nobody waits for make it well again.
+    journal.write(body());
+    journal.settle().await.expect_err("gone");
+    assert!(journal.problem().is_some_and(|problem| problem.contains("is gone")));
     std::fs::write(&file, "something else\n").expect("written");
     journal.write_durably(body()).await.expect_err("another file");
     std::fs::rename(&aside, &file).expect("put back");

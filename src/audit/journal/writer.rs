@@ -180,8 +180,9 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => true,
             };
-            // A disk that has just refused is not asked once more for each record that comes.
-            let resting = failed.as_ref().filter(|(since, _)| !ended && since.elapsed() < RETRY);
+            // A disk that has just refused is not asked once more for each record that comes, unless somebody waits for one.
+            let awaited = batch.iter().any(|item| item.written.is_some());
+            let resting = failed.as_ref().filter(|(since, _)| !awaited && !ended && since.elapsed() < RETRY);
             let result = match resting {
                 Some((_, error)) => Err(error.clone()),
                 None => {
