@@ -168,15 +168,7 @@ fn orphan(directory: &Path, chain: String, lock: File, path: PathBuf) -> Result<
         if seen.begun.is_empty() {
             break;
         }
-        // It may have been compressed since it was listed, or let go of.
-        let lines = layout::read(segment).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound if !layout::is_compressed(segment) => layout::read(&layout::compressed(segment)),
-            _ => Err(error),
-        });
-        let lines = match lines {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            lines => lines.map_err(failed(segment, "read"))?,
-        };
+        let Some(lines) = read_listed(segment).map_err(failed(segment, "read"))? else { continue };
         strike_ended(lines, &mut seen.begun).map_err(failed(segment, "read"))?;
     }
     let unfinished: Vec<Unfinished> = seen.begun.into_values().collect();
@@ -188,6 +180,18 @@ fn orphan(directory: &Path, chain: String, lock: File, path: PathBuf) -> Result<
         unfinished: unfinished.iter().map(|change| change.call.clone()).collect(),
     };
     Ok(Orphan { adopted, unfinished, lock, path })
+}
+
+/// A segment that was listed a moment ago, and may have been compressed since; none if it was old, and has been let go of.
+fn read_listed(segment: &Path) -> io::Result<Option<Box<dyn BufRead + Send>>> {
+    let lines = layout::read(segment).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound if !layout::is_compressed(segment) => layout::read(&layout::compressed(segment)),
+        _ => Err(error),
+    });
+    match lines {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        lines => lines.map(Some),
+    }
 }
 
 /// Which of these calls the directory has the begin of, and whether it says there that the call was not done. The youngest
@@ -210,11 +214,7 @@ pub(super) fn has_entries(
         if wanted.is_empty() {
             break;
         }
-        let mut lines = match layout::read(path) {
-            // It has been let go of since it was listed: it is old.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            lines => lines.map_err(failed(path, "read"))?,
-        };
+        let Some(mut lines) = read_listed(path).map_err(failed(path, "read"))? else { continue };
         let mut bytes = Vec::new();
         while layout::read_line(&mut lines, &mut bytes).map_err(failed(path, "read"))? > 0 {
             let line = String::from_utf8_lossy(&bytes);

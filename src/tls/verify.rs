@@ -121,7 +121,7 @@ pub(super) fn check_authorities<'a>(
     authorities: &[CertificateDer<'a>],
     now: Timestamp,
 ) -> Result<Authorities<'a>, UnfitError> {
-    let (mut trusted, mut ended, mut expired) = (Vec::new(), Vec::new(), None);
+    let (mut trusted, mut ended, mut expired, mut end) = (Vec::new(), Vec::new(), None, Timestamp::MAX);
     for authority in authorities {
         let parsed = parse(authority).ok_or_else(|| LoadError::NoCertificate(path.to_owned()))?;
         let usage = parsed.key_usage().ok().flatten();
@@ -130,7 +130,10 @@ pub(super) fn check_authorities<'a>(
             return Err(LoadError::NotACa(path.to_owned()).into());
         }
         match all_valid(path, std::slice::from_ref(authority), now) {
-            Ok(_) => trusted.push(authority.clone()),
+            Ok(until) => {
+                trusted.push(authority.clone());
+                end = end.min(until);
+            }
             Err(error @ UnfitError::Expired { .. }) => {
                 ended.push(authority.clone());
                 expired = Some(error);
@@ -143,7 +146,6 @@ pub(super) fn check_authorities<'a>(
         Some(expired) => tracing::warn!("{expired}: it is trusted no longer, the others in the file are"),
         None => {}
     }
-    let end = all_valid(path, &trusted, now)?;
     Ok(Authorities { trusted, end, ended })
 }
 
