@@ -571,7 +571,7 @@ struct Reach {
 /// By the roles that the configuration names.
 async fn reach(config: &Config) -> Result<Reach, StartError> {
     let (accounts, targets) = targets(config)?;
-    Ok(Reach { aws: Aws::new(&config.aws, accounts).await?, targets })
+    Ok(Reach { aws: Aws::new(&config.aws, accounts, Clock::system()).await?, targets })
 }
 
 async fn core_routes(

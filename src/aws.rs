@@ -302,7 +302,7 @@ impl Account {
 impl Aws {
     /// Prepares access with the platform's identity where `[aws.federation]` says so, or else with the SDK's own chain of
     /// credentials. Nothing is asked of AWS yet.
-    pub async fn new(config: &Config, accounts: Accounts) -> Result<Self, ConfigError> {
+    pub async fn new(config: &Config, accounts: Accounts, clock: Clock) -> Result<Self, ConfigError> {
         check_federation(config)?;
         let region = accounts.0.values().flat_map(|account| &account.regions).next();
         let http = http_client(config)?;
@@ -310,7 +310,7 @@ impl Aws {
             let base = loader(config, http, region).load().await;
             return Self::over(with_endpoint(config, base)?, accounts, None);
         };
-        let federation = Federation::new(config, section, http.clone(), region, Clock::system()).await?;
+        let federation = Federation::new(config, section, http.clone(), region, clock).await?;
         // Each request brings them.
         let base = loader(config, http, region).no_credentials().load().await;
         let aws = Self::over(with_endpoint(config, base)?, accounts, None)?;

@@ -380,19 +380,25 @@ async fn an_emulator_that_is_killed_in_the_middle_of_changes_leaves_true_entries
     let moto = crate::support::emulator::Moto::start();
     let stack = std::sync::Arc::new(Stack::with(&moto.access, Options::default()).await);
     let group = moto.access.groups.first().expect("a group").0.clone();
+    // Four at once: some are before it, some in the middle, some after, however busy the machine is.
+    let (at_once, (over, mut answered)) =
+        (std::sync::Arc::new(tokio::sync::Semaphore::new(4)), tokio::sync::watch::channel(0));
+    let over = std::sync::Arc::new(over);
     let calls: Vec<_> = (1..=40_usize)
         .map(|n| {
             let (stack, group) = (std::sync::Arc::clone(&stack), group.clone());
+            let (at_once, over) = (std::sync::Arc::clone(&at_once), std::sync::Arc::clone(&over));
             tokio::spawn(async move {
-                // One after another, and four at once: some are before it, some in the middle, some after.
-                tokio::time::sleep(Duration::from_millis(n as u64 / 4 * 120)).await;
+                let _place = at_once.acquire().await.expect("open");
                 let mut arguments = add(n);
                 arguments["security_group"] = group.into();
-                stack.call("whitelist_add", arguments).await
+                let answer = stack.call("whitelist_add", arguments).await;
+                over.send_modify(|over| *over += 1);
+                answer
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    answered.wait_for(|over| *over >= 8).await.expect("it lives");
     moto.kill();
     let mut answers = Vec::new();
     for call in calls {

@@ -9,10 +9,12 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, StatusCode, Uri};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use whitelistmcp::app;
 use whitelistmcp::aws::Aws;
 use whitelistmcp::aws::federation::FederationError;
+use whitelistmcp::clock::Clock;
 use whitelistmcp::error::{Chain, Code};
 use whitelistmcp::operation::target::{AccountId, Region};
 
@@ -133,13 +135,36 @@ fn config(directory: &Directory, aws: &AwsDouble, federation: &str) -> String {
 }
 
 async fn aws_of(directory: &Directory, aws: &AwsDouble, federation: &str) -> Aws {
-    let config = parse(&config(directory, aws, federation));
-    let (accounts, _) = app::targets(&config).expect("sound");
-    Aws::new(&config.aws, accounts).await.expect("sound")
+    aws_at(directory, aws, federation, Clock::system()).await
 }
 
-/// Longer than a failure is the answer for everybody.
-const REMEMBERED: Duration = Duration::from_millis(3_200);
+async fn aws_at(directory: &Directory, aws: &AwsDouble, federation: &str, clock: Clock) -> Aws {
+    let config = parse(&config(directory, aws, federation));
+    let (accounts, _) = app::targets(&config).expect("sound");
+    Aws::new(&config.aws, accounts, clock).await.expect("sound")
+}
+
+/// Longer than a failure is the answer for everybody, in seconds.
+const REMEMBERED: i64 = 4;
+
+/// A clock that stands until it is told to go on: however busy the machine is, what is remembered stays so.
+#[derive(Clone)]
+struct Stopped(Arc<Mutex<Timestamp>>);
+
+impl Stopped {
+    fn now() -> Self {
+        Self(Arc::new(Mutex::new(Clock::system().now())))
+    }
+
+    fn clock(&self) -> Clock {
+        let now = Arc::clone(&self.0);
+        Clock::from_fn(move || *now.lock().expect("not poisoned"))
+    }
+
+    fn pass(&self, seconds: i64) {
+        *self.0.lock().expect("not poisoned") += SignedDuration::from_secs(seconds);
+    }
+}
 
 async fn who(aws: &Aws) -> Result<String, String> {
     let (account, region) = (AccountId::parse(ACCOUNT).expect("an id"), Region::parse(REGION).expect("a Region"));
@@ -194,20 +219,20 @@ async fn what_says_no_is_said_with_the_step_and_the_remedy() {
     }
     // What may pass is asked again at once.
     platform.instead(Some((503, "starting")));
-    let before = platform.asked();
-    let service = aws_of(&directory, &aws, &google_at(&platform)).await;
+    let (before, time) = (platform.asked(), Stopped::now());
+    let service = aws_at(&directory, &aws, &google_at(&platform), time.clock()).await;
     // Those who ask at once, and right after, are all told what came of one attempt.
     let asked = futures_util::future::join_all((0..4).map(|_| who(&service))).await;
     assert!(asked.iter().all(|said| said.as_ref().is_err_and(|said| said.contains("503"))), "{asked:?}");
     assert!(who(&service).await.expect_err("no token").contains("503"));
     assert_eq!(platform.asked(), before + 3);
     platform.instead(None);
-    tokio::time::sleep(REMEMBERED).await;
+    time.pass(REMEMBERED);
     *platform.shared.unflavoured.lock().expect("not poisoned") = true;
     let said = who(&service).await.expect_err("somebody else");
     assert!(said.contains("is not its metadata server"), "{said}");
     *platform.shared.unflavoured.lock().expect("not poisoned") = false;
-    tokio::time::sleep(REMEMBERED).await;
+    time.pass(REMEMBERED);
     assert!(who(&service).await.is_ok(), "well again, without a restart");
 
     let azure = format!("from = \"azure\"\nendpoint = \"{}\"", platform.url);
@@ -243,7 +268,7 @@ async fn what_says_no_is_said_with_the_step_and_the_remedy() {
                 Fault::Refuse(if code == "ServiceUnavailable" { 503 } else { 400 }, code),
             );
         }
-        let service = aws_of(&directory, &aws, &google_at(&platform)).await;
+        let service = aws_at(&directory, &aws, &google_at(&platform), time.clock()).await;
         let error = service.federated().await.expect_err("no verdict");
         assert!(matches!(*error, FederationError::NoAnswer { .. }), "{code}: {}", Chain(&error));
         let told = whitelistmcp::error::Error::from(error);
@@ -251,7 +276,7 @@ async fn what_says_no_is_said_with_the_step_and_the_remedy() {
             (told.code(), told.reason(), told.wait().is_some()),
             (Code::Unavailable, "AWS_IDENTITY_UNUSABLE", true)
         );
-        tokio::time::sleep(REMEMBERED).await;
+        time.pass(REMEMBERED);
         assert!(who(&service).await.is_ok(), "{code}");
     }
     // For whoever calls it is an operator's matter, and nothing of ours.

@@ -69,7 +69,7 @@ async fn said(socket: &mut WebSocketStream<TlsStream<TcpStream>>, lines: &[&str]
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), hear).await.expect("answers in time");
+    tokio::time::timeout(Duration::from_secs(60), hear).await.expect("answers in time");
     heard
 }
 
@@ -236,7 +236,7 @@ async fn its_client_configuration_starts_our_binary() {
     let mut output = BufReader::new(child.stdout.take().expect("stdout")).lines();
     for line in [INITIALIZE, r#"{"jsonrpc":"2.0","method":"tools/list","id":1,"params":{}}"#] {
         input.write_all(format!("{line}\n").as_bytes()).await.expect("written");
-        let heard = tokio::time::timeout(Duration::from_secs(20), output.next_line()).await.expect("in time");
+        let heard = tokio::time::timeout(Duration::from_secs(60), output.next_line()).await.expect("in time");
         let answer: Value = serde_json::from_str(&heard.expect("it reads").expect("a line")).expect("JSON");
         assert!(answer["id"] == 1 && answer["result"].is_object(), "{answer:#}");
     }

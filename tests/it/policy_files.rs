@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::aws_double::{AwsDouble, Fault};
 use crate::support::temporary::Directory;
-use crate::support::{Options, Stack, emulator, error_of};
+use crate::support::{Options, Stack, emulator, error_of, eventually};
 
 const OPEN: &str = r#"
     @id("all") permit (principal, action, resource);
@@ -37,15 +37,16 @@ async fn new_policies_come_into_force_whole_and_bad_ones_do_not() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         stack.directory.write("policy.cedar", SHUT);
-        for _ in 0..100 {
+        eventually("the new policies are in force", async || {
             let result = stack.call("whitelist_add", add(3)).await;
             if result["isError"] == true {
-                return error_of(&result);
+                return Some(error_of(&result));
             }
             stack.done("whitelist_remove", json!({"security_group": "staging-db", "address": "203.0.113.3"})).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("the new policies never came into force");
+            None
+        })
+        .await
     };
     let (slow, refused) = tokio::join!(slow, replaced);
     assert_eq!(slow["isError"], false, "{slow:#}");

@@ -11,7 +11,7 @@ use whitelistmcp::shutdown::Shutdown;
 
 use crate::support::aws_double::{AwsDouble, Fault, What};
 use crate::support::temporary::Directory;
-use crate::support::{ACCOUNT, GROUP, Options, REGION, Stack, eventually, journal, parse, reconciler_config};
+use crate::support::{ACCOUNT, GROUP, Options, PATIENCE, REGION, Stack, eventually, journal, parse, reconciler_config};
 
 const AWAKE: &str = "settle = \"50ms\"\ninterval = \"300ms\"\ndiscover = false\n";
 const HOUR: i64 = 3600;
@@ -52,7 +52,8 @@ async fn bob(stack: &Stack, tool: &str, arguments: Value) -> Value {
 
 /// Waits until so many rules stand.
 async fn until_there_are(aws: &AwsDouble, rules: usize) {
-    for _ in 0..400 {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < PATIENCE {
         if aws.standing().len() == rules {
             return;
         }
@@ -368,29 +369,17 @@ async fn who_is_too_late_says_so_and_stays_where_callers_are_answered() {
         let service = part.to_owned();
         health.check(HealthCheckRequest { service }).await.expect("an answer").into_inner().status()
     };
-    let mut status = ask("reconciler").await;
-    assert_eq!(status, ServingStatus::Serving);
-    for _ in 0..100 {
-        status = ask("reconciler").await;
-        if status == ServingStatus::NotServing {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(status, ServingStatus::NotServing);
+    assert_eq!(ask("reconciler").await, ServingStatus::Serving);
+    eventually("it is told that it is late", async || {
+        (ask("reconciler").await == ServingStatus::NotServing).then_some(())
+    })
+    .await;
     // Every core is as late: nobody is served better without them.
     assert_eq!(ask("whitelistmcp.v1.WhitelistService").await, ServingStatus::Serving);
     stack.done("whitelist_list", json!({"security_group": "staging-db"})).await;
     aws.bucket("RevokeSecurityGroupIngress", 100, 100.0);
     until_there_are(&aws, 0).await;
-    for _ in 0..100 {
-        status = ask("reconciler").await;
-        if status == ServingStatus::Serving {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(status, ServingStatus::Serving);
+    eventually("it is in time again", async || (ask("reconciler").await == ServingStatus::Serving).then_some(())).await;
     stack.stop().await;
 }
 
@@ -446,14 +435,11 @@ async fn a_change_that_was_cut_off_is_accounted_for_at_the_next_start() {
         ..Options::default()
     };
     let restarted = Stack::with(&aws.access(), options).await;
-    let mut entries = Vec::new();
-    for _ in 0..200 {
-        entries = journal(&at);
-        if entries.iter().filter(|entry| entry["recovered_by"].is_string()).count() == 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
+    let entries = eventually("both are accounted for", async || {
+        let entries = journal(&at);
+        (entries.iter().filter(|entry| entry["recovered_by"].is_string()).count() == 2).then_some(entries)
+    })
+    .await;
     let found = |call: &Value| {
         entries
             .iter()

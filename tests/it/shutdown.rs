@@ -245,26 +245,12 @@ async fn parts_are_told_by_name_to_those_who_may_know() {
     };
     use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
     for name in ["", "whitelistmcp.v1.WhitelistService", "journal", "reconciler", "aws", "keys", "certificates"] {
-        let mut status = part(name).await;
-        for _ in 0..100 {
-            if status.as_ref().is_ok_and(|status| *status == Serving) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            status = part(name).await;
-        }
-        assert_eq!(status.ok(), Some(Serving), "{name}");
+        eventually(&format!("{name:?} is served"), async || part(name).await.ok().filter(|status| *status == Serving))
+            .await;
     }
     aws.down(true);
-    let mut status = Serving;
-    for _ in 0..200 {
-        status = part("aws").await.expect("known");
-        if status == NotServing {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(status, NotServing, "AWS is away");
+    eventually("AWS is away", async || Some(part("aws").await.expect("known")).filter(|status| *status == NotServing))
+        .await;
     assert_eq!(part("").await.ok(), Some(Serving), "and callers are told so by a core that serves");
     aws.down(false);
 
@@ -284,15 +270,7 @@ async fn parts_are_told_by_name_to_those_who_may_know() {
     assert_eq!(known["parts"]["core"]["status"], "down", "{known:#}");
     service.core.begin();
     service.listen().await;
-    let mut status = 0;
-    for _ in 0..150 {
-        status = asked(None).await.status;
-        if status == 200 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(status, 200, "it is well again");
+    eventually("it is well again", async || (asked(None).await.status == 200).then_some(())).await;
     service.stop().await;
 }
 
@@ -310,16 +288,12 @@ async fn a_core_without_its_journal_is_still_heard_through_the_edge() {
 
     let uri = format!("https://localhost:{}/readyz", service.edge_port);
     // The core says it every few seconds, and the edge asks every few.
-    let mut known = Value::Null;
-    for _ in 0..300 {
+    let known = eventually("it is told that the core is not ready", async || {
         let answer = send(&service.http, http::Method::GET, uri.clone(), Some(&service.token()), &[], Vec::new()).await;
-        known = answer.expect("an answer").json();
-        if known["parts"]["core.ready"]["status"] == "down" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(known["parts"]["core.ready"]["status"], "down", "{known:#}");
+        let known = answer.expect("an answer").json();
+        (known["parts"]["core.ready"]["status"] == "down").then_some(known)
+    })
+    .await;
     assert_eq!((known["status"].as_str(), known["parts"]["core"]["status"].as_str()), (Some("ready"), Some("up")));
     assert!(ready().await, "a balancer leaves it in");
     let listed = service.call("whitelist_list", json!({"security_group": "staging-db"})).await;

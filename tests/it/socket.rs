@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::aws_double::{AwsDouble, Fault};
-use crate::support::{Options, Stack, eventually, tls};
+use crate::support::{Options, PATIENCE, Stack, eventually, tls};
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
@@ -49,7 +49,7 @@ async fn hear(socket: &mut Socket) -> Value {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(15), heard).await.expect("an answer in time")
+    tokio::time::timeout(PATIENCE, heard).await.expect("an answer in time")
 }
 
 async fn ask(socket: &mut Socket, id: Value, method: &str, params: Value) -> Value {

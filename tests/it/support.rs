@@ -298,7 +298,8 @@ impl Stack {
 
     /// The journal's lines once `enough` holds of them: ends are written behind the answer.
     pub(crate) async fn journal_when(&self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        for _ in 0..200 {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < PATIENCE {
             let entries = self.journal();
             if enough(&entries) {
                 return entries;
@@ -409,15 +410,19 @@ fn lines_of(file: &Path) -> Vec<String> {
     text.unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
+/// How long a test waits for what must come. It is no claim about speed: machines that run tests are busy.
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// The value once there is one; what should be true and is not fails the test.
 pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..500 {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < PATIENCE {
         if let Some(value) = ask().await {
             return value;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    panic!("{what}: never within ten seconds");
+    panic!("{what}: never within {PATIENCE:?}");
 }
 
 pub(crate) fn parse(text: &str) -> Config {

@@ -357,7 +357,7 @@ fn self_test(config: &Config, table: &mut Table) {
         .regions()
         .flat_map(|(id, regions)| regions.into_iter().map(move |region| (id.clone(), region)))
         .collect();
-    let aws = match runtime.block_on(Aws::new(&config.aws, accounts)) {
+    let aws = match runtime.block_on(Aws::new(&config.aws, accounts, Clock::system())) {
         Ok(aws) => aws,
         Err(error) => return table.wrong("aws", chain(&error)),
     };

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use super::PATIENCE;
 use super::emulator::{free_port, leashed};
+use super::processes::listens;
 use super::temporary::Directory;
 
 /// The key under which `WebDriver` names an element.
@@ -28,12 +30,7 @@ impl Browser {
         let mut command = leashed(&[PathBuf::from("chromedriver")]);
         let leash = command.arg(format!("--port={own}")).stdout(Stdio::null()).spawn().expect("chromedriver starts");
         let profile = Directory::new();
-        for _ in 0..200 {
-            if std::net::TcpStream::connect(("127.0.0.1", own)).is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        listens(own, || "chromedriver".to_owned()).await;
         let arguments = [
             "--headless=new".to_owned(),
             "--no-sandbox".to_owned(),
@@ -101,7 +98,8 @@ impl Browser {
 
     /// Waits until an element says this.
     pub(crate) async fn reads(&self, selector: &str, part: &str) {
-        for _ in 0..200 {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             if self.text(selector).await.contains(part) {
                 return;
             }
@@ -162,7 +160,8 @@ impl Browser {
     }
 
     async fn find(&self, selector: &str) -> String {
-        for _ in 0..200 {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             if let Some(element) = self.look(selector).await {
                 return element;
             }
@@ -178,7 +177,8 @@ impl Browser {
         self.write("input[name=password]", "any").await;
         self.click("button[type=submit]").await;
         // The page that asks for consent is shown once for each person.
-        for _ in 0..200 {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             if !self.url().await.contains("/interaction/") {
                 return;
             }

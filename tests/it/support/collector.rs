@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::emulator;
 use super::temporary::Directory;
+use super::{PATIENCE, emulator};
 
 /// A receiver that is running.
 pub(crate) struct Collector {
@@ -39,7 +39,8 @@ impl Collector {
             .spawn()
             .expect("the receiver starts; `make tools-python` installs it");
         let collector = Self { grpc, http, file, agent: Some(agent) };
-        for _ in 0..300 {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             if tokio::net::TcpStream::connect(("127.0.0.1", grpc)).await.is_ok()
                 && tokio::net::TcpStream::connect(("127.0.0.1", http)).await.is_ok()
             {
@@ -74,15 +75,15 @@ impl Collector {
 
     /// What it received, once there is enough.
     pub(crate) async fn received_when(&self, enough: impl Fn(&Value) -> bool) -> Value {
-        let mut received = Value::Null;
-        for _ in 0..60 {
-            received = self.received();
+        let begun = Instant::now();
+        loop {
+            let received = self.received();
             if enough(&received) {
                 return received;
             }
+            assert!(begun.elapsed() < PATIENCE, "it never received enough: {received:#}");
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        panic!("it never received enough: {received:#}");
     }
 }
 

@@ -5,11 +5,11 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{AwsAccess, REGION};
+use super::{AwsAccess, PATIENCE, REGION};
 
 /// The children of the run. They end when this process does, however it does.
 static LEASHES: Mutex<Vec<Child>> = Mutex::new(Vec::new());
@@ -177,10 +177,9 @@ pub(crate) fn free_port() -> u16 {
 
 fn bootstrap(endpoint: &str) -> AwsAccess {
     let address = endpoint.trim_start_matches("http://");
-    for _ in 0..400 {
-        if std::net::TcpStream::connect(address).is_ok() {
-            break;
-        }
+    let begun = Instant::now();
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(begun.elapsed() < PATIENCE, "nobody listens on {address}");
         pause();
     }
     let text = output(

@@ -9,7 +9,7 @@ use whitelistmcp::http_client::{HttpClient, HttpError};
 use whitelistmcp::pb::whitelistmcp::v1::whitelist_service_client::WhitelistServiceClient;
 
 use super::collector::free_port;
-use super::{Answer, AwsAccess, Ground, Options, core_file, edge_file, journal, send, tls};
+use super::{Answer, AwsAccess, Ground, Options, PATIENCE, core_file, edge_file, journal, send, tls};
 
 /// A process of the binary.
 pub(crate) struct Process {
@@ -182,7 +182,8 @@ impl Processes {
 
 /// Waits until somebody listens.
 pub(crate) async fn listens(port: u16, why: impl Fn() -> String) {
-    for _ in 0..400 {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
         if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
             return;
         }

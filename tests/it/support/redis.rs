@@ -2,8 +2,9 @@
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::PATIENCE;
 use super::emulator::leashed;
 use super::temporary::Directory;
 
@@ -52,7 +53,8 @@ impl Redis {
             .spawn()
             .expect("redis-server starts; `make test` installs it");
         self.server = Some(server);
-        for _ in 0..500 {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             if tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() && id.exists() {
                 return;
             }

@@ -83,7 +83,7 @@ pub(super) async fn aws(config: &Config, table: &mut Table) {
         .regions()
         .flat_map(|(id, regions)| regions.into_iter().map(move |region| Place::new(id.clone(), region)))
         .collect();
-    let (aws, actions) = match (Aws::new(&config.aws, accounts).await, Actions::embedded()) {
+    let (aws, actions) = match (Aws::new(&config.aws, accounts, Clock::system()).await, Actions::embedded()) {
         (Ok(aws), Ok(actions)) => (aws, actions),
         (Err(error), _) => return table.wrong("aws", chain(&error)),
         (_, Err(error)) => return table.wrong("aws", chain(&error)),
