@@ -571,7 +571,9 @@ struct Reach {
 /// By the roles that the configuration names.
 async fn reach(config: &Config) -> Result<Reach, StartError> {
     let (accounts, targets) = targets(config)?;
-    Ok(Reach { aws: Aws::new(&config.aws, accounts, Clock::system()).await?, targets })
+    // Boxed, as it is done once and would be large in every future that waits for it.
+    let aws = Box::pin(Aws::new(&config.aws, accounts, Clock::system())).await?;
+    Ok(Reach { aws, targets })
 }
 
 async fn core_routes(
