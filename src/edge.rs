@@ -8,6 +8,7 @@ mod aside;
 mod batch;
 mod bearer;
 mod callable;
+mod caller;
 mod challenge;
 mod client_address;
 mod content;

@@ -8,7 +8,6 @@
 pub mod login;
 mod page;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ::http::header::{COOKIE, LOCATION, ORIGIN, SET_COOKIE};
@@ -29,18 +28,16 @@ use jiff::{SignedDuration, Timestamp};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::aside::Aside;
+use super::caller::{Caller, Origin};
 use super::dispatch::{self, Call};
 use super::{Edge, http, rpc};
 use crate::clock::Clock;
 use crate::grpc::status::Refusal;
-use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
 use crate::identity::oidc::TokenError;
-use crate::identity::thumbprint::Thumbprint;
 use crate::listen::Connection;
 use crate::pb::mcp::v1 as pb;
 use crate::seal::Seal;
@@ -94,12 +91,8 @@ struct Browser {
 
 /// Who has logged in.
 struct Person {
-    bearer: Bearer,
-    principal: Arc<Principal>,
-    address: Option<IpAddr>,
-    certificate: Option<Thumbprint>,
-    /// When whoever carries the request stops waiting.
-    until: Option<Instant>,
+    caller: Caller,
+    origin: Origin,
 }
 
 /// A page instead of what was asked for.
@@ -229,7 +222,7 @@ async fn arrive(edge: &Edge, query: &str, browser: &Browser) -> Result<Response,
         return Err(again());
     }
     let person = Person::of(edge, &tokens.access_token, browser).await?;
-    let principal = &person.principal;
+    let principal = &person.caller.principal;
     if principal.subject() != login.subject() || principal.issuer() != login.issuer() {
         return Err(again());
     }
@@ -293,7 +286,8 @@ async fn conclude(edge: &Edge, browser: &Browser, body: Body) -> Result<Response
     let request = pb::DecideRequest { id: here.id.clone(), verdict: verdict.into(), note, login: here.id_token };
     let decided: pb::DecideResponse = person.call(edge, "Decide", &request).await?;
     let approval = decided.approval.unwrap_or_default();
-    let mut response = page::request(&Shown { approval: &approval, who: person.principal.name(), form: None }, "");
+    let mut response =
+        page::request(&Shown { approval: &approval, who: person.caller.principal.name(), form: None }, "");
     set_cookie(&mut response, &here.id, "", SignedDuration::ZERO)?;
     Ok(response)
 }
@@ -304,11 +298,11 @@ impl Person {
         let bearer = Bearer::from_authorization(&format!("Bearer {access_token}"));
         // A token that nobody could send is none of this service's.
         let bearer = bearer.ok_or_else(|| refused_login(&TokenError::Malformed))?;
-        let certificate = http::certificate(browser.connection.as_ref());
-        let principal = edge.verifier.verify(&bearer, address, certificate.as_ref()).await;
+        // Nothing that is asked here lasts until its connection is closed.
+        let origin = Origin { closing: CancellationToken::new(), ..Origin::of(browser.connection.as_ref(), address) };
+        let principal = edge.verifier.verify(&bearer, address, origin.certificate.as_ref()).await;
         let principal = principal.map_err(|error| refused_login(&error))?;
-        let until = browser.connection.as_ref().and_then(Connection::until);
-        Ok(Self { bearer, principal, address, certificate, until })
+        Ok(Self { caller: Caller { bearer, principal }, origin })
     }
 
     /// Calls the core's approvals as that person.
@@ -321,23 +315,24 @@ impl Person {
         let path = PathAndQuery::try_from(format!("/mcp.v1.Approvals/{method}")).map_err(|_| broken())?;
         let message = Bytes::from(request.encode_to_vec());
         let call = Call {
-            bearer: &self.bearer,
-            principal: &self.principal,
-            address: self.address,
-            certificate: self.certificate,
+            caller: &self.caller,
+            origin: &self.origin,
             carried: dispatch::Carried::Itself,
             aside: &Aside::none(),
-            closing: &CancellationToken::new(),
-            until: self.until,
         };
         let request = rpc::outgoing(edge, &call, message).ok_or_else(broken)?;
-        let sent = tokio::time::timeout(edge.call_timeout(self.until), edge.link.unary(path, request)).await;
+        let sent = tokio::time::timeout(edge.call_timeout(self.origin.until), edge.link.unary(path, request)).await;
         let late = || Refused::new(StatusCode::GATEWAY_TIMEOUT, "The service took too long to answer.");
         match sent.map_err(|_| late())? {
             Ok(answer) => A::decode(answer.into_inner()).map_err(|_| broken()),
             Err(status) => {
                 let refusal = Refusal::of(&status);
-                tracing::info!(method, who = self.principal.id(), reason = refusal.reason, "an approval was refused");
+                tracing::info!(
+                    method,
+                    who = self.caller.principal.id(),
+                    reason = refusal.reason,
+                    "an approval was refused"
+                );
                 Err(told(&refusal))
             }
         }

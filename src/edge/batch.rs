@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::Edge;
 use super::dispatch::Call;
 use super::reply::{self, Reply};
-use crate::limit::Subject;
 use crate::mcp::code;
 use crate::mcp::envelope::{EnvelopeError, Message};
 use crate::mcp::message::RpcError;
@@ -63,15 +62,15 @@ async fn one(
         },
         Ok(Message::Response(response)) => {
             // One that nobody waits for is no message that could be answered.
-            edge.questions.take(&edge.sealed, call.principal.id(), &response).await;
+            edge.questions.take(&edge.sealed, call.who(), &response).await;
             None
         }
         Ok(Message::Notification { .. }) => None,
         Err(wrong) => {
-            let counted = edge.limits.other(Subject::of(call.principal.id())).await;
+            let counted = edge.limits.other(call.subject()).await;
             Some(Reply::Message(match counted {
                 Ok(()) => reply::malformed(&wrong),
-                Err(exceeded) => reply::limited(edge, call.address, &exceeded, None),
+                Err(exceeded) => reply::limited(edge, call.origin.address, &exceeded, None),
             }))
         }
     }

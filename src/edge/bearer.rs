@@ -1,16 +1,15 @@
 //! The caller's token: taken from the `Authorization` header and nowhere else, and verified.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ::http::header::AUTHORIZATION;
 use ::http::{HeaderMap, StatusCode};
 
 use super::Edge;
+use super::caller::{Caller, Origin};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::identity::bearer::Bearer;
-use crate::identity::thumbprint::Thumbprint;
 
 /// Whether a token was sent, and whose it is.
 pub(super) enum Presented {
@@ -19,7 +18,7 @@ pub(super) enum Presented {
     /// The header cannot be read: it is there twice, or there is no token in it.
     Malformed,
     /// One was sent and is good.
-    Token(Bearer, Arc<Principal>),
+    Token(Caller),
     /// One was sent and is not good.
     Refused(Error),
 }
@@ -45,12 +44,8 @@ impl Edge {
     }
 }
 
-pub(super) async fn present(
-    edge: &Edge,
-    headers: &HeaderMap,
-    address: Option<IpAddr>,
-    certificate: Option<&Thumbprint>,
-) -> Presented {
+/// The caller whose token a request's headers hold.
+pub(super) async fn present(edge: &Edge, headers: &HeaderMap, origin: &Origin) -> Presented {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = match (values.next(), values.next()) {
         (None, _) => return Presented::Nothing,
@@ -62,8 +57,8 @@ pub(super) async fn present(
         return Presented::Nothing;
     }
     let Some(bearer) = Bearer::from_authorization(value) else { return Presented::Malformed };
-    match edge.verifier.verify(&bearer, address, certificate).await {
-        Ok(principal) => Presented::Token(bearer, principal),
+    match edge.verifier.verify(&bearer, origin.address, origin.certificate.as_ref()).await {
+        Ok(principal) => Presented::Token(Caller { bearer, principal }),
         Err(error) => Presented::Refused(error.into()),
     }
 }

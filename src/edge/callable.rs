@@ -45,14 +45,14 @@ pub(super) async fn tools<'e>(edge: &'e Edge, call: &Call<'_>) -> Vec<&'e Value>
     let callable = answer(edge, call).await;
     let (specs, scopes) = (edge.annotations.tools(), edge.annotations.scopes());
     let shown = specs.iter().zip(&edge.tools).filter(|(spec, _)| {
-        scopes.grants(call.principal.scopes(), &spec.annotations.scope)
+        scopes.grants(call.caller.principal.scopes(), &spec.annotations.scope)
             && callable.as_ref().is_none_or(|tools| tools.contains(&spec.annotations.name))
     });
     shown.map(|(_, tool)| tool).collect()
 }
 
 async fn answer(edge: &Edge, call: &Call<'_>) -> Answer {
-    let key = sha256_hex(call.bearer.expose());
+    let key = sha256_hex(call.caller.bearer.expose());
     if let Some((at, answer)) = edge.callable.0.get(&key)
         && at.elapsed() < KEPT
     {
@@ -60,7 +60,7 @@ async fn answer(edge: &Edge, call: &Call<'_>) -> Answer {
     }
     let request = outgoing(edge, call, ListCallableToolsRequest {}.encode_to_vec().into())?;
     let asked = edge.link.unary(PathAndQuery::from_static(METHOD), request);
-    let failed = match tokio::time::timeout(PATIENCE.min(edge.call_timeout(call.until)), asked).await {
+    let failed = match tokio::time::timeout(PATIENCE.min(edge.call_timeout(call.origin.until)), asked).await {
         Ok(Ok(answer)) => match ListCallableToolsResponse::decode(answer.into_inner()) {
             Ok(answer) => {
                 let answer = Some(Arc::new(answer.tools.into_iter().collect()));

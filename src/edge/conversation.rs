@@ -3,7 +3,6 @@
 //! a call of the same channel. What carries the messages, and how it ends, is the channel's own business.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,13 +20,11 @@ use tracing::Instrument;
 
 use super::aside::{self, Aside, Ear, Said};
 use super::batch::GivenUp;
+use super::caller::{Caller, Origin};
 use super::dispatch::{Call, Carried};
 use super::reply::{self, Reply, reply};
 use super::session::Begun;
 use super::{Edge, news};
-use crate::identity::Principal;
-use crate::identity::bearer::Bearer;
-use crate::identity::thumbprint::Thumbprint;
 use crate::limit::Subject;
 use crate::mcp::client::Can;
 use crate::mcp::code;
@@ -40,25 +37,12 @@ const CALLS_MOST: usize = 16;
 /// How many wait; further messages wait in the channel.
 const WAITING_MOST: usize = 256;
 
-/// A caller whose token is good.
-pub(super) struct Caller {
-    pub(super) bearer: Bearer,
-    pub(super) principal: Arc<Principal>,
-}
-
-/// Where a channel comes from.
-#[derive(Clone, Copy)]
-pub(super) struct Origin {
-    /// The protocol's name, as the conventions for telemetry have it.
-    pub(super) name: &'static str,
-    pub(super) address: Option<IpAddr>,
-    pub(super) certificate: Option<Thumbprint>,
-}
-
 /// A conversation.
 pub(super) struct Conversation {
     edge: Arc<Edge>,
-    origin: Origin,
+    /// The protocol's name, as the conventions for telemetry have it.
+    name: &'static str,
+    origin: Arc<Origin>,
     caller: Arc<Caller>,
     /// What `initialize` came to.
     begun: Option<Begun>,
@@ -71,7 +55,6 @@ pub(super) struct Conversation {
     aside: mpsc::Sender<Said>,
     ear: Ear,
     ready: VecDeque<Reply>,
-    closing: CancellationToken,
     number: u64,
     /// What tells a legacy client of changes, from its `initialize` on.
     news: Option<BoxFuture<'static, Option<Reply>>>,
@@ -97,13 +80,14 @@ impl Drop for Conversation {
 }
 
 impl Conversation {
-    pub(super) fn new(edge: Arc<Edge>, origin: Origin, caller: Arc<Caller>, closing: CancellationToken) -> Self {
+    pub(super) fn new(edge: Arc<Edge>, name: &'static str, origin: Arc<Origin>, caller: Arc<Caller>) -> Self {
         let (aside, ear) = aside::way();
         let (in_flight, running) = (HashMap::new(), FuturesUnordered::new());
         let (waiting, ready) = (VecDeque::new(), VecDeque::new());
         let number = edge.channels.fetch_add(1, Ordering::Relaxed);
         Self {
             edge,
+            name,
             origin,
             caller,
             begun: None,
@@ -114,10 +98,13 @@ impl Conversation {
             aside,
             ear,
             ready,
-            closing,
             number,
             news: None,
         }
+    }
+
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     pub(super) fn caller(&self) -> &Arc<Caller> {
@@ -240,30 +227,23 @@ impl Conversation {
         }
     }
 
+    /// What carries each request, with what was agreed by now.
+    fn carried(&self) -> Carried<'static> {
+        Carried::Channel { name: self.name, number: self.number, begun: self.begun }
+    }
+
     /// Begins to tell of changes, where the service behind tells of any.
     fn tell_news(&mut self) {
         if !self.edge.server.offers.news() {
             return;
         }
         let (edge, caller, aside) = (Arc::clone(&self.edge), Arc::clone(&self.caller), self.aside.clone());
-        let (Origin { name, address, certificate }, begun, number) = (self.origin, self.begun, self.number);
-        let closing = self.closing.clone();
+        let (origin, carried) = (Arc::clone(&self.origin), self.carried());
         let news = async move {
-            let Caller { bearer, principal } = &*caller;
-            let (aside, carried) = (Aside::to(aside, NEWS), Carried::Channel { name, number, begun });
-            let call = Call {
-                bearer,
-                principal,
-                address,
-                certificate,
-                carried,
-                aside: &aside,
-                closing: &closing,
-                until: None,
-            };
+            let call = Call { caller: &caller, origin: &origin, carried, aside: &Aside::to(aside, NEWS) };
             let key = news::key(&call)?;
             let _listening = loop {
-                match news::begin(&edge, principal.id()) {
+                match news::begin(&edge, call.who()) {
                     Ok(listening) => break listening,
                     // Nobody is refused who has only said hello: the news come when there is a place.
                     Err(_) => tokio::time::sleep(NEWS_PAUSE).await,
@@ -311,27 +291,15 @@ impl Conversation {
         let given_up: GivenUp = ids.iter().map(|id| (id.clone(), CancellationToken::new())).collect();
         self.in_flight.extend(given_up.clone());
         let (edge, caller, aside) = (Arc::clone(&self.edge), Arc::clone(&self.caller), self.aside.clone());
-        let (Origin { name, address, certificate }, begun, number) = (self.origin, self.begun, self.number);
-        let closing = self.closing.clone();
+        let (origin, carried) = (Arc::clone(&self.origin), self.carried());
         let span = tracing::info_span!(target: "request", "request", request.id = uuid::Uuid::new_v4().to_string());
         let work = async move {
-            let Caller { bearer, principal } = &*caller;
             // What is said on the way is said of one request, so nothing is of a batch.
             let aside = match ids.as_slice() {
                 [id] => Aside::to(aside, id),
                 _ => Aside::none(),
             };
-            let carried = Carried::Channel { name, number, begun };
-            let call = Call {
-                bearer,
-                principal,
-                address,
-                certificate,
-                carried,
-                aside: &aside,
-                closing: &closing,
-                until: None,
-            };
+            let call = Call { caller: &caller, origin: &origin, carried, aside: &aside };
             let work = std::panic::AssertUnwindSafe(answer(&edge, &text, &call, &given_up));
             let reply = work.catch_unwind().await.unwrap_or_else(|_| {
                 let fault = RpcError::new(code::INTERNAL_ERROR, "the service met a fault of its own");

@@ -1,25 +1,19 @@
 //! One request to one answer, whatever carried it: which method, in which era, and for `tools/call` which RPC.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-
 use ::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::aside::{Aside, Wants};
+use super::caller::{Caller, Origin};
 use super::rpc::{Brought, Rpc};
 use super::session::{self, Begun};
 use super::tool::{self, Outcome, ToolCall};
 use super::{Edge, callable, headers, news, offers};
 use crate::annotations::{Annotations, Exchange, ToolSpec};
-use crate::identity::Principal;
-use crate::identity::bearer::Bearer;
-use crate::identity::thumbprint::Thumbprint;
 use crate::limit::{Exceeded, Subject};
 use crate::mcp::client::{self, Can};
 use crate::mcp::code;
@@ -30,16 +24,22 @@ use crate::telemetry;
 
 /// Who sent a request, and what came with it.
 pub(super) struct Call<'a> {
-    pub(super) bearer: &'a Bearer,
-    pub(super) principal: &'a Arc<Principal>,
-    pub(super) address: Option<IpAddr>,
-    pub(super) certificate: Option<Thumbprint>,
+    pub(super) caller: &'a Caller,
+    pub(super) origin: &'a Origin,
     pub(super) carried: Carried<'a>,
     pub(super) aside: &'a Aside,
-    /// Ends with the connection, or with the service.
-    pub(super) closing: &'a CancellationToken,
-    /// When whoever carries it stops waiting for its answer, if that is known.
-    pub(super) until: Option<Instant>,
+}
+
+impl Call<'_> {
+    /// The caller's id.
+    pub(super) fn who(&self) -> &str {
+        self.caller.principal.id()
+    }
+
+    /// Whose limits it counts against.
+    pub(super) fn subject(&self) -> Subject {
+        Subject::of(self.who())
+    }
 }
 
 /// What carried a request, and says things of it besides the message.
@@ -113,13 +113,6 @@ impl Carried<'_> {
             Self::Http(_, begun) | Self::Channel { begun, .. } => begun,
             Self::Itself => None,
         }
-    }
-}
-
-impl Call<'_> {
-    /// Whose limits it counts against.
-    pub(super) fn subject(&self) -> Subject {
-        Subject::of(self.principal.id())
     }
 }
 
@@ -205,8 +198,8 @@ async fn answer(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Result<A
         jsonrpc.request.id = shown_id(request),
         network.transport = call.carried.transport(),
         network.protocol.name = call.carried.name(),
-        client.address = call.address.map(tracing::field::display),
-        enduser.id = call.principal.id(),
+        client.address = call.origin.address.map(tracing::field::display),
+        enduser.id = call.who(),
     );
     hang(&span, spoken.as_ref().ok().map(|spoken| &spoken.trace), call);
     let answer = match spoken {
@@ -345,7 +338,7 @@ fn initialize(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Answer {
     let begun = Begun { revision: negotiated(request.params), can: Can::of_initialize(request.params) };
     match call.carried {
         Carried::Http(..) if edge.has_sessions() => {
-            Answer::Session(answer, session::begin(&edge.sealed, call.principal.id(), begun))
+            Answer::Session(answer, session::begin(&edge.sealed, call.who(), begun))
         }
         _ => Answer::Body(answer),
     }
@@ -423,7 +416,7 @@ async fn call_tool(edge: &Edge, request: &Request<'_>, call: &Call<'_>, spoken: 
     };
     if let Some(kind) = &kind {
         if let Some(left_out) = edge.limits.log_principal() {
-            let (tool, who) = (&params.name, call.principal.id());
+            let (tool, who) = (&params.name, call.who());
             span.in_scope(|| tracing::info!(tool, who, outcome = kind, left_out, "a tool call was not done"));
         }
         span.record("error.type", kind);
@@ -451,8 +444,8 @@ fn span(request: &Request<'_>, spec: &ToolSpec, call: &Call<'_>, era: Era) -> tr
         jsonrpc.request.id = shown_id(request),
         network.transport = call.carried.transport(),
         network.protocol.name = call.carried.name(),
-        client.address = call.address.map(tracing::field::display),
-        enduser.id = call.principal.id(),
+        client.address = call.origin.address.map(tracing::field::display),
+        enduser.id = call.who(),
     )
 }
 

@@ -1,123 +1,51 @@
 //! `POST /mcp`: from HTTP to one message, and from its answer back to HTTP.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
+mod body;
+mod guard;
+mod refusal;
 
-use ::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN};
-use ::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
+use std::sync::Arc;
+
+use ::http::header::ACCEPT;
+use ::http::request::Parts;
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use axum::body::Body;
 use axum::extract::State;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::value::RawValue;
-use tokio_util::sync::CancellationToken;
 
 use super::aside::{self, Aside};
 use super::bearer::{self, Presented};
+use super::caller::{Caller, Origin};
 use super::challenge::{self, Challenge};
-use super::client_address::{ClientAddress, client_address, is_proxy};
+use super::client_address::ClientAddress;
 use super::dispatch::{self, Answer, Call, Carried};
 use super::reply::Reply;
 use super::session::{self, Begun};
-use super::{Edge, approvals, batch, error, headers, news, places, stream};
-use crate::error::Code;
-use crate::identity::thumbprint::Thumbprint;
-use crate::limit::{Exceeded, Subject};
+use super::{Edge, batch, error, headers, news, places, stream};
+use crate::limit::Subject;
 use crate::listen::Connection;
 use crate::mcp::code;
 use crate::mcp::envelope::{self, EnvelopeError, Message, OwnedRequest, Received};
 use crate::mcp::era::{self, Era, LEGACY, MODERN};
 use crate::mcp::message::RpcError;
-use crate::telemetry;
 
-/// How much of a refused request's body is read away, and for how long.
-const DRAIN_MAX: usize = 64 * 1024;
-const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a body may take to arrive.
-pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) use body::BODY_TIMEOUT;
+pub(super) use guard::{address, guard};
+pub(super) use refusal::{limited, not_presented};
 
-/// Refuses requests that a browser was tricked into sending: a name that is not ours (DNS rebinding), or a page that is
-/// not listed. A missing `Origin` is fine: programs send none. Before that, addresses that ask too often.
-pub(super) async fn guard(State(edge): State<Arc<Edge>>, mut request: Request<Body>, next: Next) -> Response {
-    let address = address(&edge, request.extensions().get::<Connection>(), request.headers());
-    if let Err(exceeded) = edge.limits.request(address) {
-        return after(request.into_body(), limited(&edge, address, &exceeded, None)).await;
-    }
-    request.extensions_mut().insert(ClientAddress(address));
-    match refuse_stranger(&edge, &request) {
-        Some(message) => {
-            let status = StatusCode::FORBIDDEN;
-            edge.refused(status, "STRANGER", address, None, message);
-            after(request.into_body(), error::rpc(status, None, error::code_of(status), message)).await
-        }
-        None => next.run(request).await,
-    }
-}
-
-fn refuse_stranger(edge: &Edge, request: &Request<Body>) -> Option<&'static str> {
-    let connection = request.extensions().get::<Connection>();
-    let remote = connection.and_then(Connection::remote);
-    // Plain HTTP is for loopback and for declared proxies; whoever else gets here would send a token in the clear.
-    if edge.config.is_in_the_clear()
-        && !remote.is_some_and(|remote| is_proxy(remote.ip(), &edge.config.trusted_proxies))
-    {
-        return Some("plain HTTP is served to declared proxies only; call over HTTPS");
-    }
-    let allowed = &edge.config.allowed_clients;
-    let within = |address: IpAddr| allowed.iter().any(|network| network.contains(&address));
-    if !allowed.is_empty() && !address(edge, connection, request.headers()).is_some_and(within) {
-        return Some("calls are not taken from this address");
-    }
-    if !host_allowed(edge, request.uri(), request.headers()) {
-        return Some("this host name is not served here; it must be the one in public_url, or one of allowed_hosts");
-    }
-    // The page for approvals sends its form home, and looks itself where that came from.
-    let at_home = approvals::is_page(request.uri().path());
-    if let Some(origin) = request.headers().get(ORIGIN)
-        && !at_home
-        && !edge.config.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
-    {
-        return Some("this origin is not allowed to call; it must be one of allowed_origins");
-    }
-    None
-}
-
-/// The address that a request comes from, past the declared proxies.
-pub(super) fn address(edge: &Edge, connection: Option<&Connection>, headers: &HeaderMap) -> Option<IpAddr> {
-    let remote = connection.and_then(Connection::remote);
-    client_address(remote, headers, &edge.config.trusted_proxies, edge.config.forwarded_by)
-}
-
-fn host_allowed(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = match (uri.authority(), hosts.next(), hosts.next()) {
-        (Some(authority), ..) => authority.as_str(),
-        (None, Some(host), None) => host.to_str().unwrap_or_default(),
-        _ => return false,
-    };
-    let name = |host: &str| {
-        host.rsplit_once(':')
-            .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
-            .map_or(host, |(name, _)| name)
-            .to_ascii_lowercase()
-    };
-    let host = name(host);
-    let own = edge.config.public_url.host_str().map(str::to_ascii_lowercase);
-    own.as_deref() == Some(&host) || edge.config.allowed_hosts.iter().any(|allowed| name(allowed) == host)
-}
+use body::{after, read, read_away, refuse_encoding};
+use refusal::{malformed, refused};
 
 /// `GET /readyz`: whether the process takes work. Who shows a good token is told of each part by name.
 pub(super) async fn readyz(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response {
     let (status, word) = edge.health.answer();
     if request.headers().contains_key(::http::header::AUTHORIZATION) {
         let (connection, headers) = (request.extensions().get::<Connection>(), request.headers());
-        let (address, certificate) = (address(&edge, connection, headers), certificate(connection));
+        let origin = Origin::of(connection, address(&edge, connection, headers));
         // A balancer's probe is never refused for a token: it is told what a stranger is told. A flood is, as elsewhere.
-        if edge.limits.request(address).is_ok()
-            && let Presented::Token(..) = bearer::present(&edge, headers, address, certificate.as_ref()).await
+        if edge.limits.request(origin.address).is_ok()
+            && let Presented::Token(_) = bearer::present(&edge, headers, &origin).await
         {
             return (status, axum::Json(edge.health.report())).into_response();
         }
@@ -125,105 +53,51 @@ pub(super) async fn readyz(State(edge): State<Arc<Edge>>, request: Request<Body>
     (status, word).into_response()
 }
 
+/// A request that has been read: whose it is, and what it says.
+struct Heard {
+    caller: Caller,
+    origin: Origin,
+    /// The session that a legacy client's headers name.
+    begun: Option<Begun>,
+    body: Vec<u8>,
+}
+
 /// `POST /mcp`
 pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();
-    let address = parts.extensions.get::<ClientAddress>().and_then(|known| known.0);
-    if let Err(exceeded) = edge.limits.listens(address) {
-        let id = read_away(body).await;
-        return limited(&edge, address, &exceeded, id.as_deref());
-    }
-    let certificate = certificate(parts.extensions.get::<Connection>());
-    let (bearer, principal) = match bearer::present(&edge, &parts.headers, address, certificate.as_ref()).await {
-        Presented::Token(bearer, principal) => (bearer, principal),
-        refused => {
-            let id = read_away(body).await;
-            return not_presented(&edge, address, refused, id.as_deref());
-        }
-    };
-    let who = principal.id();
-    if let Some(refusal) = refuse_encoding(&parts.headers) {
-        edge.refused(refusal.status(), "ENCODING_REFUSED", address, Some(who), "neither plain nor JSON");
-        return after(body, refusal).await;
-    }
-    let body = match read(body, edge.config.body_max).await {
-        Ok(body) => body,
-        Err(refusal) => {
-            edge.refused(refusal.status(), "BODY_REFUSED", address, Some(who), "too large, too slow or broken off");
-            return refusal;
-        }
-    };
-    let begun = match session_of(&edge, principal.id(), &parts.headers) {
-        Ok(begun) => begun,
+    let Heard { caller, origin, begun, body } = match hear(&edge, &parts, body).await {
+        Ok(heard) => heard,
         Err(refusal) => return *refusal,
-    };
-    let closing = closing(parts.extensions.get::<Connection>());
-    let until = parts.extensions.get::<Connection>().and_then(Connection::until);
-    let (aside, carried) = (Aside::none(), Carried::Http(&parts.headers, begun));
-    let call = Call {
-        bearer: &bearer,
-        principal: &principal,
-        address,
-        certificate,
-        carried,
-        aside: &aside,
-        closing: &closing,
-        until,
     };
     let request = match envelope::read(&body) {
         Ok(Received::One(Message::Request(request))) => OwnedRequest::from(request),
         Ok(Received::Many(messages)) if has_batches(&parts.headers) => {
+            let carried = Carried::Http(&parts.headers, begun);
+            let call = Call { caller: &caller, origin: &origin, carried, aside: &Aside::none() };
             return match batch::answer(&edge, messages, &call, &batch::GivenUp::new()).await {
                 Some(Reply::Message(body)) => error::json_response(StatusCode::OK, body),
                 Some(Reply::TokenRefused(why)) => challenge::refuse(&edge, &Challenge::Invalid(&why), None),
                 None => StatusCode::ACCEPTED.into_response(),
             };
         }
-        // No core hears of it, so it is counted here.
-        other => {
-            if let Err(exceeded) = edge.limits.other(Subject::of(principal.id())).await {
-                return limited(&edge, address, &exceeded, None);
-            }
-            let refused = |wrong: &EnvelopeError<'_>| {
-                edge.refused(StatusCode::BAD_REQUEST, "MESSAGE_MALFORMED", address, Some(who), "no message of MCP");
-                malformed(wrong)
-            };
-            return match other {
-                Err(wrong) => refused(&wrong),
-                Ok(Received::Many(_)) => refused(&EnvelopeError::Batch),
-                Ok(Received::One(_)) if let Err(wrong) = check_revision(&parts.headers) => self::refused(&wrong, None),
-                // None of the notifications that exist asks anything of a server that keeps no state.
-                Ok(Received::One(Message::Notification { .. })) => StatusCode::ACCEPTED.into_response(),
-                Ok(Received::One(Message::Response(response))) if !is_modern(&parts.headers) => {
-                    answered(&edge, principal.id(), &response).await
-                }
-                Ok(Received::One(_)) => error::rpc(
-                    StatusCode::BAD_REQUEST,
-                    None,
-                    code::INVALID_REQUEST,
-                    "this revision of MCP has no responses of clients",
-                ),
-            };
-        }
+        other => return besides(&edge, &parts.headers, &caller, &origin, other).await,
     };
     // Nobody needs the bytes any more, and the work may take long.
     drop(body);
-    let id = request.id().to_owned();
+    let (id, address, who) = (request.id().to_owned(), origin.address, caller.principal.id().to_owned());
     // Only a whole request takes a place: a slow body holds nothing but its own connection.
-    let Some(place) = places::enter(&edge, who).await else {
-        edge.refused(StatusCode::TOO_MANY_REQUESTS, "BUSY", address, Some(who), "too many requests at once");
+    let Some(place) = places::enter(&edge, &who).await else {
+        edge.refused(StatusCode::TOO_MANY_REQUESTS, "BUSY", address, Some(&who), "too many requests at once");
         return error::busy(&id);
     };
     let (aside, ear) = if accepts_events(&parts.headers) { Aside::new(&id) } else { (Aside::none(), aside::deaf()) };
-    let (is_modern, who) = (is_modern(&parts.headers), who.to_owned());
+    let is_modern = is_modern(&parts.headers);
     let work = {
         let edge = Arc::clone(&edge);
         async move {
             let _place = place;
             let carried = Carried::Http(&parts.headers, begun);
-            let (bearer, principal) = (&bearer, &principal);
-            let call =
-                Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing, until };
+            let call = Call { caller: &caller, origin: &origin, carried, aside: &aside };
             dispatch::dispatch(&edge, &request.as_request(), &call).await
         }
     };
@@ -232,6 +106,66 @@ pub(super) async fn mcp(State(edge): State<Arc<Edge>>, request: Request<Body>) -
     let work: stream::Work = if is_modern { work.boxed() } else { stream::by_itself(work) };
     let about = stream::About { edge, id, address, who };
     stream::respond(about, work, ear).await
+}
+
+/// Reads a request, once it is known whose it is.
+async fn hear(edge: &Edge, parts: &Parts, body: Body) -> Result<Heard, Box<Response>> {
+    let address = parts.extensions.get::<ClientAddress>().and_then(|known| known.0);
+    if let Err(exceeded) = edge.limits.listens(address) {
+        let id = read_away(body).await;
+        return Err(Box::new(limited(edge, address, &exceeded, id.as_deref())));
+    }
+    let origin = Origin::of(parts.extensions.get::<Connection>(), address);
+    let caller = match bearer::present(edge, &parts.headers, &origin).await {
+        Presented::Token(caller) => caller,
+        refused => {
+            let id = read_away(body).await;
+            return Err(Box::new(not_presented(edge, address, refused, id.as_deref())));
+        }
+    };
+    let who = Some(caller.principal.id());
+    if let Some(refusal) = refuse_encoding(&parts.headers) {
+        edge.refused(refusal.status(), "ENCODING_REFUSED", address, who, "neither plain nor JSON");
+        return Err(Box::new(after(body, refusal).await));
+    }
+    let body = read(body, edge.config.body_max).await.map_err(|refusal| {
+        edge.refused(refusal.status(), "BODY_REFUSED", address, who, "too large, too slow or broken off");
+        Box::new(refusal)
+    })?;
+    let begun = session_of(edge, caller.principal.id(), &parts.headers)?;
+    Ok(Heard { caller, origin, begun, body })
+}
+
+/// Takes what is no request. No core hears of it, so it is counted here.
+async fn besides(
+    edge: &Edge,
+    headers: &HeaderMap,
+    caller: &Caller,
+    origin: &Origin,
+    received: Result<Received<'_>, EnvelopeError<'_>>,
+) -> Response {
+    let (address, who) = (origin.address, caller.principal.id());
+    if let Err(exceeded) = edge.limits.other(Subject::of(who)).await {
+        return limited(edge, address, &exceeded, None);
+    }
+    let no_message = |wrong: &EnvelopeError<'_>| {
+        edge.refused(StatusCode::BAD_REQUEST, "MESSAGE_MALFORMED", address, Some(who), "no message of MCP");
+        malformed(wrong)
+    };
+    match received {
+        Err(wrong) => no_message(&wrong),
+        Ok(Received::Many(_)) => no_message(&EnvelopeError::Batch),
+        Ok(Received::One(_)) if let Err(wrong) = check_revision(headers) => refused(&wrong, None),
+        // None of the notifications that exist asks anything of a server that keeps no state.
+        Ok(Received::One(Message::Notification { .. })) => StatusCode::ACCEPTED.into_response(),
+        Ok(Received::One(Message::Response(response))) if !is_modern(headers) => answered(edge, who, &response).await,
+        Ok(Received::One(_)) => error::rpc(
+            StatusCode::BAD_REQUEST,
+            None,
+            code::INVALID_REQUEST,
+            "this revision of MCP has no responses of clients",
+        ),
+    }
 }
 
 /// The answer to a request, where nothing was said before it.
@@ -316,11 +250,6 @@ fn has_batches(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What ends with the connection.
-fn closing(connection: Option<&Connection>) -> CancellationToken {
-    connection.map_or_else(CancellationToken::new, |connection| connection.closing().clone())
-}
-
 /// `GET /mcp` without an upgrade: the stream on which a legacy client hears what changes.
 pub(super) async fn listen(edge: Arc<Edge>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
@@ -331,15 +260,15 @@ pub(super) async fn listen(edge: Arc<Edge>, request: Request<Body>) -> Response 
     if let Err(exceeded) = edge.limits.listens(address) {
         return limited(&edge, address, &exceeded, None);
     }
-    let certificate = certificate(parts.extensions.get::<Connection>());
-    let (bearer, principal) = match bearer::present(&edge, &parts.headers, address, certificate.as_ref()).await {
-        Presented::Token(bearer, principal) => (bearer, principal),
+    let origin = Origin::of(parts.extensions.get::<Connection>(), address);
+    let caller = match bearer::present(&edge, &parts.headers, &origin).await {
+        Presented::Token(caller) => caller,
         refused => return not_presented(&edge, address, refused, None),
     };
     if let Err(wrong) = check_revision(&parts.headers) {
         return refused(&wrong, None);
     }
-    let begun = match session_of(&edge, principal.id(), &parts.headers) {
+    let begun = match session_of(&edge, caller.principal.id(), &parts.headers) {
         Ok(Some(begun)) => begun,
         Ok(None) => {
             let (status, text) = (StatusCode::BAD_REQUEST, "send the Mcp-Session-Id that `initialize` gave");
@@ -347,147 +276,25 @@ pub(super) async fn listen(edge: Arc<Edge>, request: Request<Body>) -> Response 
         }
         Err(refusal) => return *refusal,
     };
-    if let Err(exceeded) = edge.limits.other(Subject::of(principal.id())).await {
+    if let Err(exceeded) = edge.limits.other(Subject::of(caller.principal.id())).await {
         return limited(&edge, address, &exceeded, None);
     }
-    let closing = closing(parts.extensions.get::<Connection>());
-    let until = parts.extensions.get::<Connection>().and_then(Connection::until);
     let session = parts.headers.get(SESSION).map(crate::digest::sha256_hex).unwrap_or_default();
     if edge.subscriptions.is_followed(&session) {
         // 2025-11-25, "Streamable HTTP": a message goes out on one stream.
         let (status, text) = (StatusCode::CONFLICT, "this session has a stream already");
         return error::rpc(status, None, error::code_of(status), text);
     }
-    let listening = match news::begin(&edge, principal.id()) {
+    let listening = match news::begin(&edge, caller.principal.id()) {
         Ok(listening) => listening,
         Err(busy) => return refused(&busy, None),
     };
     stream::open(move |aside| async move {
         let carried = Carried::Http(&parts.headers, Some(begun));
-        let (bearer, principal) = (&bearer, &principal);
-        let call = Call { bearer, principal, address, certificate, carried, aside: &aside, closing: &closing, until };
+        let call = Call { caller: &caller, origin: &origin, carried, aside: &aside };
         let _listening = listening;
         if let Some(key) = news::key(&call) {
             drop(news::tell(&edge, &call, &key).await);
         }
     })
-}
-
-/// The thumbprint of the certificate that the connection was made with.
-pub(super) fn certificate(connection: Option<&Connection>) -> Option<Thumbprint> {
-    connection.and_then(Connection::certificate_sha256).map(Thumbprint::from)
-}
-
-/// The refusal of a request that is over a limit of the edge.
-pub(super) fn limited(edge: &Edge, address: Option<IpAddr>, exceeded: &Exceeded, id: Option<&RawValue>) -> Response {
-    let limit = exceeded.limit().name();
-    telemetry::record_limited("edge", limit);
-    edge.refused(StatusCode::TOO_MANY_REQUESTS, exceeded.limit().reason(), address, None, limit);
-    if let Some(left_out) = edge.limits.log_stranger() {
-        tracing::info!(limit, address = address.map(tracing::field::display), left_out, "a request is over a limit");
-    }
-    error::limited(exceeded, id)
-}
-
-/// The refusal of a caller without a good token.
-pub(super) fn not_presented(
-    edge: &Edge,
-    address: Option<IpAddr>,
-    presented: Presented,
-    id: Option<&RawValue>,
-) -> Response {
-    match presented {
-        Presented::Refused(refused) if refused.code() == Code::Unavailable => {
-            edge.refused(StatusCode::SERVICE_UNAVAILABLE, refused.reason(), address, None, refused.message());
-            error::unavailable(refused.message(), refused.wait(), id)
-        }
-        Presented::Refused(refused) => {
-            edge.limits.bad_token(address);
-            edge.refused(StatusCode::UNAUTHORIZED, refused.reason(), address, None, refused.message());
-            if let Some(left_out) = edge.limits.log_stranger() {
-                tracing::info!(reason = refused.reason(), why = refused.message(), left_out, "a token was refused");
-            }
-            challenge::refuse(edge, &Challenge::Invalid(refused.message()), id)
-        }
-        Presented::Malformed => {
-            edge.refused(
-                StatusCode::BAD_REQUEST,
-                "AUTHORIZATION_MALFORMED",
-                address,
-                None,
-                "a header that cannot be read",
-            );
-            challenge::refuse(edge, &Challenge::Malformed, id)
-        }
-        Presented::Nothing | Presented::Token(..) => {
-            edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_MISSING", address, None, "no token");
-            challenge::refuse(edge, &Challenge::Missing, id)
-        }
-    }
-}
-
-/// Answers once a small body has been read away.
-async fn after(body: Body, response: Response) -> Response {
-    drop(read_away(body).await);
-    response
-}
-
-/// Reads a small body away: some HTTP/2 clients lose an answer that comes before they have sent all of theirs. A large or
-/// slow one is not waited for. The id of the request in it, by which a client knows what the refusal is about.
-async fn read_away(body: Body) -> Option<Box<RawValue>> {
-    let read = tokio::time::timeout(DRAIN_TIMEOUT, Limited::new(body, DRAIN_MAX).collect()).await;
-    let bytes = read.ok()?.ok()?.to_bytes();
-    match envelope::parse(&bytes) {
-        Ok(Message::Request(request)) => Some(request.id.to_owned()),
-        _ => None,
-    }
-}
-
-fn refused(wrong: &RpcError, id: Option<&RawValue>) -> Response {
-    let status = StatusCode::from_u16(wrong.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = error::json_response(status, wrong.to_body(id));
-    let wait = wrong.data.as_ref().and_then(|data| data.get("retry_after_seconds")?.as_u64());
-    if let (StatusCode::TOO_MANY_REQUESTS, Some(wait)) = (status, wait) {
-        response.headers_mut().insert(::http::header::RETRY_AFTER, HeaderValue::from(wait));
-    }
-    response
-}
-
-fn malformed(wrong: &EnvelopeError<'_>) -> Response {
-    let (code, id) = error::of_envelope(wrong);
-    error::rpc(StatusCode::BAD_REQUEST, id, code, wrong.to_string())
-}
-
-/// Only JSON as it is: a compressed body could grow without bounds.
-fn refuse_encoding(headers: &HeaderMap) -> Option<Response> {
-    let refuse = |message| {
-        Some(error::rpc(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            None,
-            error::code_of(StatusCode::UNSUPPORTED_MEDIA_TYPE),
-            message,
-        ))
-    };
-    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return refuse("compressed bodies are not taken; send plain JSON");
-    }
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        None
-    } else {
-        refuse("send `Content-Type: application/json`")
-    }
-}
-
-async fn read(body: Body, most: usize) -> Result<Vec<u8>, Response> {
-    let status = |status: StatusCode, message: String| error::rpc(status, None, error::code_of(status), message);
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes().into()),
-        Ok(Err(wrong)) if wrong.is::<LengthLimitError>() => {
-            Err(status(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {most} bytes")))
-        }
-        Ok(Err(_)) => Err(status(StatusCode::BAD_REQUEST, "the body broke off".to_owned())),
-        Err(_) => Err(status(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive".to_owned())),
-    }
 }

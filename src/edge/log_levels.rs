@@ -34,7 +34,7 @@ fn key(call: &Call<'_>) -> String {
     match call.carried {
         Carried::Http(headers, _) => {
             let session = headers.get("mcp-session-id").map(::http::HeaderValue::as_bytes);
-            sha256_hex(session.unwrap_or_else(|| call.principal.id().as_bytes()))
+            sha256_hex(session.unwrap_or_else(|| call.who().as_bytes()))
         }
         Carried::Channel { number, .. } => format!("channel:{number}"),
         Carried::Itself => String::new(),

@@ -200,7 +200,7 @@ pub(super) async fn listen(
     if !call.aside.is_open() {
         return Err(wrong("the answer is a stream: send `Accept: application/json, text/event-stream`"));
     }
-    let _listening = begin(edge, call.principal.id())?;
+    let _listening = begin(edge, call.who())?;
     let offered = edge.server.offers;
     let watch = WatchRequest {
         tools: asked.tools_list_changed && offered.tools_news,
@@ -410,10 +410,10 @@ async fn follow(
     };
     loop {
         tokio::select! {
-            () = call.closing.cancelled() => return Over::Ending,
+            () = call.origin.closing.cancelled() => return Over::Ending,
             () = call.aside.closed() => return Over::Gone,
             _ = look.tick() => {
-                let verified = edge.verifier.verify(call.bearer, call.address, call.certificate.as_ref()).await;
+                let verified = edge.verifier.verify(&call.caller.bearer, call.origin.address, call.origin.certificate.as_ref()).await;
                 if let Err(error) = verified {
                     let error: crate::error::Error = error.into();
                     return Over::Token(error.message().to_owned());

@@ -56,7 +56,7 @@ pub(super) fn prompts(edge: &Edge, call: &Call<'_>) -> Vec<Value> {
 }
 
 pub(super) fn holds(edge: &Edge, call: &Call<'_>, scope: &str) -> bool {
-    edge.annotations.scopes().grants(call.principal.scopes(), scope)
+    edge.annotations.scopes().grants(call.caller.principal.scopes(), scope)
 }
 
 /// The resource that a URI names, and what its variables are.
@@ -140,7 +140,7 @@ async fn run<A: prost::Message + Default>(
     arguments: &Map<String, Value>,
     wrong: impl Fn(&str) -> RpcError,
 ) -> Result<Result<A, Unmade>, RpcError> {
-    if !edge.annotations.scopes().grants(call.principal.scopes(), scope) {
+    if !edge.annotations.scopes().grants(call.caller.principal.scopes(), scope) {
         return Ok(Err(Unmade::Answer(Answer::Challenge(scope.to_owned()))));
     }
     let arguments = serde_json::value::to_raw_value(arguments).map_err(|error| wrong(&error.to_string()))?;

@@ -79,7 +79,7 @@ impl Questions {
         call: &Call<'_>,
         (method, params): (&str, &Value),
     ) -> Result<Map<String, Value>, AskError> {
-        let (sealed, aside, principal) = (&edge.sealed, call.aside, call.principal.id());
+        let (sealed, aside, principal) = (&edge.sealed, call.aside, call.who());
         let on_a_socket = call.carried.is_a_channel();
         if !aside.is_open() {
             return Err(AskError::NoWay);
@@ -108,7 +108,7 @@ impl Questions {
                 tokio::select! {
                     came = &mut answered => return came.map_err(|_| AskError::Gone)?.map_err(AskError::Refused),
                     _ = look.tick() => {}
-                    () = call.closing.cancelled() => return Err(AskError::Ending),
+                    () = call.origin.closing.cancelled() => return Err(AskError::Ending),
                     // Nothing that was answered could be told to who has gone.
                     () = aside.closed() => return Err(AskError::Gone),
                 }

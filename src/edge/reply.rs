@@ -23,16 +23,16 @@ pub(super) enum Reply {
 
 /// Answers a request, with a place of its own.
 pub(super) async fn reply(edge: &Edge, request: &Request<'_>, call: &Call<'_>) -> Reply {
-    let who = Some(call.principal.id());
-    let Some(_place) = places::enter(edge, call.principal.id()).await else {
+    let who = Some(call.who());
+    let Some(_place) = places::enter(edge, call.who()).await else {
         let status = StatusCode::TOO_MANY_REQUESTS;
-        edge.refused(status, "BUSY", call.address, who, "too many requests at once");
+        edge.refused(status, "BUSY", call.origin.address, who, "too many requests at once");
         let data = json!({"reason": "BUSY", "retry_after_seconds": 1});
         let busy = RpcError::new(error::code_of(status), "too many requests at once; try again in a second");
         return Reply::Message(busy.with_data(data).to_body(Some(request.id)));
     };
     let answer = dispatch::dispatch(edge, request, call).await;
-    of(edge, call.address, call.principal.id(), request.id, answer)
+    of(edge, call.origin.address, call.who(), request.id, answer)
 }
 
 /// What a request came to, as a reply.

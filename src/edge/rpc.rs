@@ -119,21 +119,21 @@ impl Brought {
 /// and the trace.
 pub(super) fn outgoing(edge: &Edge, call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
     let mut request = outgoing_without_end(call, message)?;
-    request.set_timeout(edge.call_timeout(call.until));
+    request.set_timeout(edge.call_timeout(call.origin.until));
     Some(request)
 }
 
 /// The same for an RPC that lasts for as long as somebody listens.
 pub(super) fn outgoing_without_end(call: &Call<'_>, message: Bytes) -> Option<tonic::Request<Bytes>> {
     let mut request = tonic::Request::new(message);
-    let mut authorization = MetadataValue::try_from(format!("Bearer {}", call.bearer.expose())).ok()?;
+    let mut authorization = MetadataValue::try_from(format!("Bearer {}", call.caller.bearer.expose())).ok()?;
     authorization.set_sensitive(true);
     let metadata = request.metadata_mut();
     metadata.insert("authorization", authorization);
-    if let Some(address) = call.address {
+    if let Some(address) = call.origin.address {
         metadata.insert(CLIENT_ADDRESS, MetadataValue::try_from(address.to_string()).ok()?);
     }
-    if let Some(certificate) = call.certificate {
+    if let Some(certificate) = call.origin.certificate {
         metadata.insert(CLIENT_CERTIFICATE, MetadataValue::try_from(certificate.to_string()).ok()?);
     }
     Some(request)
@@ -213,7 +213,7 @@ impl Rpc<'_> {
     fn bound(&self, call: &Call<'_>, message: &Bytes) -> Vec<u8> {
         // Not of the bytes: what holds a map has no order of its own in them.
         let arguments = transcode::canonical(&self.method.input(), message);
-        let (who, what) = (sha256_hex(call.principal.id()), sha256_hex(arguments));
+        let (who, what) = (sha256_hex(call.who()), sha256_hex(arguments));
         format!("state:{who}:{}:{what}", self.method.full_name()).into_bytes()
     }
 
@@ -236,7 +236,7 @@ impl Rpc<'_> {
             }
         };
         // The service keeps to the deadline itself; this one is for when it does not answer at all.
-        match tokio::time::timeout(edge.call_timeout(call.until) + Duration::from_secs(1), answered).await {
+        match tokio::time::timeout(edge.call_timeout(call.origin.until) + Duration::from_secs(1), answered).await {
             Ok(Ok(answer)) => Came::Answer(answer),
             Ok(Err(status)) => Came::Refused(status),
             Err(_) => Came::Refused(Status::deadline_exceeded("the call took too long")),

@@ -30,13 +30,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::bearer::{self, Presented};
+use super::caller::{Caller, Origin};
 use super::client_address::ClientAddress;
-use super::conversation::{Caller, Conversation, Origin};
+use super::conversation::Conversation;
 use super::reply::{self, Reply};
 use super::{Edge, error, http};
 use crate::error::Code;
 use crate::identity::bearer::Bearer;
-use crate::identity::thumbprint::Thumbprint;
 use crate::listen::Connection;
 use crate::mcp::envelope::{self, Message};
 use crate::telemetry::OpenStream;
@@ -65,7 +65,6 @@ type Close = (u16, String);
 /// A socket that has a caller.
 struct Session {
     edge: Arc<Edge>,
-    origin: Origin,
     conversation: Conversation,
 }
 
@@ -99,23 +98,18 @@ pub(super) async fn upgrade(
     if let Err(exceeded) = edge.limits.listens(address) {
         return http::limited(&edge, address, &exceeded, None);
     }
-    let connection = request.extensions().get::<Connection>().cloned();
-    let certificate = http::certificate(connection.as_ref());
-    let presented = bearer::present(&edge, request.headers(), address, certificate.as_ref()).await;
-    let caller = match presented {
-        Presented::Token(bearer, principal) => Some(Arc::new(Caller { bearer, principal })),
+    // A channel outlives its request, and so whatever that was to be answered by.
+    let origin = Origin { until: None, ..Origin::of(request.extensions().get::<Connection>(), address) };
+    let caller = match bearer::present(&edge, request.headers(), &origin).await {
+        Presented::Token(caller) => Some(Arc::new(caller)),
         Presented::Nothing => None,
         refused => return http::not_presented(&edge, address, refused, None),
     };
-    let closing = connection.map_or_else(CancellationToken::new, |connection| connection.closing().clone());
-    let most = edge.config.body_max;
+    let (origin, most) = (Arc::new(origin), edge.config.body_max);
     upgrade.protocols([SUBPROTOCOL]).max_message_size(most).max_frame_size(most).on_upgrade(async move |mut socket| {
         let stream = OpenStream::count("socket");
-        let (code, reason) = match first(&edge, &mut socket, address, certificate.as_ref(), caller, &closing).await {
-            Ok(caller) => {
-                let origin = Origin { name: "websocket", address, certificate };
-                Session::new(edge, origin, caller, closing.clone()).run(&mut socket, &closing).await
-            }
+        let (code, reason) = match first(&edge, &mut socket, &origin, caller).await {
+            Ok(caller) => Session::new(edge, Arc::clone(&origin), caller).run(&mut socket, &origin.closing).await,
             Err(close) => close,
         };
         // Who has gone needs no farewell.
@@ -134,16 +128,14 @@ pub(super) async fn upgrade(
 async fn first(
     edge: &Edge,
     socket: &mut WebSocket,
-    address: Option<IpAddr>,
-    certificate: Option<&Thumbprint>,
+    origin: &Origin,
     caller: Option<Arc<Caller>>,
-    closing: &CancellationToken,
 ) -> Result<Arc<Caller>, Close> {
     if let Some(caller) = caller {
         return Ok(caller);
     }
     let refused = |status, reason, code, text: &str| {
-        edge.refused(status, reason, address, None, text);
+        edge.refused(status, reason, origin.address, None, text);
         (code, text.to_owned())
     };
     let text = async {
@@ -156,7 +148,7 @@ async fn first(
         }
     };
     let text = tokio::select! {
-        () = closing.cancelled() => return Err(going_away()),
+        () = origin.closing.cancelled() => return Err(going_away()),
         text = tokio::time::timeout(TOKEN_TIMEOUT, text) => text.map_err(|_| {
             refused(StatusCode::UNAUTHORIZED, "TOKEN_MISSING", UNAUTHORISED, "no token came in time")
         })?,
@@ -166,24 +158,19 @@ async fn first(
         let text = "the first message must be {\"token\": \"…\"}, unless the upgrade had an Authorization header";
         return Err(refused(StatusCode::BAD_REQUEST, "TOKEN_MALFORMED", MALFORMED, text));
     };
-    verified(edge, &token, address, certificate).await
+    verified(edge, &token, origin).await
 }
 
 /// Verifies a token that came in a message.
-async fn verified(
-    edge: &Edge,
-    token: &str,
-    address: Option<IpAddr>,
-    certificate: Option<&Thumbprint>,
-) -> Result<Arc<Caller>, Close> {
+async fn verified(edge: &Edge, token: &str, origin: &Origin) -> Result<Arc<Caller>, Close> {
     let Some(bearer) = Bearer::from_authorization(&format!("Bearer {token}")) else {
         let text = "the token cannot be one";
-        edge.refused(StatusCode::BAD_REQUEST, "TOKEN_MALFORMED", address, None, text);
+        edge.refused(StatusCode::BAD_REQUEST, "TOKEN_MALFORMED", origin.address, None, text);
         return Err((MALFORMED, text.to_owned()));
     };
-    match edge.verifier.verify(&bearer, address, certificate).await {
+    match edge.verifier.verify(&bearer, origin.address, origin.certificate.as_ref()).await {
         Ok(principal) => Ok(Arc::new(Caller { bearer, principal })),
-        Err(error) => Err(not_verified(edge, address, error.into())),
+        Err(error) => Err(not_verified(edge, origin.address, error.into())),
     }
 }
 
@@ -207,9 +194,9 @@ fn short(text: &str) -> String {
 }
 
 impl Session {
-    fn new(edge: Arc<Edge>, origin: Origin, caller: Arc<Caller>, closing: CancellationToken) -> Self {
-        let conversation = Conversation::new(Arc::clone(&edge), origin, caller, closing);
-        Self { edge, origin, conversation }
+    fn new(edge: Arc<Edge>, origin: Arc<Origin>, caller: Arc<Caller>) -> Self {
+        let conversation = Conversation::new(Arc::clone(&edge), "websocket", origin, caller);
+        Self { edge, conversation }
     }
 
     /// Serves the socket to its end; why it ends.
@@ -260,19 +247,19 @@ impl Session {
     /// Looks at the token again: a socket does not outlive it.
     #[expect(clippy::needless_pass_by_ref_mut, reason = "what runs is not Sync, so a shared reference cannot be sent")]
     async fn believe(&mut self) -> Result<(), Close> {
-        let Origin { address, certificate, .. } = self.origin;
-        let caller = Arc::clone(self.conversation.caller());
-        let verified = self.edge.verifier.verify(&caller.bearer, address, certificate.as_ref()).await;
-        verified.map(drop).map_err(|error| not_verified(&self.edge, address, error.into()))
+        let (caller, origin) = (self.conversation.caller(), self.conversation.origin());
+        let verified = self.edge.verifier.verify(&caller.bearer, origin.address, origin.certificate.as_ref()).await;
+        verified.map(drop).map_err(|error| not_verified(&self.edge, origin.address, error.into()))
     }
 
     async fn message(&mut self, socket: &mut WebSocket, text: Utf8Bytes) -> Result<(), Close> {
         if let Ok(TokenMessage { token }) = serde_json::from_str(&text) {
             return self.renew(&token).await;
         }
-        if let Err(exceeded) = self.edge.limits.request(self.origin.address) {
+        let address = self.conversation.origin().address;
+        if let Err(exceeded) = self.edge.limits.request(address) {
             let id = readable_id(&text);
-            let body = reply::limited(&self.edge, self.origin.address, &exceeded, id.as_deref());
+            let body = reply::limited(&self.edge, address, &exceeded, id.as_deref());
             return send(socket, body).await;
         }
         self.believe().await?;
@@ -282,11 +269,16 @@ impl Session {
 
     /// Takes a new token of the same caller.
     async fn renew(&mut self, token: &str) -> Result<(), Close> {
-        let Origin { address, certificate, .. } = self.origin;
-        let caller = verified(&self.edge, token, address, certificate.as_ref()).await?;
+        let caller = verified(&self.edge, token, self.conversation.origin()).await?;
         if caller.principal.id() != self.conversation.caller().principal.id() {
             let text = "the new token is another caller's; open another connection for it";
-            self.edge.refused(StatusCode::UNAUTHORIZED, "TOKEN_OF_ANOTHER", address, None, text);
+            self.edge.refused(
+                StatusCode::UNAUTHORIZED,
+                "TOKEN_OF_ANOTHER",
+                self.conversation.origin().address,
+                None,
+                text,
+            );
             return Err((UNAUTHORISED, text.to_owned()));
         }
         self.conversation.renew(caller);

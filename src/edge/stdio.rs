@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Edge;
-use super::conversation::{Caller, Conversation, Origin};
+use super::caller::{Caller, Origin};
+use super::conversation::Conversation;
 use super::reply::Reply;
 use crate::identity::bearer::Bearer;
 use crate::lines::{Lines, Read, TOO_LONG};
@@ -42,9 +43,9 @@ pub async fn serve(
 ) -> io::Result<()> {
     let principal = edge.verifier.verify(&secret, None, None).await.map_err(io::Error::other)?;
     let caller = Arc::new(Caller { bearer: secret, principal });
-    let (most, origin) = (edge.config.body_max, Origin { name: "stdio", address: None, certificate: None });
-    let closing = stop.child_token();
-    let conversation = Conversation::new(edge, origin, caller, closing.clone());
+    let (most, closing) = (edge.config.body_max, stop.child_token());
+    let origin = Arc::new(Origin { closing: closing.clone(), ..Origin::default() });
+    let conversation = Conversation::new(edge, "stdio", origin, caller);
     let mut pipe = Pipe { conversation, closing, most, output };
     // A line that is half read must not be lost over an answer that is ready, so it is read elsewhere.
     let (lines, mut read) = mpsc::channel(1);

@@ -1,5 +1,6 @@
 //! `tools/call`: from arguments to one RPC, and from its answer to a tool's result.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -42,60 +43,32 @@ pub(super) async fn call_tool(
     call: &Call<'_>,
 ) -> Result<Outcome, RpcError> {
     let scope = &spec.annotations.scope;
-    if !edge.annotations.scopes().grants(call.principal.scopes(), scope) {
-        let counted = edge.limits.other(call.subject()).await;
-        return Ok(counted.map_or_else(Outcome::Limited, |()| Outcome::Challenge(scope.clone())));
+    if !edge.annotations.scopes().grants(call.caller.principal.scopes(), scope) {
+        return Ok(by_itself(edge, call, Outcome::Challenge(scope.clone())).await);
     }
     call.carried.says_arguments(spec, arguments, &edge.annotations, rpc.era)?;
     let message = match transcode::to_message(&spec.method.input(), arguments, &edge.annotations) {
         Ok(message) => message,
-        Err(wrong) => {
-            if let Err(exceeded) = edge.limits.other(call.subject()).await {
-                return Ok(Outcome::Limited(exceeded));
-            }
-            let text_of = "arguments that do not fit the tool's schema";
-            edge.refused(::http::StatusCode::OK, wrong.reason(), call.address, Some(call.principal.id()), text_of);
-            let structured = json!({"error": {"code": "INVALID_ARGUMENT", "reason": wrong.reason(), "message": wrong.to_string(), "retryable": false}});
-            return Ok(Outcome::ToolError(vec![text(format!("Refused: {wrong}")), text(structured.to_string())]));
-        }
+        Err(wrong) => return Ok(by_itself(edge, call, misfit(edge, call, &wrong)).await),
     };
     let before = Before::of(brought);
     if before == Before::GaveUp {
-        if let Err(exceeded) = edge.limits.other(call.subject()).await {
-            return Ok(Outcome::Limited(exceeded));
-        }
         let words = "Not done: its approval was not wanted any more. Nothing was changed.";
-        return Ok(Outcome::ToolError(vec![text(words)]));
+        return Ok(by_itself(edge, call, Outcome::ToolError(vec![text(words)])).await);
     }
-    let tool = &spec.annotations.name;
     if telemetry::logs_requests() {
-        telemetry::log_request(tool, &transcode::shape(&spec.method.input(), &message, &edge.annotations));
+        let shape = transcode::shape(&spec.method.input(), &message, &edge.annotations);
+        telemetry::log_request(&spec.annotations.name, &shape);
     }
     let status = match rpc.run(edge, call, &message, brought).await? {
-        Came::Answer(answer) => {
-            let shape =
-                telemetry::logs_requests().then(|| transcode::shape(&spec.method.output(), &answer, &edge.annotations));
-            match transcode::to_json(&spec.method.output(), &spec.exchange, answer, &edge.annotations) {
-                Ok(said) => {
-                    if let Some(shape) = shape {
-                        telemetry::log_answer(tool, &shape);
-                    }
-                    let json = said.structured.as_ref().map(Value::to_string);
-                    let texts = said.summary.into_iter().chain(json).map(text);
-                    let content = said.content.into_iter().filter_map(content::block).chain(texts).collect();
-                    return Ok(Outcome::Result(content, said.structured));
-                }
-                Err(undecodable) => {
-                    tracing::error!(error = %undecodable, "an answer does not fit its descriptor");
-                    tonic::Status::internal("the service's answer could not be read")
-                }
-            }
-        }
+        Came::Answer(answer) => match answered(edge, spec, answer) {
+            Ok(result) => return Ok(result),
+            Err(status) => *status,
+        },
         Came::Question(question) => return Ok(Outcome::Question(question)),
         Came::Unanswered(why) => {
-            let structured = json!({"error": {"code": "FAILED_PRECONDITION", "reason": "INPUT_NOT_GIVEN", "message": why, "retryable": false}});
             let words = format!("Not done: the tool needs something of you that could not be asked for: {why}.");
-            return Ok(Outcome::ToolError(vec![text(words), text(structured.to_string())]));
+            return Ok(tool_error(words, "FAILED_PRECONDITION", "INPUT_NOT_GIVEN", &why));
         }
         Came::Undeclared(wrong) => return Err(wrong),
         Came::Unsendable => {
@@ -105,7 +78,7 @@ pub(super) async fn call_tool(
     };
     let mut refusal = Refusal::of(&status);
     if telemetry::logs_requests() {
-        telemetry::log_answer(tool, &json!({"refused": refusal.reason}));
+        telemetry::log_answer(&spec.annotations.name, &json!({"refused": refusal.reason}));
     }
     match (refusal.code, refusal.reason.as_str()) {
         (tonic::Code::Unauthenticated, _) => Ok(Outcome::TokenRefused(refusal.message)),
@@ -127,4 +100,39 @@ pub(super) async fn call_tool(
             Ok(Outcome::ToolError(vec![text(sentence), text(structured.to_string())]))
         }
     }
+}
+
+/// What the edge answers without a core, which is counted here.
+async fn by_itself(edge: &Edge, call: &Call<'_>, outcome: Outcome) -> Outcome {
+    edge.limits.other(call.subject()).await.map_or_else(Outcome::Limited, |()| outcome)
+}
+
+/// The refusal of arguments that do not fit the tool's schema.
+fn misfit(edge: &Edge, call: &Call<'_>, wrong: &transcode::ArgumentError) -> Outcome {
+    let told = "arguments that do not fit the tool's schema";
+    edge.refused(::http::StatusCode::OK, wrong.reason(), call.origin.address, Some(call.who()), told);
+    tool_error(format!("Refused: {wrong}"), "INVALID_ARGUMENT", wrong.reason(), &wrong.to_string())
+}
+
+/// An error of the edge's own, in words and for programs.
+fn tool_error(words: String, code: &str, reason: &str, message: &str) -> Outcome {
+    let structured = json!({"error": {"code": code, "reason": reason, "message": message, "retryable": false}});
+    Outcome::ToolError(vec![text(words), text(structured.to_string())])
+}
+
+/// The result that an answer comes to.
+fn answered(edge: &Edge, spec: &ToolSpec, answer: Bytes) -> Result<Outcome, Box<tonic::Status>> {
+    let output = spec.method.output();
+    let shape = telemetry::logs_requests().then(|| transcode::shape(&output, &answer, &edge.annotations));
+    let said = transcode::to_json(&output, &spec.exchange, answer, &edge.annotations).map_err(|undecodable| {
+        tracing::error!(error = %undecodable, "an answer does not fit its descriptor");
+        Box::new(tonic::Status::internal("the service's answer could not be read"))
+    })?;
+    if let Some(shape) = shape {
+        telemetry::log_answer(&spec.annotations.name, &shape);
+    }
+    let json = said.structured.as_ref().map(Value::to_string);
+    let texts = said.summary.into_iter().chain(json).map(text);
+    let content = said.content.into_iter().filter_map(content::block).chain(texts).collect();
+    Ok(Outcome::Result(content, said.structured))
 }
