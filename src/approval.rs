@@ -20,6 +20,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::clock::Clock;
+use crate::duration::{self, DAY, SECOND};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::operation::term::whole_seconds;
@@ -38,8 +39,8 @@ pub use word::{Granted, Person, WhoseWord};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// How long a request waits for its word and then for its use.
-    #[serde(default = "default_wait", deserialize_with = "wait")]
-    #[schemars(with = "Length")]
+    #[serde(default = "default_wait", deserialize_with = "duration::within::<_, _, SECOND, DAY>")]
+    #[schemars(with = "Length<SECOND, DAY>")]
     pub wait: Duration,
     /// The OAuth client that people log in through to decide; their ID tokens must be meant for it. Without one only
     /// services decide.
@@ -51,13 +52,6 @@ pub struct Config {
 
 fn default_wait() -> Duration {
     Duration::from_secs(1800)
-}
-
-fn wait<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
-    let sound = length.filter(|length| (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(length));
-    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration from 1s to 24h, such as 30m")))
 }
 
 /// How old a login may be that a person decides by.

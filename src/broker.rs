@@ -43,6 +43,7 @@ use crate::audit::{Audit, DurableEntry, Entry, Outcome};
 use crate::aws::session_policy::{Actions, Power, SessionPolicy};
 use crate::aws::{Aws, AwsError, Look, Session};
 use crate::clock::Clock;
+use crate::duration::{self, MILLISECOND, MINUTE, SECOND};
 use crate::error::{Code, Error};
 use crate::identity::Caller;
 use crate::limit::{Admitted, Charge, Class, Limits, Room};
@@ -69,20 +70,21 @@ use refusals::Refusals;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How long AWS may take until every read shows a write. A rule that is taken away stays marked for twice as long.
-    #[serde(deserialize_with = "settle_time")]
-    #[schemars(with = "Length")]
+    /// How long AWS may take until every read shows a write. A rule that is taken away stays marked for twice as long, and whoever
+    /// closes waits for that.
+    #[serde(deserialize_with = "duration::within::<_, _, MILLISECOND, { 10 * SECOND }>")]
+    #[schemars(with = "Length<MILLISECOND, { 10 * SECOND }>")]
     pub settle: Duration,
     /// How long a request that a process had sent to AWS when it was killed may still be on its way there. Before that
     /// nothing is said not to have been done.
-    #[serde(deserialize_with = "duration")]
-    #[schemars(with = "Length")]
+    #[serde(deserialize_with = "duration::within::<_, _, MILLISECOND, MINUTE>")]
+    #[schemars(with = "Length<MILLISECOND, MINUTE>")]
     pub on_its_way: Duration,
     /// Whether this core closes what has ended.
     pub close: bool,
     /// How often it looks for what others have opened; it wakes for every end that it knows of besides.
-    #[serde(deserialize_with = "duration")]
-    #[schemars(with = "Length")]
+    #[serde(deserialize_with = "duration::within::<_, _, MILLISECOND, MINUTE>")]
+    #[schemars(with = "Length<MILLISECOND, MINUTE>")]
     pub interval: Duration,
     /// Whether groups that carry the tag `whitelistmcp:managed` can be asked for as well as those that are configured.
     pub discover: bool,
@@ -98,21 +100,6 @@ impl Default for Config {
             discover: true,
         }
     }
-}
-
-/// Reads how long AWS may take: from a millisecond to ten seconds.
-fn settle_time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let settle = duration(deserializer)?;
-    let sound = settle <= Duration::from_secs(10);
-    if sound { Ok(settle) } else { Err(serde::de::Error::custom("at most 10s: whoever closes waits twice as long")) }
-}
-
-/// Reads a duration such as `3s`: from a millisecond to a minute.
-fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
-    let sound = length.filter(|length| (Duration::from_millis(1)..=Duration::from_secs(60)).contains(length));
-    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration from 1ms to 1m, such as 30s")))
 }
 
 /// How far this machine's clock may be from AWS's before nothing is opened any more: an end would be wrong by as much.

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::duration::{self, DAY, SECOND};
 use crate::schema::LengthOrOff;
 
 /// `[health]` in the configuration.
@@ -26,8 +27,8 @@ pub struct Config {
     /// given; an edge answers them where it listens as well.
     pub listen: Option<SocketAddr>,
     /// How often a core asks AWS whether it lends the roles; `off` for never.
-    #[serde(deserialize_with = "interval")]
-    #[schemars(with = "LengthOrOff")]
+    #[serde(deserialize_with = "duration::within_or_off::<_, SECOND, DAY>")]
+    #[schemars(with = "LengthOrOff<SECOND, DAY>")]
     pub self_test: Option<Duration>,
 }
 
@@ -44,18 +45,6 @@ pub fn on_this_host(listen: SocketAddr) -> SocketAddr {
         SocketAddr::V6(address) if address.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
         address => address,
     }
-}
-
-/// Reads `off`, or a duration such as `5m`: from a second to a day.
-fn interval<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    if written == "off" {
-        return Ok(None);
-    }
-    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
-    let sound = length.filter(|length| (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(length));
-    let wrong = || format!("`{written}` is neither `off` nor a duration from 1s to 1d, such as 5m");
-    sound.map(Some).ok_or_else(|| serde::de::Error::custom(wrong()))
 }
 
 /// Answers what is wrong with one part; nothing if it is well, or has not been needed yet.

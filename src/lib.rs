@@ -31,7 +31,7 @@
 //! [`http_client`] with the edge, and nothing with the core. [`limit`] counts what a caller does, by [`identity`] and
 //! [`operation`].
 //!
-//! Leaves: what replicas share ([`shared`], Redis), error codes, TLS, sealing, addresses, the HTTP client, certificates to try it
+//! Leaves: what replicas share ([`shared`], Redis), error codes, TLS, sealing, addresses, durations, the HTTP client, certificates to try it
 //! with, telemetry, and what the configuration's schema is made with. [`mcp`] and [`operation`] do no I/O, and deciding by
 //! [`policy`] does none.
 
@@ -46,6 +46,7 @@ pub mod certs;
 pub mod clock;
 pub mod config;
 pub mod digest;
+mod duration;
 pub mod edge;
 pub mod error;
 pub mod grpc;

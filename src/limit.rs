@@ -23,6 +23,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::duration::{self, SECOND};
 use crate::error::{Code, Error};
 use crate::schema::Length;
 
@@ -54,20 +55,11 @@ pub struct Config {
     /// Calls that a core works on at once, everybody's.
     pub operations: u32,
     /// How long a call waits for a place, at the edge and at the core, before it is refused.
-    #[serde(deserialize_with = "wait")]
-    #[schemars(with = "Length")]
+    #[serde(deserialize_with = "duration::within::<_, _, 0, { 10 * SECOND }>")]
+    #[schemars(with = "Length<0, { 10 * SECOND }>")]
     pub queue: Duration,
     /// How much each client address may do at one edge, before a token is looked at; of IPv6, each network of 64 bits.
     pub address: AddressConfig,
-}
-
-/// Reads a duration of at most ten seconds.
-fn wait<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
-    let sound = length.filter(|length| *length <= Duration::from_secs(10));
-    sound
-        .ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration of at most 10s, such as 500ms")))
 }
 
 /// `[limits.address]`: what one client address may do at one edge; of IPv6, one network of 64 bits.

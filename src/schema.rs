@@ -5,11 +5,13 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-/// A duration, as [`crate::operation::term::length`] reads it.
-pub(crate) struct Length;
+use crate::duration;
 
-/// A duration, or the word `off`.
-pub(crate) struct LengthOrOff;
+/// A duration within bounds in milliseconds, as [`duration::within`] reads it.
+pub(crate) struct Length<const LEAST: u64, const MOST: u64>;
+
+/// A duration within bounds, or the word `off`.
+pub(crate) struct LengthOrOff<const LEAST: u64, const MOST: u64>;
 
 /// A network; a bare address is a network of one.
 pub(crate) struct Network;
@@ -18,31 +20,32 @@ fn text(title: &str, example: &str) -> Schema {
     json_schema!({"type": "string", "title": title, "examples": [example]})
 }
 
-impl JsonSchema for Length {
+impl<const LEAST: u64, const MOST: u64> JsonSchema for Length<LEAST, MOST> {
     fn inline_schema() -> bool {
         true
     }
 
     fn schema_name() -> Cow<'static, str> {
-        "Length".into()
+        format!("Length_{LEAST}_{MOST}").into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        text("duration", "30s")
+        text(&format!("duration {}", duration::bounds(LEAST, MOST)), duration::example(LEAST, MOST))
     }
 }
 
-impl JsonSchema for LengthOrOff {
+impl<const LEAST: u64, const MOST: u64> JsonSchema for LengthOrOff<LEAST, MOST> {
     fn inline_schema() -> bool {
         true
     }
 
     fn schema_name() -> Cow<'static, str> {
-        "LengthOrOff".into()
+        format!("LengthOrOff_{LEAST}_{MOST}").into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        text("duration or `off`", "5m")
+        let bounds = duration::bounds(LEAST, MOST);
+        text(&format!("duration {bounds}, or `off`"), duration::example(LEAST, MOST))
     }
 }
 

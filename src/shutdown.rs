@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use signals::{Endings, Rereads};
 
+use crate::duration::{self, MINUTE};
 use crate::schema::Length;
 
 /// `[shutdown]` in the configuration.
@@ -20,13 +21,13 @@ use crate::schema::Length;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How long what runs may take to finish.
-    #[serde(deserialize_with = "length")]
-    #[schemars(with = "Length")]
+    #[serde(deserialize_with = "duration::within::<_, _, 0, { 5 * MINUTE }>")]
+    #[schemars(with = "Length<0, { 5 * MINUTE }>")]
     pub grace: Duration,
     /// How long the process goes on taking work after it has said that it is not ready any more, so that balancers
     /// notice before connections are refused.
-    #[serde(deserialize_with = "length")]
-    #[schemars(with = "Length")]
+    #[serde(deserialize_with = "duration::within::<_, _, 0, { 5 * MINUTE }>")]
+    #[schemars(with = "Length<0, { 5 * MINUTE }>")]
     pub lame_duck: Duration,
 }
 
@@ -34,14 +35,6 @@ impl Default for Config {
     fn default() -> Self {
         Self { grace: Duration::from_secs(25), lame_duck: Duration::ZERO }
     }
-}
-
-/// Reads a duration of at most five minutes.
-fn length<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
-    let sound = length.filter(|length| *length <= Duration::from_secs(300));
-    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration of at most 5m, such as 25s")))
 }
 
 /// Everything that a shutdown stops and waits for. Clones are the same shutdown.

@@ -22,6 +22,7 @@ use rustls::{ClientConfig, RootCertStore};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::duration::{self, HOUR, MILLISECOND};
 use crate::schema::Length;
 
 pub use client::{ClientFiles, ClientSet};
@@ -39,8 +40,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How often certificates, keys, CAs and revocation lists are read again.
-    #[serde(deserialize_with = "reload_time")]
-    #[schemars(with = "Length")]
+    #[serde(deserialize_with = "duration::within::<_, _, { 100 * MILLISECOND }, HOUR>")]
+    #[schemars(with = "Length<{ 100 * MILLISECOND }, HOUR>")]
     pub reload: Duration,
 }
 
@@ -48,14 +49,6 @@ impl Default for Config {
     fn default() -> Self {
         Self { reload: Duration::from_secs(5) }
     }
-}
-
-/// Reads how often: from a tenth of a second to an hour.
-fn reload_time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    let length = written.parse::<jiff::SignedDuration>().ok().and_then(|length| Duration::try_from(length).ok());
-    let sound = length.filter(|length| (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(length));
-    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration from 100ms to 1h, such as 5s")))
 }
 
 /// A certificate and its key, as files in PEM.

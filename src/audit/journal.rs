@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 use super::head::{KeyError, SigningKey};
 use super::record::Body;
 use crate::clock::Clock;
+use crate::duration::{self, DAY, EVER, SECOND};
 use crate::schema::Length;
 use crate::telemetry;
 
@@ -55,18 +56,18 @@ pub struct Config {
     /// The key that heads are signed with (Ed25519, PKCS #8, PEM); one that is made in the directory where none is given.
     pub signing_key: Option<PathBuf>,
     /// How often the chain's head is signed, while anything is written.
-    #[serde(deserialize_with = "interval")]
-    #[schemars(with = "Length")]
+    #[serde(deserialize_with = "duration::within::<_, _, SECOND, EVER>")]
+    #[schemars(with = "Length<SECOND, EVER>")]
     pub heads: Duration,
     /// How large a file may become before the next one is begun, in bytes.
     pub segment_bytes: u64,
     /// How old a file may become before the next one is begun.
-    #[serde(deserialize_with = "interval")]
-    #[schemars(with = "Length")]
+    #[serde(deserialize_with = "duration::within::<_, _, SECOND, EVER>")]
+    #[schemars(with = "Length<SECOND, EVER>")]
     pub segment_age: Duration,
     /// How long a finished file is kept; for good where nothing is said.
-    #[serde(deserialize_with = "retention")]
-    #[schemars(with = "Option<Length>")]
+    #[serde(deserialize_with = "duration::within::<_, _, DAY, EVER>")]
+    #[schemars(with = "Option<Length<DAY, EVER>>")]
     pub retention: Option<Duration>,
 }
 
@@ -85,30 +86,12 @@ impl Default for Config {
     }
 }
 
-fn read_length<'de, D: serde::Deserializer<'de>>(deserializer: D, least: Duration) -> Result<Duration, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
-    length.filter(|length| *length >= least).ok_or_else(|| {
-        serde::de::Error::custom(format!(
-            "`{written}` is not a duration of at least {least:?}, such as 1m, 24h or 400d"
-        ))
-    })
-}
-
-fn interval<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    read_length(deserializer, Duration::from_secs(1))
-}
-
 fn uuid_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let written = String::deserialize(deserializer)?;
     let id = uuid::Uuid::try_parse(written.trim()).map(|id| Some(id.to_string()));
     id.map_err(|_| {
         serde::de::Error::custom(format!("`{written}` is not a UUID; the file journal-id in the directory holds it"))
     })
-}
-
-fn retention<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    read_length(deserializer, Duration::from_secs(24 * 3600)).map(Some)
 }
 
 /// A journal that is being written. Clones write to the same chain.

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::duration::{self, HOUR, MILLISECOND, MINUTE};
 use crate::operation::target::Place;
 use crate::schema::Length;
 use crate::seal::{Seal, SealError};
@@ -34,17 +35,17 @@ pub struct Config {
     pub kept_in: KeptIn,
     /// What is sealed with where it is kept for all replicas: a file of 64 hexadecimal digits, the same for each.
     pub key_file: Option<PathBuf>,
-    /// How long the rules of a group are taken for what stands; at most a minute.
-    #[serde(deserialize_with = "minute")]
-    #[schemars(with = "Length")]
+    /// How long the rules of a group are taken for what stands.
+    #[serde(deserialize_with = "duration::within::<_, _, MILLISECOND, MINUTE>")]
+    #[schemars(with = "Length<MILLISECOND, MINUTE>")]
     pub rules: Duration,
-    /// How long a group is taken to exist, with its name and tags; at most an hour.
-    #[serde(deserialize_with = "hour")]
-    #[schemars(with = "Length")]
+    /// How long a group is taken to exist, with its name and tags.
+    #[serde(deserialize_with = "duration::within::<_, _, MILLISECOND, HOUR>")]
+    #[schemars(with = "Length<MILLISECOND, HOUR>")]
     pub groups: Duration,
-    /// How long a prefix list is taken to be of its size; at most an hour.
-    #[serde(deserialize_with = "hour")]
-    #[schemars(with = "Length")]
+    /// How long a prefix list is taken to be of its size.
+    #[serde(deserialize_with = "duration::within::<_, _, MILLISECOND, HOUR>")]
+    #[schemars(with = "Length<MILLISECOND, HOUR>")]
     pub prefix_lists: Duration,
 }
 
@@ -69,28 +70,6 @@ impl Default for Config {
             prefix_lists: Duration::from_secs(300),
         }
     }
-}
-
-fn minute<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    lifetime(deserializer, Duration::from_secs(60), "1m")
-}
-
-fn hour<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    lifetime(deserializer, Duration::from_secs(3600), "1h")
-}
-
-/// Reads a duration such as `5s`: from a millisecond to `most`.
-fn lifetime<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-    most: Duration,
-    name: &str,
-) -> Result<Duration, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    let length = crate::operation::term::length(&written).and_then(|length| Duration::try_from(length).ok());
-    let sound = length.filter(|length| (Duration::from_millis(1)..=most).contains(length));
-    sound.ok_or_else(|| {
-        serde::de::Error::custom(format!("`{written}` is not a duration from 1ms to {name}, such as 5s"))
-    })
 }
 
 /// Why `[aws.cache]` is wrong.

@@ -1,7 +1,8 @@
 //! How long access is asked for.
 
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Timestamp};
 
+use crate::duration;
 use crate::error::Error;
 
 /// The longest lease that any policy can allow. Nobody opens a door for ever.
@@ -74,7 +75,7 @@ impl Term {
             (None, None) => Ok(Self { asked: Asked::Unsaid, words: String::new() }),
             (Some(_), Some(_)) => Err(TermError::Both),
             (Some(written), None) => {
-                let length = length(written).ok_or_else(|| TermError::Duration(written.to_owned()))?;
+                let length = duration::parse(written).ok_or_else(|| TermError::Duration(written.to_owned()))?;
                 if length < SignedDuration::from_secs(1) {
                     return Err(TermError::NotAhead { field: "duration", written: written.to_owned() });
                 }
@@ -142,12 +143,6 @@ impl Term {
             Asked::Unsaid => String::new(),
         }
     }
-}
-
-/// Reads a duration such as `2h` or `1d 30m`; a day has 24 hours, and months and years have no length of their own.
-pub fn length(written: &str) -> Option<SignedDuration> {
-    let span: Span = written.trim().parse().ok()?;
-    span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()
 }
 
 /// Cuts a point in time to whole seconds, as it is written on rules.

@@ -15,7 +15,8 @@ use serde::Deserialize;
 use super::{Policy, Reason, Rulebook, reach};
 use crate::approval::WhoseWord;
 use crate::digest::sha256_hex;
-use crate::operation::{Tool, term};
+use crate::duration::{self, HOUR, SECOND};
+use crate::operation::Tool;
 use crate::schema::Length;
 
 const SCHEMA: &str = include_str!("schema.cedarschema");
@@ -35,9 +36,9 @@ const FILES_MOST: usize = 100;
 pub struct Config {
     /// A file of Cedar policies, or a directory of files named `*.cedar`; the shipped default where none is given.
     pub file: Option<PathBuf>,
-    /// How often it is read again, from a second to an hour.
-    #[serde(deserialize_with = "interval")]
-    #[schemars(with = "Length")]
+    /// How often it is read again.
+    #[serde(deserialize_with = "duration::within::<_, _, SECOND, HOUR>")]
+    #[schemars(with = "Length<SECOND, HOUR>")]
     pub reload: Duration,
     /// The time zone in which policies are told hour, minute and weekday, such as `Europe/Berlin`; UTC unless given.
     pub time_zone: Option<String>,
@@ -47,14 +48,6 @@ impl Default for Config {
     fn default() -> Self {
         Self { file: None, reload: Duration::from_secs(5), time_zone: None }
     }
-}
-
-/// Reads how often to look: from a second to an hour.
-fn interval<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    let length = term::length(&written).and_then(|length| Duration::try_from(length).ok());
-    let sound = length.filter(|length| (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(length));
-    sound.ok_or_else(|| serde::de::Error::custom(format!("`{written}` is not a duration from 1s to 1h, such as 5s")))
 }
 
 /// Policies that cannot be used.
@@ -309,7 +302,7 @@ impl Rulebook {
                 self.demands.insert(key.clone(), whose.ok_or_else(|| LoadError::Approval(id.to_owned()))?);
             }
             if let Some(written) = policy.annotation("duration") {
-                let length = term::length(written).filter(|length| length.is_positive() && !forbids);
+                let length = duration::parse(written).filter(|length| length.is_positive() && !forbids);
                 self.terms.insert(key.clone(), length.ok_or_else(|| LoadError::Term(id.to_owned()))?);
             }
             self.descriptions |= reach::speaks_of_descriptions(policy);

@@ -100,7 +100,7 @@ fn sample(key: &Key) -> toml::Value {
         Kind::Value(kind) => match kind.as_str() {
             "integer" => 1.into(),
             "boolean" => true.into(),
-            "duration" | "duration or `off`" => "1s".into(),
+            kind if kind.starts_with("duration ") => "1s".into(),
             "string" | "URL" => "https://example.com/mcp".into(),
             other => panic!("{other}: {key:?}"),
         },
