@@ -25,6 +25,7 @@ pub struct ClientFiles {
 pub struct ClientSet {
     config: Arc<ClientConfig>,
     end: Timestamp,
+    begin: Timestamp,
 }
 
 impl ClientFiles {
@@ -56,11 +57,15 @@ impl Material for ClientFiles {
             .with_client_auth_cert(chain, key)
             .map_err(|source| self.identity.unusable(source))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(ClientSet { config: Arc::new(config), end: end.min(authorities.end) })
+        Ok(ClientSet { config: Arc::new(config), end: end.min(authorities.end), begin: authorities.begin })
     }
 
     fn end(set: &ClientSet) -> Timestamp {
         set.end
+    }
+
+    fn begin(set: &ClientSet) -> Timestamp {
+        set.begin
     }
 }
 

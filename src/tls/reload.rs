@@ -42,6 +42,9 @@ pub trait Material: std::fmt::Debug + Send + Sync + 'static {
 
     /// When the first part of a set comes to its end.
     fn end(set: &Self::Set) -> Timestamp;
+
+    /// When the time of something comes that the files hold and the set does not; the end of time where there is nothing.
+    fn begin(set: &Self::Set) -> Timestamp;
 }
 
 /// What a material's files held.
@@ -136,10 +139,9 @@ impl<M: Material> Reloader<M> {
                 return;
             }
             (read, state) = (again, settled);
-        } else if self.seen.good && self.clock.now() <= M::end(&self.force.borrow()) {
+        } else if self.seen.good && !self.is_due() {
             return;
         }
-        // A set that has come to its end may be sound without the CA that ended.
         // What was refused is tried again while it lies there: a certificate may only have been early.
         let now = self.clock.now();
         let built = read.map_err(TlsError::from).and_then(|read| self.material.build(&read, now));
@@ -157,6 +159,12 @@ impl<M: Material> Reloader<M> {
             Err(_) => self.mind_the_end(),
         }
         self.seen = Seen { state, good };
+    }
+
+    /// Whether files that nobody has touched may come to another set: one without a CA that has ended, or with one whose time has come.
+    fn is_due(&self) -> bool {
+        let (now, set) = (self.clock.now(), self.force.borrow());
+        M::end(&set) < now || M::begin(&set) <= now
     }
 
     /// Says once that what is in force has come to its end.

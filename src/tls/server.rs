@@ -67,6 +67,7 @@ pub struct ServerSet {
     config: Arc<ServerConfig>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     end: Timestamp,
+    begin: Timestamp,
 }
 
 impl ServerFiles {
@@ -111,12 +112,12 @@ impl Material for ServerFiles {
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .map_err(TlsError::Protocol)?;
-        let mut clients = None;
+        let (mut clients, mut begin) = (None, Timestamp::MAX);
         let config = match &self.clients {
             None => config.with_no_client_auth(),
             Some(accepted) => {
                 let authorities = check_authorities(&accepted.ca, &read.certificates(&accepted.ca)?, now)?;
-                end = end.min(authorities.end);
+                (end, begin) = (end.min(authorities.end), authorities.begin);
                 let mut lists = Vec::new();
                 for path in &accepted.crl {
                     for list in read.revocation_lists(path)? {
@@ -148,11 +149,15 @@ impl Material for ServerFiles {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        Ok(ServerSet { config: Arc::new(config), clients, end })
+        Ok(ServerSet { config: Arc::new(config), clients, end, begin })
     }
 
     fn end(set: &ServerSet) -> Timestamp {
         set.end
+    }
+
+    fn begin(set: &ServerSet) -> Timestamp {
+        set.begin
     }
 }
 

@@ -28,11 +28,17 @@ impl Authority {
 
     /// One that ends when a year begins.
     fn until(year: i32, name: &str) -> Self {
+        Self::from_until(1975, year, name)
+    }
+
+    /// One that begins when a year begins, and ends when another does.
+    fn from_until(from: i32, until: i32, name: &str) -> Self {
         let at = std::env::temp_dir().join(format!("whitelistmcp-tls-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&at).expect("a directory");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
@@ -159,6 +165,44 @@ async fn of_two_authorities_the_one_that_ended_is_trusted_no_longer() {
 
     let started = files.load(moment("2027-01-02T00:00:00Z")).expect("what is left is sound");
     assert!(believed(&started, &new) && !believed(&started, &old));
+}
+
+#[tokio::test]
+async fn an_authority_that_was_staged_is_trusted_from_its_begin_on() {
+    let (old, next) = (Authority::new("old"), Authority::from_until(2027, 4096, "next"));
+    let later = Authority::from_until(2028, 4096, "later");
+    old.write("ca.pem", later.issuer.pem() + &old.issuer.pem() + &next.issuer.pem());
+    // A list of the CA to come is there as early as it is.
+    next.list("ca.crl", |list| list.this_update = rcgen::date_time_ymd(2026, 12, 31));
+    let lists = [old.at.join("ca.crl"), next.at.join("ca.crl")];
+    let files = ServerFiles::mutual("test.tls", &old.identity("leaf"), &old.at.join("ca.pem"), &lists);
+    let believed = |set: &ServerSet, of: &Authority, now: &str| {
+        let chain = load::load_certificates(&of.at.join("leaf.pem")).expect("a certificate");
+        set.believes(&chain, moment(now)).is_ok()
+    };
+
+    let time = Arc::new(Mutex::new(moment(NOW)));
+    let told = Arc::clone(&time);
+    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (mut reloader, mut current) = Reloader::new(files.clone(), clock).expect("the others are sound");
+    assert!(believed(&current.borrow(), &old, NOW) && !believed(&current.borrow(), &next, NOW));
+    let almost = "2026-12-31T23:59:59Z";
+    *time.lock().expect("sound") = moment(almost);
+    reloader.look().await;
+    assert!(!current.has_changed().expect("running"), "a second too early");
+    // In files that nobody touches.
+    let begun = "2027-01-01T00:00:00Z";
+    *time.lock().expect("sound") = moment(begun);
+    reloader.look().await;
+    assert!(current.has_changed().expect("running"));
+    assert!(believed(&current.borrow_and_update(), &old, begun) && believed(&current.borrow(), &next, begun));
+    assert!(!believed(&current.borrow(), &later, begun), "there is one more to come");
+    reloader.look().await;
+    assert!(!current.has_changed().expect("running"), "once");
+    // Alone it is none.
+    old.write("ca.pem", next.issuer.pem());
+    let refused = Chain(&files.load(moment(almost)).expect_err("early")).to_string();
+    assert!(refused.contains("is not valid before 2027-01-01T00:00:00Z"), "{refused}");
 }
 
 #[test]

@@ -108,20 +108,24 @@ pub(super) struct Authorities<'a> {
     pub(super) trusted: Vec<CertificateDer<'a>>,
     /// When the first of those ends.
     pub(super) end: Timestamp,
-    /// Those whose time is over.
-    ended: Vec<CertificateDer<'a>>,
+    /// When the first of those begins whose time has not come; the end of time where there are none.
+    pub(super) begin: Timestamp,
+    /// Those whose time has not come, or is over.
+    set_aside: Vec<CertificateDer<'a>>,
 }
 
 /// Checks certificates that are to be trusted.
 ///
-/// Whoever changes a CA keeps the old one in the file beside the new one, often past its end: one that has ended is set
-/// aside, as long as another is left. TLS itself would trust it for good, since it does not look at a root's dates.
+/// Whoever changes a CA puts the new one into the file beside the old one, perhaps before its time, and keeps the old one there,
+/// often past its end: one whose time it is not is set aside, as long as another is left. TLS itself would trust it all the
+/// same, since it does not look at a root's dates.
 pub(super) fn check_authorities<'a>(
     path: &Path,
     authorities: &[CertificateDer<'a>],
     now: Timestamp,
 ) -> Result<Authorities<'a>, UnfitError> {
-    let (mut trusted, mut ended, mut expired, mut end) = (Vec::new(), Vec::new(), None, Timestamp::MAX);
+    let (mut trusted, mut set_aside, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut end, mut begin) = (Timestamp::MAX, Timestamp::MAX);
     for authority in authorities {
         let parsed = parse(authority).ok_or_else(|| LoadError::NoCertificate(path.to_owned()))?;
         let usage = parsed.key_usage().ok().flatten();
@@ -134,23 +138,30 @@ pub(super) fn check_authorities<'a>(
                 trusted.push(authority.clone());
                 end = end.min(until);
             }
-            Err(error @ UnfitError::Expired { .. }) => {
-                ended.push(authority.clone());
-                expired = Some(error);
+            Err(error) => {
+                match error {
+                    UnfitError::Early { from, .. } => begin = begin.min(from),
+                    UnfitError::Expired { .. } => {}
+                    error => return Err(error),
+                }
+                set_aside.push(authority.clone());
+                wrong.push(error);
             }
-            Err(error) => return Err(error),
         }
     }
-    match expired {
-        Some(expired) if trusted.is_empty() => return Err(expired),
-        Some(expired) => tracing::warn!("{expired}: it is trusted no longer, the others in the file are"),
-        None => {}
+    if trusted.is_empty()
+        && let Some(wrong) = wrong.pop()
+    {
+        return Err(wrong);
     }
-    Ok(Authorities { trusted, end, ended })
+    for wrong in wrong {
+        tracing::warn!("{wrong}: it is not trusted, the others in the file are");
+    }
+    Ok(Authorities { trusted, end, begin, set_aside })
 }
 
-/// Checks a revocation list against those who may issue it; its `nextUpdate`, or none if it is the list of a CA whose time is
-/// over: nobody renews it, and nobody is believed whom it could revoke.
+/// Checks a revocation list against those who may issue it; its `nextUpdate`, or none if it is the list of a CA that was set
+/// aside: nobody renews it when its CA's time is over, and nobody is believed whom it could revoke.
 pub(super) fn check_revocation_list(
     path: &Path,
     list: &CertificateRevocationListDer<'_>,
@@ -165,7 +176,7 @@ pub(super) fn check_revocation_list(
     let signed_by =
         |of: &[CertificateDer<'_>]| of.iter().filter_map(parse).any(|authority| is_signed_by(&list, &authority));
     if !signed_by(&authorities.trusted) {
-        return if signed_by(&authorities.ended) { Ok(None) } else { Err(UnfitError::Issuer(path.to_owned())) };
+        return if signed_by(&authorities.set_aside) { Ok(None) } else { Err(UnfitError::Issuer(path.to_owned())) };
     }
     let from = timestamp(list.last_update()).ok_or_else(broken)?;
     // RFC 5280, section 5.1.2.5: conforming CAs say when the next list comes.
