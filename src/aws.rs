@@ -16,6 +16,7 @@ pub mod federation;
 pub mod iam;
 mod observe;
 pub mod profile;
+pub mod role;
 mod seen;
 pub mod session_policy;
 mod time;
@@ -41,6 +42,7 @@ use aws_sdk_sts::config::Credentials;
 use federation::Federation;
 use observe::Observe;
 use profile::{Identity, Profile};
+use role::RoleArn;
 
 pub use assume::Session;
 pub use ec2::{Authorized, GroupFacts, MANAGED};
@@ -108,7 +110,7 @@ pub struct Account {
 /// The role that lends power over an account.
 #[derive(Clone, Debug)]
 struct Role {
-    arn: String,
+    arn: RoleArn,
     external_id: Option<String>,
 }
 
@@ -230,8 +232,13 @@ impl Accounts {
             if regions.is_empty() {
                 return Err(ConfigError::NoRegions(id));
             }
-            let partition = match (&account.role_arn, person) {
-                (Some(role_arn), _) => partition_of(role_arn, &id)?,
+            let wrong = |role_arn: &String| ConfigError::Role { role_arn: role_arn.clone(), account: id.clone() };
+            let role_arn = account.role_arn.as_ref().map(|role_arn| {
+                RoleArn::parse(role_arn).filter(|arn| *arn.account() == id).ok_or_else(|| wrong(role_arn))
+            });
+            let role_arn = role_arn.transpose()?;
+            let partition = match (&role_arn, person) {
+                (Some(role_arn), _) => role_arn.partition().to_owned(),
                 (None, Some(person)) if person.account == id => person.partition.clone(),
                 (None, Some(person)) => {
                     return Err(ConfigError::Elsewhere { account: id, own: person.account.clone() });
@@ -247,7 +254,7 @@ impl Accounts {
             }
             let external_id = account.external_id.clone();
             let entry = Account {
-                role: account.role_arn.clone().map(|arn| Role { arn, external_id }),
+                role: role_arn.map(|arn| Role { arn, external_id }),
                 partition,
                 regions,
                 rules_per_group: account.rules_per_group,
@@ -267,16 +274,6 @@ impl Accounts {
     /// An account.
     pub fn find(&self, id: &AccountId) -> Option<&Account> {
         self.0.get(id)
-    }
-}
-
-/// The partition that a role's ARN names, if it is one of a role in that account.
-fn partition_of(role_arn: &str, account: &AccountId) -> Result<String, ConfigError> {
-    match role_arn.splitn(6, ':').collect::<Vec<_>>().as_slice() {
-        ["arn", partition, "iam", "", of, role] if *of == account.as_str() && role.starts_with("role/") => {
-            Ok((*partition).to_owned())
-        }
-        _ => Err(ConfigError::Role { role_arn: role_arn.to_owned(), account: account.clone() }),
     }
 }
 
@@ -392,7 +389,8 @@ fn check_federation(config: &Config) -> Result<(), ConfigError> {
     if config.credentials_file.is_some() {
         return Err(ConfigError::TwoCredentials);
     }
-    Ok(section.check()?)
+    section.check()?;
+    Ok(())
 }
 
 /// How the SDK finds what it needs, with our bounds.

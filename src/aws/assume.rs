@@ -186,7 +186,7 @@ impl Aws {
         let sts = self.sts.get(region).ok_or(AwsError::NoRole)?;
         Ok(sts
             .assume_role()
-            .role_arn(&role.arn)
+            .role_arn(role.arn.as_str())
             .role_session_name(who.id())
             .source_identity(who.id())
             .set_external_id(role.external_id.clone())

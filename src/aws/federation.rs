@@ -20,10 +20,11 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::error::may_pass;
+use super::role::RoleArn;
 use super::{loader, with_endpoint};
 use crate::clock::Clock;
 use crate::error::{Chain, Code, Error};
-use crate::operation::target::{AccountId, Region};
+use crate::operation::target::Region;
 use crate::tls::TlsError;
 
 pub use token::TokenError;
@@ -162,7 +163,7 @@ impl From<Arc<FederationError>> for Error {
 #[derive(Clone)]
 pub struct Federation {
     source: Source,
-    role: String,
+    role: RoleArn,
     sts: aws_sdk_sts::Client,
     clock: Clock,
     kept: Arc<Mutex<Kept>>,
@@ -192,19 +193,9 @@ impl std::fmt::Debug for Federation {
 }
 
 impl Config {
-    /// Checks what can be checked without asking anybody.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let is_role = match self.role_arn.splitn(6, ':').collect::<Vec<_>>().as_slice() {
-            ["arn", partition, "iam", "", account, role] => {
-                partition.starts_with("aws")
-                    && AccountId::parse(account).is_ok()
-                    && role.strip_prefix("role/").is_some_and(|name| !name.is_empty())
-            }
-            _ => false,
-        };
-        if !is_role {
-            return Err(ConfigError::Role(self.role_arn.clone()));
-        }
+    /// Checks what can be checked without asking anybody; the base role.
+    pub fn check(&self) -> Result<RoleArn, ConfigError> {
+        let role = RoleArn::parse(&self.role_arn).ok_or_else(|| ConfigError::Role(self.role_arn.clone()))?;
         if self.audience.trim().is_empty() || self.audience.chars().any(char::is_control) {
             return Err(ConfigError::Audience);
         }
@@ -215,7 +206,7 @@ impl Config {
             |endpoint: &&Url| !token::is_of_this_host(endpoint) || endpoint.path() != "/" || endpoint.query().is_some();
         match self.endpoint.as_ref().filter(sound) {
             Some(endpoint) => Err(ConfigError::Endpoint(endpoint.clone())),
-            None => Ok(()),
+            None => Ok(role),
         }
     }
 }
@@ -229,12 +220,12 @@ impl Federation {
         region: Option<&Region>,
         clock: Clock,
     ) -> Result<Self, super::ConfigError> {
-        config.check()?;
+        let role = config.check()?;
         let source = Source::new(config, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
         let anywhere = Region::parse(ANYWHERE)?;
         let base = loader(aws, http, Some(region.unwrap_or(&anywhere))).no_credentials().load().await;
         let sts = aws_sdk_sts::Client::new(&with_endpoint(aws, base)?);
-        Ok(Self { source, role: config.role_arn.clone(), sts, clock, kept: Arc::default() })
+        Ok(Self { source, role, sts, clock, kept: Arc::default() })
     }
 
     /// Credentials of the base role that are good for a while. Those near their end are renewed behind the caller's back.
@@ -299,11 +290,11 @@ impl Federation {
 
     async fn renew(&self) -> Result<(Credentials, Timestamp), FederationError> {
         let token = self.source.token().await?;
-        let request = self.sts.assume_role_with_web_identity().role_arn(&self.role).role_session_name(SESSION);
+        let request = self.sts.assume_role_with_web_identity().role_arn(self.role.as_str()).role_session_name(SESSION);
         // Boxed, as it is seldom and would be large in every call.
         let answer = Box::pin(request.web_identity_token(token.expose()).send()).await;
         let answer = answer.map_err(|error| {
-            let role = self.role.clone();
+            let role = self.role.to_string();
             let refused = error.as_service_error();
             // Without a code it is not AWS that speaks, but something on the way there.
             match refused.and_then(ProvideErrorMetadata::code).filter(|code| !may_pass(code) && *code != UNREACHED) {
@@ -320,7 +311,7 @@ impl Federation {
         let session = Some(lent.session_token().to_owned());
         let credentials =
             Credentials::new(lent.access_key_id(), lent.secret_access_key(), session, None, "whitelistmcp-federation");
-        tracing::info!(role = self.role, %until, "AWS has given the base role for the platform's identity");
+        tracing::info!(role = %self.role, %until, "AWS has given the base role for the platform's identity");
         Ok((credentials, until))
     }
 }
@@ -331,7 +322,7 @@ mod tests {
 
     fn checked(text: &str) -> String {
         let config = toml::from_str::<Config>(text).map_err(|error| error.to_string());
-        config.and_then(|config| config.check().map_err(|error| error.to_string())).err().unwrap_or_default()
+        config.and_then(|config| config.check().map(drop).map_err(|error| error.to_string())).err().unwrap_or_default()
     }
 
     #[test]

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::MANAGED;
 use super::assume::{ALWAYS, BESIDES};
 use super::ec2::NOT_MANAGED;
+use super::role::RoleArn;
 use super::session_policy::{Actions, MAKES, every_tag_key};
 use crate::operation::ownership::CALL;
 
@@ -124,7 +125,7 @@ impl Default for Shape {
 #[derive(Clone, Debug)]
 pub struct Installation {
     /// The ARN of the service's own role.
-    pub base_role: String,
+    pub base_role: RoleArn,
     /// The ARNs of all target roles.
     pub target_roles: Vec<String>,
     /// The account that the target documents are for.
@@ -199,7 +200,7 @@ impl Form {
     }
 
     fn base_role(&self) -> Value {
-        self.or("BaseRoleArn", "var.base_role_arn", |own| own.base_role.clone().into())
+        self.or("BaseRoleArn", "var.base_role_arn", |own| own.base_role.as_str().into())
     }
 
     fn target_roles(&self) -> Value {
@@ -232,11 +233,11 @@ impl Form {
 
 impl Installation {
     fn base_account(&self) -> &str {
-        self.base_role.split(':').nth(4).unwrap_or_default()
+        self.base_role.account().as_str()
     }
 
     fn base_partition(&self) -> &str {
-        self.base_role.split(':').nth(1).unwrap_or("aws")
+        self.base_role.partition()
     }
 }
 
@@ -413,7 +414,7 @@ impl<'a> Documents<'a> {
         let roles = match form {
             Form::Values(own) => {
                 let mut roles = own.target_roles.clone();
-                roles.push(own.base_role.clone());
+                roles.push(own.base_role.to_string());
                 Value::from(roles)
             }
             Form::CloudFormation => json!({"Ref": "RoleArns"}),

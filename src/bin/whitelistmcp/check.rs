@@ -309,7 +309,7 @@ fn aws(config: &Config, table: &mut Table) {
     }
     if let Some(federation) = &config.aws.federation {
         let text = format!("{} by {}, for {}", federation.role_arn, federation.from, federation.audience);
-        table.add("aws.federation", text, federation.check());
+        table.add("aws.federation", text, federation.check().map(drop));
     }
     table.add("targets", format!("{} named groups", config.targets.groups.len()), app::targets(config).map(drop));
     if config.targets.groups.is_empty() {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use whitelistmcp::aws::iam::{
     Document, Documents, Form, GOOGLE, Installation, Limit, Part, Platform, ServiceAccount, Shape, WebIdentity,
 };
+use whitelistmcp::aws::role::RoleArn;
 use whitelistmcp::aws::session_policy::Actions;
 use whitelistmcp::aws::{Accounts, MANAGED};
 use whitelistmcp::config::Config;
@@ -246,10 +247,10 @@ impl Arguments {
         };
         let partition = accounts.find(&account).map_or("aws", |account| account.partition()).to_owned();
         let base_role = match &self.base_role {
-            Some(arn) if is_role(arn) => arn.clone(),
-            Some(arn) => return Err(PrintError::Role(arn.clone()).into()),
+            Some(arn) => arn.clone(),
             None => format!("arn:{partition}:iam::{account}:role/whitelistmcp-core"),
         };
+        let base_role = RoleArn::parse(&base_role).ok_or(PrintError::Role(base_role))?;
         let regions: Vec<String> = regions.into_iter().map(|region| region.as_str().to_owned()).collect();
         let arn = |region: &str, id: &str| format!("arn:{partition}:ec2:{region}:{account}:security-group/{id}");
         let mut groups = Vec::new();
@@ -287,11 +288,6 @@ impl Arguments {
             groups,
         })))
     }
-}
-
-fn is_role(arn: &str) -> bool {
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    matches!(parts.as_slice(), ["arn", _, "iam", "", account, role] if account.len() == 12 && role.starts_with("role/"))
 }
 
 // === impl Only ===
