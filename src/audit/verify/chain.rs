@@ -115,106 +115,130 @@ pub(super) fn check(
     ended: &mut HashSet<String>,
 ) {
     let mine: Vec<&Claim> = claims.claims.iter().filter(|claim| claim.chain == chain).collect();
-    let mut walk = Walk {
-        chain,
-        claims: BTreeMap::new(),
-        given,
-        report,
-        seq: 0,
-        prev: "0".repeat(64),
-        lines: 0,
-        first: None,
-        keys: given.key.iter().cloned().collect(),
-        signed: 0,
-        vouched: 0,
-        before: Before::Nothing,
-        closed: false,
-        begun: BTreeSet::new(),
-        ended,
-    };
-    for claim in &mine {
-        walk.claims.entry(claim.seq).or_default().push(claim);
-    }
-    let (newest, mut expected) = (segments.keys().next_back().copied(), 1);
-    for (number, path) in segments {
-        // What was let go of is on record with its end.
-        if let Some(retired) = claims.retired(chain).and_then(|retired| retired.range(expected..*number).next_back()) {
-            let (retired_number, retired) = retired;
-            (walk.seq, walk.prev, expected) = (retired.last, retired.sha256.clone(), retired_number + 1);
-            (walk.before, walk.vouched) = (Before::Nothing, retired.last);
-        }
-        if expected != *number {
-            let missing = match number - expected {
-                1 => expected.to_string(),
-                _ => format!("{expected} to {}", number - 1),
-            };
-            walk.report.finding(shown(path), format!("the files before it are missing: number {missing} of its chain"));
-            walk.before = Before::Nothing;
-        }
-        expected = number.saturating_add(1);
-        walk.file(path, *number, Some(*number) == newest, alive);
-    }
-    let (seq, prev, lines, first, signed) = (walk.seq, walk.prev, walk.lines, walk.first.unwrap_or(0), walk.signed);
-    let (closed, begun, before) = (walk.closed, walk.begun, walk.before);
-    let unsigned = seq.saturating_sub(walk.vouched);
+    let mut walk = Walk::new(chain, &mine, given, report, ended);
+    walk.files(segments, claims, alive);
     let last = segments.values().next_back().map(|path| shown(path)).unwrap_or_default();
-    for claim in mine {
-        if claim.seq > seq {
-            report.finding(
-                last.clone(),
-                format!(
-                    "the chain ends at line {seq}, and {} says that it had {}: its end was cut off, or an older copy was put in its place",
-                    claim.by, claim.seq
-                ),
-            );
-        } else if !claim.kept && claim.seq < seq && !alive {
-            report.finding(
-                last.clone(),
-                format!(
-                    "{} says that the chain ended at line {}, and it goes on to {seq}: lines were put in",
-                    claim.by, claim.seq
-                ),
-            );
-        }
-    }
-    let adopted = claims.adopted.contains_key(chain);
-    let ends = match (alive, closed) {
-        (true, _) => "alive",
-        (false, true) => "in order",
-        (false, false) => "cut off",
-    };
-    if closed && !alive && (before != Before::Head || unsigned > 0) {
-        report.finding(
-            last.clone(),
-            format!("the chain is closed, and the head behind its closing line is missing or not good: nothing vouches for its last lines, {unsigned} in number"),
-        );
-    } else if ends == "cut off" && unsigned > 0 {
-        report.note(
-            last.clone(),
-            format!("its last {unsigned} lines have no signed head behind them, as a crash leaves them: whoever can write here could have written them"),
-        );
-    }
-    if ends == "cut off" && !adopted {
-        report.note(
-            last,
-            "it ends without a closing line, and no later process has recorded how: a crash, or its end was cut off. Heads that were kept elsewhere tell",
-        );
-    }
-    let unended = begun.into_iter().collect();
-    report.chains.push(Checked {
-        chain: chain.to_owned(),
-        lines,
-        first,
-        last: seq,
-        sha256: prev,
-        signed,
-        unsigned,
-        ends,
-        unended,
-    });
+    walk.compare(&mine, alive, &last);
+    walk.end(alive, claims.adopted.contains_key(chain), &last);
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(
+        chain: &'a str,
+        mine: &[&'a Claim],
+        given: &'a Given,
+        report: &'a mut Report,
+        ended: &'a mut HashSet<String>,
+    ) -> Self {
+        let mut claims = BTreeMap::<_, Vec<_>>::new();
+        for claim in mine {
+            claims.entry(claim.seq).or_default().push(*claim);
+        }
+        Self {
+            chain,
+            claims,
+            given,
+            report,
+            seq: 0,
+            prev: "0".repeat(64),
+            lines: 0,
+            first: None,
+            keys: given.key.iter().cloned().collect(),
+            signed: 0,
+            vouched: 0,
+            before: Before::Nothing,
+            closed: false,
+            begun: BTreeSet::new(),
+            ended,
+        }
+    }
+
+    /// Goes through the files, the oldest first.
+    fn files(&mut self, segments: &BTreeMap<u32, PathBuf>, claims: &Claims, alive: bool) {
+        let (newest, mut expected) = (segments.keys().next_back().copied(), 1);
+        for (number, path) in segments {
+            // What was let go of is on record with its end.
+            let retired = claims.retired(self.chain).and_then(|retired| retired.range(expected..*number).next_back());
+            if let Some((retired_number, retired)) = retired {
+                (self.seq, self.prev, expected) = (retired.last, retired.sha256.clone(), retired_number + 1);
+                (self.before, self.vouched) = (Before::Nothing, retired.last);
+            }
+            if expected != *number {
+                let missing = match number - expected {
+                    1 => expected.to_string(),
+                    _ => format!("{expected} to {}", number - 1),
+                };
+                let what = format!("the files before it are missing: number {missing} of its chain");
+                self.report.finding(shown(path), what);
+                self.before = Before::Nothing;
+            }
+            expected = number.saturating_add(1);
+            self.file(path, *number, Some(*number) == newest, alive);
+        }
+    }
+
+    /// Holds the chain's end against what others say of it.
+    fn compare(&mut self, mine: &[&Claim], alive: bool, last: &str) {
+        let seq = self.seq;
+        for claim in mine {
+            if claim.seq > seq {
+                self.report.finding(
+                    last,
+                    format!(
+                        "the chain ends at line {seq}, and {} says that it had {}: its end was cut off, or an older copy was put in its place",
+                        claim.by, claim.seq
+                    ),
+                );
+            } else if !claim.kept && claim.seq < seq && !alive {
+                self.report.finding(
+                    last,
+                    format!(
+                        "{} says that the chain ended at line {}, and it goes on to {seq}: lines were put in",
+                        claim.by, claim.seq
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Says how the chain ends.
+    fn end(self, alive: bool, adopted: bool, last: &str) {
+        let unsigned = self.seq.saturating_sub(self.vouched);
+        let ends = match (alive, self.closed) {
+            (true, _) => "alive",
+            (false, true) => "in order",
+            (false, false) => "cut off",
+        };
+        if ends == "in order" && (self.before != Before::Head || unsigned > 0) {
+            self.report.finding(
+                last,
+                format!("the chain is closed, and the head behind its closing line is missing or not good: nothing vouches for its last lines, {unsigned} in number"),
+            );
+        } else if ends == "cut off" && unsigned > 0 {
+            self.report.note(
+                last,
+                format!("its last {unsigned} lines have no signed head behind them, as a crash leaves them: whoever can write here could have written them"),
+            );
+        }
+        if ends == "cut off" && !adopted {
+            self.report.note(
+                last,
+                "it ends without a closing line, and no later process has recorded how: a crash, or its end was cut off. Heads that were kept elsewhere tell",
+            );
+        }
+        self.report.chains.push(Checked {
+            chain: self.chain.to_owned(),
+            lines: self.lines,
+            first: self.first.unwrap_or(0),
+            last: self.seq,
+            sha256: self.prev,
+            signed: self.signed,
+            unsigned,
+            ends,
+            unended: self.begun.into_iter().collect(),
+        });
+    }
+
     fn file(&mut self, path: &Path, number: u32, newest: bool, alive: bool) {
         let name = shown(path);
         let mut lines = match layout::read(path) {
@@ -282,6 +306,26 @@ impl Walk<'_> {
         if line.v != crate::audit::VERSION {
             self.report.note(at, format!("a line of format {}, which this program does not know", line.v));
         }
+        self.place(&line, at);
+        self.neighbours(&line, at, opens);
+        match line.kind.as_str() {
+            "open" => self.open(&line, at, number),
+            "head" => self.head(&line, at, number),
+            "closed" => self.closed = true,
+            "begin" if line.changes => drop(self.begun.insert(line.call.clone())),
+            "end" if !self.begun.remove(&line.call) => drop(self.ended.insert(line.call.clone())),
+            _ => {}
+        }
+        if self.closed && !matches!(line.kind.as_str(), "closed" | "head") {
+            self.report.finding(at, "it stands behind the chain's closing line");
+        }
+        self.known(&line, at, &hash);
+        self.first.get_or_insert(line.seq);
+        (self.seq, self.prev, self.lines) = (line.seq, hash, self.lines + 1);
+    }
+
+    /// Whether a line has the next number, and was written after the line before it.
+    fn place(&mut self, line: &Line, at: &str) {
         let expected = self.seq.saturating_add(1);
         if line.seq > expected {
             let missing = line.seq - expected;
@@ -308,6 +352,10 @@ impl Walk<'_> {
             };
             self.report.finding(at, what);
         }
+    }
+
+    /// Whether what must open a file does, and what must be signed is.
+    fn neighbours(&mut self, line: &Line, at: &str, opens: bool) {
         if opens != (line.kind == "open") {
             let what = if opens {
                 "a file's first line must say who opened it"
@@ -331,17 +379,10 @@ impl Walk<'_> {
             _ if line.seq == 1 => Before::First,
             _ => Before::Other,
         };
-        match line.kind.as_str() {
-            "open" => self.open(&line, at, number),
-            "head" => self.head(&line, at, number),
-            "closed" => self.closed = true,
-            "begin" if line.changes => drop(self.begun.insert(line.call.clone())),
-            "end" if !self.begun.remove(&line.call) => drop(self.ended.insert(line.call.clone())),
-            _ => {}
-        }
-        if self.closed && !matches!(line.kind.as_str(), "closed" | "head") {
-            self.report.finding(at, "it stands behind the chain's closing line");
-        }
+    }
+
+    /// Whether a line is the one that others knew by its number.
+    fn known(&mut self, line: &Line, at: &str, hash: &str) {
         for claim in self.claims.get(&line.seq).into_iter().flatten() {
             if claim.sha256 == hash {
                 self.vouched = self.vouched.max(line.seq);
@@ -356,8 +397,6 @@ impl Walk<'_> {
                 ),
             });
         }
-        self.first.get_or_insert(line.seq);
-        (self.seq, self.prev, self.lines) = (line.seq, hash, self.lines + 1);
     }
 
     fn open(&mut self, line: &Line, at: &str, number: u32) {
