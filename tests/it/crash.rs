@@ -275,9 +275,12 @@ async fn killed_two_hundred_times_at_random() {
     for kill in 0..KILLS {
         // Some die before they listen, some in the middle of their work.
         let life = 40 + u64::try_from(uuid::Uuid::new_v4().as_u128() % 400).expect("it fits");
-        // A machine that is busy starts it later: it must get to work often enough to be killed at it.
-        let more = if answers.load(Ordering::Relaxed) < kill { 250 } else { 0 };
-        tokio::time::sleep(Duration::from_millis(life + more)).await;
+        // However busy the machine is, it must get to work often enough to be killed at it.
+        let done = answers.load(Ordering::Relaxed);
+        if done * 2 < kill {
+            eventually("it gets to work", async || (answers.load(Ordering::Relaxed) > done).then_some(())).await;
+        }
+        tokio::time::sleep(Duration::from_millis(life)).await;
         core.process.kill();
         // What crashes left open would fill the group. Whoever takes away what nobody has accounted for yet takes the
         // evidence with it, so that stays.
