@@ -3,6 +3,7 @@
 //! [`ServerFiles`] and [`ClientFiles`] name files; what they come to is checked as one set before it is used, and read
 //! again by a [`Reloader`] while it is.
 
+mod authorities;
 mod client;
 mod known;
 mod load;
@@ -25,6 +26,7 @@ use serde::Deserialize;
 use crate::duration::{self, HOUR, MILLISECOND};
 use crate::schema::Length;
 
+pub use authorities::Choice;
 pub use client::{ClientFiles, ClientSet};
 pub use known::client_of;
 pub use load::{LoadError, load_roots};

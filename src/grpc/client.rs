@@ -30,7 +30,7 @@ use super::status;
 use crate::clock::Clock;
 use crate::listen::Connection;
 use crate::telemetry;
-use crate::tls::{self, ClientFiles, ClientSet, Current, Material as _, Reloader};
+use crate::tls::{self, ClientFiles, ClientSet, Current, Reloader};
 
 /// `[edge.backend]`: the gRPC service behind the edge.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -239,12 +239,6 @@ impl Config {
     /// The files that it does TLS by.
     pub fn files(&self) -> ClientFiles {
         ClientFiles::mutual("edge.backend", &self.identity, &self.ca)
-    }
-
-    /// Checks the certificates.
-    pub fn check(&self, clock: &Clock) -> Result<(), LinkError> {
-        self.files().load(clock.now())?;
-        Ok(())
     }
 }
 

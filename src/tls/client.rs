@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use rustls::ClientConfig;
 use rustls::version::TLS13;
 
+use super::authorities::{Choice, check_authorities};
 use super::load::roots_of;
 use super::reload::{Material, Read};
-use super::verify::{Purpose, check_authorities, check_identity};
+use super::verify::{Purpose, check_identity};
 use super::{Identity, TlsError, provider};
 
 /// The files that a client does mutual TLS by.
@@ -25,7 +26,7 @@ pub struct ClientFiles {
 pub struct ClientSet {
     config: Arc<ClientConfig>,
     end: Timestamp,
-    begin: Timestamp,
+    choice: Choice,
 }
 
 impl ClientFiles {
@@ -57,15 +58,15 @@ impl Material for ClientFiles {
             .with_client_auth_cert(chain, key)
             .map_err(|source| self.identity.unusable(source))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(ClientSet { config: Arc::new(config), end: end.min(authorities.end), begin: authorities.begin })
+        Ok(ClientSet { config: Arc::new(config), end: end.min(authorities.end), choice: authorities.choice })
     }
 
     fn end(set: &ClientSet) -> Timestamp {
         set.end
     }
 
-    fn begin(set: &ClientSet) -> Timestamp {
-        set.begin
+    fn choice(set: &ClientSet) -> &Choice {
+        &set.choice
     }
 }
 

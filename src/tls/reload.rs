@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::TlsError;
+use super::authorities::Choice;
 use super::load::{Contents, LoadError};
 use crate::clock::Clock;
 use crate::error::Chain;
@@ -43,8 +44,8 @@ pub trait Material: std::fmt::Debug + Send + Sync + 'static {
     /// When the first part of a set comes to its end.
     fn end(set: &Self::Set) -> Timestamp;
 
-    /// When the time of something comes that the files hold and the set does not; the end of time where there is nothing.
-    fn begin(set: &Self::Set) -> Timestamp;
+    /// Which CAs of the files it trusts.
+    fn choice(set: &Self::Set) -> &Choice;
 }
 
 /// What a material's files held.
@@ -96,6 +97,7 @@ impl<M: Material> Reloader<M> {
         let read = Read::of(&material);
         let state = Read::state(&read);
         let set = material.build(&read?, clock.now())?;
+        tell_set_aside::<M>(material.part(), &set);
         let (force, current) = watch::channel(Arc::new(set));
         let seen = Seen { state, good: true };
         Ok((Self { material: Arc::new(material), force, seen, clock, ended: false }, current))
@@ -149,6 +151,7 @@ impl<M: Material> Reloader<M> {
         match built {
             Ok(set) => {
                 tracing::info!(part, until = %M::end(&set), "new certificates are in force");
+                tell_set_aside::<M>(part, &set);
                 self.ended = false;
                 self.force.send_replace(Arc::new(set));
             }
@@ -156,28 +159,39 @@ impl<M: Material> Reloader<M> {
                 let error = Chain(&error);
                 tracing::error!(part, error = %error, "new certificates are refused; the ones before stay in force");
             }
-            Err(_) => self.mind_the_end(),
+            Err(error) => self.mind(&error),
         }
         self.seen = Seen { state, good };
     }
 
-    /// Whether files that nobody has touched may come to another set: one without a CA that has ended, or with one whose time has come.
+    /// Whether files that nobody has touched may come to another set: one without a CA that has ended, or with one that has begun.
     fn is_due(&self) -> bool {
         let (now, set) = (self.clock.now(), self.force.borrow());
-        M::end(&set) < now || M::begin(&set) <= now
+        M::end(&set) < now || !M::choice(&set).is_right_at(now)
     }
 
-    /// Says once that what is in force has come to its end.
-    fn mind_the_end(&mut self) {
-        let until = M::end(&self.force.borrow());
-        if until < self.clock.now() && !std::mem::replace(&mut self.ended, true) {
-            tracing::error!(part = self.material.part(), until = %until, "certificates or revocation lists in force have expired, and no newer ones are there");
+    /// Says once that what is in force has come to its end, or that a CA that has begun cannot be trusted, and why.
+    fn mind(&mut self, error: &TlsError) {
+        let (part, error, until) = (self.material.part(), Chain(error), M::end(&self.force.borrow()));
+        if until < self.clock.now() {
+            if !std::mem::replace(&mut self.ended, true) {
+                tracing::error!(part, until = %until, error = %error, "certificates or revocation lists in force have expired, and no newer ones are there");
+            }
+        } else if self.seen.good {
+            tracing::error!(part, error = %error, "the certificates that are there have become unsound; the ones in force stay there");
         }
     }
 
     async fn read(&self) -> Option<Result<Read, LoadError>> {
         let material = Arc::clone(&self.material);
         tokio::task::spawn_blocking(move || Read::of(&*material)).await.ok()
+    }
+}
+
+/// Says which CAs a set does not trust, though the files hold them.
+fn tell_set_aside<M: Material>(part: &'static str, set: &M::Set) {
+    for why in M::choice(set).set_aside() {
+        tracing::info!(part, "{why}");
     }
 }
 

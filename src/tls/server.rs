@@ -13,9 +13,10 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::authorities::{Choice, check_authorities};
 use super::load::roots_of;
 use super::reload::{Material, Read};
-use super::verify::{Purpose, check_authorities, check_identity, check_revocation_list};
+use super::verify::{Purpose, check_identity, check_revocation_list};
 use super::{Identity, TlsError, provider};
 
 /// The oldest version of TLS that is spoken.
@@ -67,7 +68,7 @@ pub struct ServerSet {
     config: Arc<ServerConfig>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     end: Timestamp,
-    begin: Timestamp,
+    choice: Choice,
 }
 
 impl ServerFiles {
@@ -112,21 +113,27 @@ impl Material for ServerFiles {
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .map_err(TlsError::Protocol)?;
-        let (mut clients, mut begin) = (None, Timestamp::MAX);
+        let (mut clients, mut choice) = (None, Choice::default());
         let config = match &self.clients {
             None => config.with_no_client_auth(),
             Some(accepted) => {
                 let authorities = check_authorities(&accepted.ca, &read.certificates(&accepted.ca)?, now)?;
-                (end, begin) = (end.min(authorities.end), authorities.begin);
-                let mut lists = Vec::new();
+                (end, choice) = (end.min(authorities.end), authorities.choice.clone());
+                let (mut lists, mut aside) = (Vec::new(), Vec::new());
                 for path in &accepted.crl {
                     for list in read.revocation_lists(path)? {
-                        if let Some(until) = check_revocation_list(path, &list, &authorities, now)? {
-                            end = end.min(until);
-                            lists.push(list);
+                        match check_revocation_list(path, &list, &authorities, now)? {
+                            Some(until) => {
+                                end = end.min(until);
+                                lists.push(list);
+                            }
+                            None => aside.push(list),
                         }
                     }
                 }
+                // Lists of CAs that are set aside say by being there that others need one too. They come last, as the first of an
+                // issuer's name counts.
+                lists.append(&mut aside);
                 let roots = Arc::new(roots_of(&accepted.ca, authorities.trusted)?);
                 // With lists: the whole chain is looked up, and what no list speaks of is refused.
                 let builder = WebPkiClientVerifier::builder_with_provider(roots, provider())
@@ -149,15 +156,15 @@ impl Material for ServerFiles {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        Ok(ServerSet { config: Arc::new(config), clients, end, begin })
+        Ok(ServerSet { config: Arc::new(config), clients, end, choice })
     }
 
     fn end(set: &ServerSet) -> Timestamp {
         set.end
     }
 
-    fn begin(set: &ServerSet) -> Timestamp {
-        set.begin
+    fn choice(set: &ServerSet) -> &Choice {
+        &set.choice
     }
 }
 

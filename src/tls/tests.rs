@@ -199,10 +199,100 @@ async fn an_authority_that_was_staged_is_trusted_from_its_begin_on() {
     assert!(!believed(&current.borrow(), &later, begun), "there is one more to come");
     reloader.look().await;
     assert!(!current.has_changed().expect("running"), "once");
-    // Alone it is none.
-    old.write("ca.pem", next.issuer.pem());
+    // A clock that was ahead, and is set right.
+    *time.lock().expect("sound") = moment(almost);
+    reloader.look().await;
+    assert!(believed(&current.borrow_and_update(), &old, almost) && !believed(&current.borrow(), &next, almost));
+    // Alone in their file they are refused.
+    old.write("ca.pem", next.issuer.pem() + &later.issuer.pem());
     let refused = Chain(&files.load(moment(almost)).expect_err("early")).to_string();
-    assert!(refused.contains("is not valid before 2027-01-01T00:00:00Z"), "{refused}");
+    for part in
+        ["CN=next", "is trusted from 2027-01-01T00:00:00Z on", "CN=later", "is trusted from 2028-01-01T00:00:00Z on"]
+    {
+        assert!(refused.contains(part), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn an_authority_that_ended_while_a_clock_was_wrong_is_trusted_again() {
+    let (new, old) = (Authority::new("new"), Authority::until(2027, "old"));
+    new.write("ca.pem", old.issuer.pem() + &new.issuer.pem());
+    let files = ServerFiles::mutual("test.tls", &new.identity("leaf"), &new.at.join("ca.pem"), &[]);
+    let time = Arc::new(Mutex::new(moment(NOW)));
+    let told = Arc::clone(&time);
+    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (mut reloader, current) = Reloader::new(files, clock).expect("sound");
+    let chain = load::load_certificates(&old.at.join("leaf.pem")).expect("a certificate");
+    for (now, believed) in [(NOW, true), ("2027-06-01T00:00:00Z", false), (NOW, true)] {
+        *time.lock().expect("sound") = moment(now);
+        reloader.look().await;
+        assert_eq!(current.borrow().believes(&chain, moment(NOW)).is_ok(), believed, "{now}");
+    }
+}
+
+/// Where lists are configured, a certificate that none of them covers is refused, whichever CAs are set aside.
+#[test]
+fn lists_of_authorities_that_are_set_aside_leave_no_door_open() {
+    let now = moment(NOW);
+    for (aside, is_staged) in
+        [(Authority::from_until(2027, 4096, "next"), true), (Authority::until(2026, "old"), false)]
+    {
+        let good = Authority::new("good");
+        good.write("ca.pem", aside.issuer.pem() + &good.issuer.pem());
+        aside.list("ca.crl", |list| {
+            let year = if is_staged { 2029 } else { 2026 };
+            list.next_update = rcgen::date_time_ymd(year, 1, 1);
+        });
+        let believed = |lists: &[PathBuf]| {
+            let files = ServerFiles::mutual("test.tls", &good.identity("leaf"), &good.at.join("ca.pem"), lists);
+            let chain = load::load_certificates(&good.at.join("leaf.pem")).expect("a certificate");
+            files.load(now).expect("sound").believes(&chain, now).is_ok()
+        };
+        let (its, own) = (aside.at.join("ca.crl"), good.at.join("ca.crl"));
+        assert!(believed(&[]), "no lists, no question");
+        assert!(!believed(std::slice::from_ref(&its)), "nobody speaks for it");
+        assert!(believed(&[its, own]));
+    }
+}
+
+#[tokio::test]
+async fn a_staged_authority_that_cannot_be_trusted_at_its_begin_is_said_once_with_the_reason() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+
+    let (old, next) = (Authority::until(2029, "old"), Authority::from_until(2027, 4096, "next"));
+    old.write("ca.pem", old.issuer.pem() + &next.issuer.pem());
+    // Made too early, and never again.
+    next.list("ca.crl", |list| list.next_update = rcgen::date_time_ymd(2026, 12, 1));
+    let lists = [old.at.join("ca.crl"), next.at.join("ca.crl")];
+    let files = ServerFiles::mutual("test.tls", &old.identity("leaf"), &old.at.join("ca.pem"), &lists);
+    let time = Arc::new(Mutex::new(moment(NOW)));
+    let told = Arc::clone(&time);
+    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (mut reloader, mut current) = Reloader::new(files, clock).expect("sound");
+    let mut looks = async || {
+        for _ in 0..3 {
+            reloader.look().await;
+        }
+    };
+    looks().await;
+    assert_eq!(log.count("the CA CN=next"), 1, "said at the start");
+    *time.lock().expect("sound") = moment("2027-01-02T00:00:00Z");
+    looks().await;
+    assert_eq!((log.count("have become unsound"), log.count("ended on 2026-12-01T00:00:00Z (nextUpdate)")), (1, 1));
+    assert_eq!(log.count("the CA CN=next"), 1, "what is refused is not told of");
+    assert!(!current.has_changed().expect("running"));
+    next.list("ca.crl", |_| ());
+    looks().await;
+    assert!(current.has_changed().expect("running"));
+    current.mark_unchanged();
+    // The end of what is in force is said with the reason as well.
+    *time.lock().expect("sound") = moment("2028-01-02T00:00:00Z");
+    looks().await;
+    assert_eq!(log.count("no newer ones are there"), 1);
+    assert_eq!(log.count("ended on 2028-01-01T00:00:00Z (nextUpdate)"), 1);
 }
 
 #[test]

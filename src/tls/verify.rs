@@ -7,6 +7,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
+use super::authorities::Authorities;
 use super::load::{LoadError, load_certificates};
 use super::provider;
 
@@ -45,6 +46,14 @@ pub enum UnfitError {
         path: PathBuf,
         /// What it should be for.
         purpose: Purpose,
+    },
+    /// A file of CAs of which none is valid.
+    #[error("no CA in {path} is valid now: {why}")]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with each.
+        why: String,
     },
     /// A revocation list of another CA, or one that was tampered with.
     #[error("{0} holds a revocation list that is not signed by a CA in the client CA's file")]
@@ -102,66 +111,8 @@ pub(super) fn check_identity(
     all_valid(path, chain, now)
 }
 
-/// The CAs of a file.
-pub(super) struct Authorities<'a> {
-    /// Those that are trusted.
-    pub(super) trusted: Vec<CertificateDer<'a>>,
-    /// When the first of those ends.
-    pub(super) end: Timestamp,
-    /// When the first of those begins whose time has not come; the end of time where there are none.
-    pub(super) begin: Timestamp,
-    /// Those whose time has not come, or is over.
-    set_aside: Vec<CertificateDer<'a>>,
-}
-
-/// Checks certificates that are to be trusted.
-///
-/// Whoever changes a CA puts the new one into the file beside the old one, perhaps before its time, and keeps the old one there,
-/// often past its end: one whose time it is not is set aside, as long as another is left. TLS itself would trust it all the
-/// same, since it does not look at a root's dates.
-pub(super) fn check_authorities<'a>(
-    path: &Path,
-    authorities: &[CertificateDer<'a>],
-    now: Timestamp,
-) -> Result<Authorities<'a>, UnfitError> {
-    let (mut trusted, mut set_aside, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut end, mut begin) = (Timestamp::MAX, Timestamp::MAX);
-    for authority in authorities {
-        let parsed = parse(authority).ok_or_else(|| LoadError::NoCertificate(path.to_owned()))?;
-        let usage = parsed.key_usage().ok().flatten();
-        // RFC 5280, section 4.2.1.9 and 4.2.1.3.
-        if !parsed.is_ca() || usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-            return Err(LoadError::NotACa(path.to_owned()).into());
-        }
-        match all_valid(path, std::slice::from_ref(authority), now) {
-            Ok(until) => {
-                trusted.push(authority.clone());
-                end = end.min(until);
-            }
-            Err(error) => {
-                match error {
-                    UnfitError::Early { from, .. } => begin = begin.min(from),
-                    UnfitError::Expired { .. } => {}
-                    error => return Err(error),
-                }
-                set_aside.push(authority.clone());
-                wrong.push(error);
-            }
-        }
-    }
-    if trusted.is_empty()
-        && let Some(wrong) = wrong.pop()
-    {
-        return Err(wrong);
-    }
-    for wrong in wrong {
-        tracing::warn!("{wrong}: it is not trusted, the others in the file are");
-    }
-    Ok(Authorities { trusted, end, begin, set_aside })
-}
-
 /// Checks a revocation list against those who may issue it; its `nextUpdate`, or none if it is the list of a CA that was set
-/// aside: nobody renews it when its CA's time is over, and nobody is believed whom it could revoke.
+/// aside, whose dates bind nobody: when its CA's time is over it is not renewed any more.
 pub(super) fn check_revocation_list(
     path: &Path,
     list: &CertificateRevocationListDer<'_>,
@@ -216,11 +167,11 @@ fn all_valid(path: &Path, certificates: &[CertificateDer<'_>], now: Timestamp) -
     Ok(end)
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
 }
 
-fn window(certificate: &X509Certificate<'_>) -> Option<(Timestamp, Timestamp)> {
+pub(super) fn window(certificate: &X509Certificate<'_>) -> Option<(Timestamp, Timestamp)> {
     let validity = certificate.validity();
     Some((timestamp(validity.not_before)?, timestamp(validity.not_after)?))
 }

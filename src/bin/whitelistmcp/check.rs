@@ -16,7 +16,7 @@ use whitelistmcp::grpc::client::Link;
 use whitelistmcp::identity::oidc;
 use whitelistmcp::pb::DESCRIPTOR_SET;
 use whitelistmcp::policy::Policy;
-use whitelistmcp::tls::{self, Material as _, validity};
+use whitelistmcp::tls::{self, Choice, ClientFiles, Material as _, ServerFiles, validity};
 
 use crate::volume::{self, Standing};
 use crate::{chain, fail, say};
@@ -179,8 +179,10 @@ fn edge(config: &Config, table: &mut Table) {
         format!("{} as {}{}", edge.public_url, edge.listen, if edge.is_plain() { ", plain HTTP" } else { "" });
     table.add("edge", listens, edge.check());
     if let Some(identity) = &edge.tls {
-        let sound = edge.files().map(|files| files.load(Clock::system().now())).transpose();
-        table.add("edge.tls", identity.certificate.display().to_string(), sound.map(drop));
+        let loaded = edge.files().map(|files| files.load(Clock::system().now())).transpose();
+        let choice = loaded.as_ref().ok().and_then(Option::as_ref).map(ServerFiles::choice).cloned();
+        table.add("edge.tls", identity.certificate.display().to_string(), loaded.map(drop));
+        set_aside(table, "edge.tls", choice.as_ref());
         window(table, "edge.tls", &identity.certificate);
     }
     match &edge.backend {
@@ -191,6 +193,8 @@ fn edge(config: &Config, table: &mut Table) {
                 backend.address.clone(),
                 within_runtime(|| Link::remote(backend, Clock::system()).map(drop)),
             );
+            let loaded = backend.files().load(Clock::system().now());
+            set_aside(table, "edge.backend", loaded.as_ref().ok().map(ClientFiles::choice));
             window(table, "edge.backend", &backend.identity.certificate);
         }
     }
@@ -207,7 +211,10 @@ fn core(config: &Config, table: &mut Table) {
         return table
             .note("core", "not configured: `core` cannot run from this file, and `serve` takes no gRPC callers");
     };
-    table.add("core", core.listen.to_string(), core.files().load(Clock::system().now()).map(drop));
+    let loaded = core.files().load(Clock::system().now());
+    let choice = loaded.as_ref().ok().map(ServerFiles::choice).cloned();
+    table.add("core", core.listen.to_string(), loaded.map(drop));
+    set_aside(table, "core.tls", choice.as_ref());
     window(table, "core.tls", &core.tls.certificate);
     table.add("core.peers", format!("{} known", core.peers.len()), app::peers(config).map(drop));
     if core.peers.is_empty() {
@@ -366,6 +373,13 @@ fn self_test(config: &Config, table: &mut Table) {
             Ok(arn) => table.good("aws.role", format!("{region}: {arn}")),
             Err(error) => table.wrong("aws.role", format!("{account}, {region}: {}", chain(&error))),
         }
+    }
+}
+
+/// The CAs that are not trusted, though their file holds them.
+pub(crate) fn set_aside(table: &mut Table, part: &'static str, choice: Option<&Choice>) {
+    for why in choice.into_iter().flat_map(Choice::set_aside) {
+        table.note(part, why);
     }
 }
 

@@ -13,26 +13,32 @@ use whitelistmcp::config::Config;
 use whitelistmcp::identity::peer::{PeerNames, Role};
 use whitelistmcp::operation::target::Place;
 use whitelistmcp::telemetry;
-use whitelistmcp::tls::Material as _;
+use whitelistmcp::tls::{ClientFiles, Material as _, ServerFiles};
 
 use super::bounded;
 use crate::chain;
-use crate::check::{Table, window};
+use crate::check::{Table, set_aside, window};
 
 /// Certificates that end, and names that the other end does not know.
 pub(super) fn certificates(config: &Config, table: &mut Table) {
     let now = Clock::system().now();
     if let Some(edge) = &config.edge {
         match edge.files().map(|files| files.load(now)).transpose() {
-            Ok(_) => table.good("edge.tls", "the certificate and its key are good"),
+            Ok(set) => {
+                table.good("edge.tls", "the certificate and its key are good");
+                set_aside(table, "edge.tls", set.as_ref().map(ServerFiles::choice));
+            }
             Err(error) => table.wrong("edge.tls", format!("{}: put a good one in its place", chain(&error))),
         }
         if let Some(identity) = &edge.tls {
             window(table, "edge.tls", &identity.certificate);
         }
         if let Some(backend) = &edge.backend {
-            match backend.check(&Clock::system()) {
-                Ok(()) => table.good("edge.backend", "the edge's own certificate is good"),
+            match backend.files().load(now) {
+                Ok(set) => {
+                    table.good("edge.backend", "the edge's own certificate is good");
+                    set_aside(table, "edge.backend", Some(ClientFiles::choice(&set)));
+                }
                 Err(error) => table.wrong("edge.backend", format!("{}: put a good one in its place", chain(&error))),
             }
             window(table, "edge.backend", &backend.identity.certificate);
@@ -41,7 +47,10 @@ pub(super) fn certificates(config: &Config, table: &mut Table) {
     }
     if let Some(core) = &config.core {
         match core.files().load(now) {
-            Ok(_) => table.good("core.tls", "the certificate, its key and the CA are good"),
+            Ok(set) => {
+                table.good("core.tls", "the certificate, its key and the CA are good");
+                set_aside(table, "core.tls", Some(ServerFiles::choice(&set)));
+            }
             Err(error) => table.wrong("core.tls", format!("{}: put a good one in its place", chain(&error))),
         }
         window(table, "core.tls", &core.tls.certificate);
