@@ -11,7 +11,7 @@ use whitelistmcp::pb::mcp::v1::changed::What;
 use whitelistmcp::pb::mcp::v1::{Changed, ChangedList};
 
 use crate::support::backend::Stage;
-use crate::support::{eventually, tls};
+use crate::support::{eventually, soon, tls};
 
 fn request(id: u64, method: &str, params: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
@@ -412,7 +412,7 @@ async fn changes_are_told_to_who_listens_and_of_what_they_listen_to() {
     );
     drop(events);
     let unwatched = async || (stage.changes.receiver_count() == 0).then_some(());
-    eventually("nobody watches any more", unwatched).await;
+    soon("nobody watches any more", unwatched).await;
 
     // A legacy client names a resource and hears of it on its own stream.
     let able = session(&stage, "alice", json!({})).await;
@@ -548,7 +548,7 @@ async fn a_socket_hears_whatever_else_is_going_on_on_it() {
     socket.say(json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 139}})).await;
     drop(socket);
     let unwatched = async || (stage.changes.receiver_count() == 0).then_some(());
-    eventually("nobody watches any more", unwatched).await;
+    soon("nobody watches any more", unwatched).await;
     stage.stop().await;
 }
 

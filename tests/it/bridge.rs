@@ -81,7 +81,7 @@ impl Bridge {
         while let Some(line) = self.output.next_line().await.expect("it reads") {
             rest.push_str(&line);
         }
-        let status = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await.expect("it ends");
+        let status = tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.expect("it ends");
         assert!(status.expect("a status").success());
         let mut said = String::new();
         self.child.stderr.take().expect("stderr").read_to_string(&mut said).await.expect("text");

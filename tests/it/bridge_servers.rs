@@ -549,7 +549,12 @@ async fn what_is_not_answered_in_time_is_given_up_and_what_goes_on_is_not() {
     assert!(bridge.hear().await["result"].is_object());
     // What waits for a silent beginning is answered in its own time, and what goes on ends with the input.
     bridge.say(request(5, "initialize")).await;
+    let begun = std::time::Instant::now();
     bridge.say(request(6, "ping")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let held = server.asked().iter().all(|asked| asked.what() != "ping");
+    // Where the machine is so busy, the beginning may be given up by now.
+    assert!(held || begun.elapsed() > Duration::from_millis(1800), "it waits for the beginning");
     let mut answered = [bridge.hear().await, bridge.hear().await].map(|answer| {
         assert_eq!(answer["error"]["code"], 504, "{answer:#}");
         answer["id"].as_i64().expect("an id")

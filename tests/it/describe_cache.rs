@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::aws_double::AwsDouble;
 use crate::support::redis::Redis;
-use crate::support::{GROUP, Options, Stack, error_of, eventually};
+use crate::support::{GROUP, Options, Stack, error_of, eventually, soon};
 
 const LISTS: &str = "whitelist_list";
 
@@ -114,7 +114,7 @@ async fn our_own_change_is_seen_at_once_and_anothers_when_the_lifetime_ends() {
     // A dry run and a change rest on what AWS says now.
     let dry = json!({"security_group": "staging-db", "address": "192.0.2.0/24", "port": "25", "reason": "look", "dry_run": true});
     assert_eq!(stack.done("whitelist_add", dry).await["items"][0]["outcome"], "already_open");
-    eventually("it shows", async || (stack.done(LISTS, group()).await["total"] == 2).then_some(())).await;
+    soon("it shows", async || (stack.done(LISTS, group()).await["total"] == 2).then_some(())).await;
     stack.done("whitelist_remove", json!({"security_group": "staging-db", "address": "203.0.113.1"})).await;
     assert_eq!(stack.done(LISTS, group()).await["total"], 1);
     stack.stop().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::aws_double::AwsDouble;
-use crate::support::{Options, Stack, eventually};
+use crate::support::{Options, Stack, eventually, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_edge_refuses_is_its_own_event_and_no_line_of_the_journal() {
@@ -69,7 +69,7 @@ async fn what_the_edge_refuses_is_its_own_event_and_no_line_of_the_journal() {
     assert!(alike <= 5, "{alike}");
     assert!(std::fs::metadata(&file).expect("a file").len() <= 20_000);
     stack.stop().await;
-    let counted = eventually("the rest is told at the end", async || {
+    let counted = soon("the rest is told at the end", async || {
         events().iter().filter_map(|event| event["counted"].as_u64()).max()
     })
     .await;

@@ -451,7 +451,7 @@ async fn several_at_once_share_a_directory_and_what_has_ended_is_closed_by_the_n
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(standing(), 5, "nobody is there to close it");
     let server = home.start();
-    crate::support::eventually("it is closed", async || (standing() == 4).then_some(())).await;
+    crate::support::soon("it is closed", async || (standing() == 4).then_some(())).await;
     assert!(server.end().await.status.success());
     let verified = Command::new(env!("CARGO_BIN_EXE_whitelistmcp"))
         .args(["audit", "verify", "--directory"])

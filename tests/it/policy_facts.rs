@@ -5,7 +5,7 @@ use whitelistmcp::grpc::status::Refusal;
 use whitelistmcp::pb::whitelistmcp::v1 as pb;
 
 use crate::support::aws_double::AwsDouble;
-use crate::support::{ACCOUNT, GROUP, OTHER_GROUP, Options, REGION, Stack, error_of, eventually, issuer};
+use crate::support::{ACCOUNT, GROUP, OTHER_GROUP, Options, REGION, Stack, error_of, issuer, soon};
 
 /// Everything in groups of one environment and VPC.
 const BY_TAG: &str = r#"
@@ -130,7 +130,7 @@ async fn where_groups_cannot_be_read_nothing_is_guessed_and_nothing_told() {
     assert!(aws.standing().is_empty());
     aws.bucket("DescribeSecurityGroups", 1000, 1000.0);
     // A look that failed is not tried again for a while: the longer it took, the longer.
-    eventually("it is well again by itself", async || {
+    soon("it is well again by itself", async || {
         let result = stack.call("whitelist_list", json!({"security_group": "staging-db"})).await;
         if result["isError"] == false {
             return Some(());

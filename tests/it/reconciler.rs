@@ -11,7 +11,9 @@ use whitelistmcp::shutdown::Shutdown;
 
 use crate::support::aws_double::{AwsDouble, Fault, What};
 use crate::support::temporary::Directory;
-use crate::support::{ACCOUNT, GROUP, Options, PATIENCE, REGION, Stack, eventually, journal, parse, reconciler_config};
+use crate::support::{
+    ACCOUNT, GROUP, Options, PATIENCE, REGION, Stack, eventually, journal, parse, reconciler_config, soon,
+};
 
 const AWAKE: &str = "settle = \"50ms\"\ninterval = \"300ms\"\ndiscover = false\n";
 const HOUR: i64 = 3600;
@@ -435,7 +437,7 @@ async fn a_change_that_was_cut_off_is_accounted_for_at_the_next_start() {
         ..Options::default()
     };
     let restarted = Stack::with(&aws.access(), options).await;
-    let entries = eventually("both are accounted for", async || {
+    let entries = soon("both are accounted for", async || {
         let entries = journal(&at);
         (entries.iter().filter(|entry| entry["recovered_by"].is_string()).count() == 2).then_some(entries)
     })

@@ -100,6 +100,7 @@ fn sample(key: &Key) -> toml::Value {
         Kind::Value(kind) => match kind.as_str() {
             "integer" => 1.into(),
             "boolean" => true.into(),
+            "duration of at least 24h" => "400d".into(),
             kind if kind.starts_with("duration ") => "1s".into(),
             "string" | "URL" => "https://example.com/mcp".into(),
             other => panic!("{other}: {key:?}"),

@@ -183,7 +183,7 @@ async fn a_lame_duck_says_that_it_is_not_ready_and_serves_on() {
 async fn a_hang_up_reads_again_and_ends_nobody() {
     let aws = AwsDouble::start().await;
     let shipped = include_str!("../../src/policy/default.cedar");
-    let options = Options { policy: Some(shipped), policy_extra: "reload = \"1m\"\n", ..Options::default() };
+    let options = Options { policy: Some(shipped), policy_extra: "reload = \"1h\"\n", ..Options::default() };
     let mut service = Processes::start(&aws.access(), &options, &[]).await;
     assert_eq!(service.call("whitelist_list", json!({"security_group": "staging-db"})).await["isError"], false);
     let policy = service.path().join("policy.cedar");

@@ -255,7 +255,7 @@ async fn a_socket_does_not_outlive_its_token_and_a_new_one_renews_it() {
             _ => None,
         }
     });
-    assert_eq!(tokio::time::timeout(Duration::from_secs(90), code).await.expect("in time"), 4001);
+    assert_eq!(code.await, 4001);
     assert_eq!(ask(&mut renewed, json!(2), "ping", json!({})).await["id"], 2, "the renewed one lives");
     // Another person's token is no renewal.
     say(&mut renewed, &json!({"token": stack.issuer.token("bob", "whitelist:read")})).await;

@@ -413,16 +413,28 @@ fn lines_of(file: &Path) -> Vec<String> {
 /// How long a test waits for what must come. It is no claim about speed: machines that run tests are busy.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// And for what would come by a slower road as well, where the quick one is meant.
+pub(crate) const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// The value once there is one; what should be true and is not fails the test.
-pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, ask).await
+}
+
+/// The value once there is one, which must be soon.
+pub(crate) async fn soon<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    within(SOON, what, ask).await
+}
+
+async fn within<T>(most: std::time::Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = std::time::Instant::now();
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < most {
         if let Some(value) = ask().await {
             return value;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    panic!("{what}: never within {PATIENCE:?}");
+    panic!("{what}: never within {most:?}");
 }
 
 pub(crate) fn parse(text: &str) -> Config {
