@@ -144,7 +144,9 @@ pub enum ConfigError {
     #[error("account {0} is given twice")]
     Twice(AccountId),
     /// A role that is malformed, or in another account.
-    #[error("`{role_arn}` is not the ARN of a role in account {account}")]
+    #[error(
+        "`{role_arn}` is not the ARN of a role in account {account}, such as arn:aws:iam::{account}:role/whitelistmcp-target"
+    )]
     Role {
         /// The role.
         role_arn: String,

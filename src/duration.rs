@@ -22,7 +22,6 @@ pub(crate) fn parse(written: &str) -> Option<SignedDuration> {
 
 /// Bounds in words, as they stand behind "a duration".
 pub(crate) fn bounds(least: u64, most: u64) -> String {
-    let words = |bound: u64| format!("{:#}", SignedDuration::from_millis(bound.try_into().unwrap_or(i64::MAX)));
     match (least, most) {
         (0, most) => format!("of at most {}", words(most)),
         (least, EVER) => format!("of at least {}", words(least)),
@@ -30,9 +29,13 @@ pub(crate) fn bounds(least: u64, most: u64) -> String {
     }
 }
 
-/// One that is within bounds.
-pub(crate) fn example(least: u64, most: u64) -> &'static str {
-    if (least..=most).contains(&(5 * SECOND)) { "5s" } else { "400d" }
+/// One that is within bounds: five seconds, or the least.
+pub(crate) fn example(least: u64, most: u64) -> String {
+    words(if (least..=most).contains(&(5 * SECOND)) { 5 * SECOND } else { least })
+}
+
+fn words(bound: u64) -> String {
+    format!("{:#}", SignedDuration::from_millis(bound.try_into().unwrap_or(i64::MAX)))
 }
 
 fn read(written: &str, least: u64, most: u64) -> Option<Duration> {
@@ -40,7 +43,7 @@ fn read(written: &str, least: u64, most: u64) -> Option<Duration> {
     (length >= Duration::from_millis(least) && length <= Duration::from_millis(most)).then_some(length)
 }
 
-/// Reads a setting: a duration of so many milliseconds at least, and at most.
+/// Reads a setting: a duration of `LEAST` to `MOST` milliseconds.
 pub(crate) fn within<'de, D: Deserializer<'de>, T: From<Duration>, const LEAST: u64, const MOST: u64>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -50,7 +53,7 @@ pub(crate) fn within<'de, D: Deserializer<'de>, T: From<Duration>, const LEAST: 
     read(&written, LEAST, MOST).map(T::from).ok_or_else(wrong)
 }
 
-/// Reads a setting: the word `off`, or a duration of so many milliseconds at least, and at most.
+/// Reads a setting: the word `off`, or a duration of `LEAST` to `MOST` milliseconds.
 pub(crate) fn within_or_off<'de, D: Deserializer<'de>, const LEAST: u64, const MOST: u64>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
@@ -108,7 +111,7 @@ mod tests {
             ("between = \"off\"", "`off` is not a duration from"),
             ("between = 5", "expected a string"),
             ("most = \"61s\"", "`61s` is not a duration of at most 1m, such as 5s"),
-            ("least = \"23h\"", "`23h` is not a duration of at least 24h, such as 400d"),
+            ("least = \"23h\"", "`23h` is not a duration of at least 24h, such as 24h"),
             ("off = \"25h\"", "`25h` is neither `off` nor a duration from 1s to 24h, such as 5s"),
         ] {
             let error = settings(text).expect_err(text);

@@ -31,9 +31,9 @@
 //! [`http_client`] with the edge, and nothing with the core. [`limit`] counts what a caller does, by [`identity`] and
 //! [`operation`].
 //!
-//! Leaves: what replicas share ([`shared`], Redis), error codes, TLS, sealing, addresses, durations, the HTTP client, certificates to try it
-//! with, telemetry, and what the configuration's schema is made with. [`mcp`] and [`operation`] do no I/O, and deciding by
-//! [`policy`] does none.
+//! Leaves: what replicas share ([`shared`], Redis), error codes, TLS, sealing, addresses, durations, the HTTP client,
+//! certificates to try it with, telemetry, and what the configuration's schema is made with. [`mcp`] and [`operation`] do no I/O,
+//! and deciding by [`policy`] does none.
 
 pub mod annotations;
 pub mod app;

@@ -30,7 +30,7 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for Length<LEAST, MOST> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        text(&format!("duration {}", duration::bounds(LEAST, MOST)), duration::example(LEAST, MOST))
+        text(&format!("duration {}", duration::bounds(LEAST, MOST)), &duration::example(LEAST, MOST))
     }
 }
 
@@ -45,7 +45,7 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for LengthOrOff<LEAST, MOST> 
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         let bounds = duration::bounds(LEAST, MOST);
-        text(&format!("duration {bounds}, or `off`"), duration::example(LEAST, MOST))
+        text(&format!("duration {bounds}, or `off`"), &duration::example(LEAST, MOST))
     }
 }
 

@@ -28,7 +28,7 @@ impl RoleArn {
         &self.text
     }
 
-    /// The partition: `aws`, `aws-cn` or `aws-us-gov`.
+    /// The partition, such as `aws`, `aws-cn` or `aws-us-gov`.
     pub fn partition(&self) -> &str {
         &self.partition
     }

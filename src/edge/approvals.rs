@@ -298,7 +298,7 @@ impl Person {
         let bearer = Bearer::from_authorization(&format!("Bearer {access_token}"));
         // A token that nobody could send is none of this service's.
         let bearer = bearer.ok_or_else(|| refused_login(&TokenError::Malformed))?;
-        // Nothing that is asked here lasts until its connection is closed.
+        // What is asked here ends by itself, whatever becomes of the connection.
         let origin = Origin { closing: CancellationToken::new(), ..Origin::of(browser.connection.as_ref(), address) };
         let principal = edge.verifier.verify(&bearer, address, origin.certificate.as_ref()).await;
         let principal = principal.map_err(|error| refused_login(&error))?;

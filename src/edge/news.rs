@@ -413,8 +413,7 @@ async fn follow(
             () = call.origin.closing.cancelled() => return Over::Ending,
             () = call.aside.closed() => return Over::Gone,
             _ = look.tick() => {
-                let verified = edge.verifier.verify(&call.caller.bearer, call.origin.address, call.origin.certificate.as_ref()).await;
-                if let Err(error) = verified {
+                if let Err(error) = call.believe(edge).await {
                     let error: crate::error::Error = error.into();
                     return Over::Token(error.message().to_owned());
                 }

@@ -98,7 +98,7 @@ pub(super) async fn upgrade(
     if let Err(exceeded) = edge.limits.listens(address) {
         return http::limited(&edge, address, &exceeded, None);
     }
-    // A channel outlives its request, and so whatever that was to be answered by.
+    // A channel outlives its request, so no deadline of that request counts.
     let origin = Origin { until: None, ..Origin::of(request.extensions().get::<Connection>(), address) };
     let caller = match bearer::present(&edge, request.headers(), &origin).await {
         Presented::Token(caller) => Some(Arc::new(caller)),

@@ -44,17 +44,17 @@ pub(super) async fn call_tool(
 ) -> Result<Outcome, RpcError> {
     let scope = &spec.annotations.scope;
     if !edge.annotations.scopes().grants(call.caller.principal.scopes(), scope) {
-        return Ok(by_itself(edge, call, Outcome::Challenge(scope.clone())).await);
+        return Ok(by_itself(edge, call, || Outcome::Challenge(scope.clone())).await);
     }
     call.carried.says_arguments(spec, arguments, &edge.annotations, rpc.era)?;
     let message = match transcode::to_message(&spec.method.input(), arguments, &edge.annotations) {
         Ok(message) => message,
-        Err(wrong) => return Ok(by_itself(edge, call, misfit(edge, call, &wrong)).await),
+        Err(wrong) => return Ok(by_itself(edge, call, || misfit(edge, call, &wrong)).await),
     };
     let before = Before::of(brought);
     if before == Before::GaveUp {
         let words = "Not done: its approval was not wanted any more. Nothing was changed.";
-        return Ok(by_itself(edge, call, Outcome::ToolError(vec![text(words)])).await);
+        return Ok(by_itself(edge, call, || Outcome::ToolError(vec![text(words)])).await);
     }
     if telemetry::logs_requests() {
         let shape = transcode::shape(&spec.method.input(), &message, &edge.annotations);
@@ -102,9 +102,9 @@ pub(super) async fn call_tool(
     }
 }
 
-/// What the edge answers without a core, which is counted here.
-async fn by_itself(edge: &Edge, call: &Call<'_>, outcome: Outcome) -> Outcome {
-    edge.limits.other(call.subject()).await.map_or_else(Outcome::Limited, |()| outcome)
+/// What the edge answers without a core, which is counted here. Who is over the limit is told that alone.
+async fn by_itself(edge: &Edge, call: &Call<'_>, outcome: impl FnOnce() -> Outcome) -> Outcome {
+    edge.limits.other(call.subject()).await.map_or_else(Outcome::Limited, |()| outcome())
 }
 
 /// The refusal of arguments that do not fit the tool's schema.

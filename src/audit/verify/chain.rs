@@ -354,7 +354,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether what must open a file does, and what must be signed is.
+    /// Whether what must open a file does, and what must be signed is; from now on the line stands before the next.
     fn neighbours(&mut self, line: &Line, at: &str, opens: bool) {
         if opens != (line.kind == "open") {
             let what = if opens {

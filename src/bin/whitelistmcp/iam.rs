@@ -96,6 +96,11 @@ fn session_policy(tool: Tool, arguments: &SessionPolicyArguments) -> Result<Sess
         regions: vec![arguments.region.clone()],
         rules_per_group: 60,
     };
+    if !arguments.partition.starts_with("aws") {
+        return Err(
+            format!("`{}` is no partition of AWS, such as aws, aws-cn or aws-us-gov", arguments.partition).into()
+        );
+    }
     let accounts = Accounts::new(&Config { accounts: vec![account], ..Config::default() })?;
     if tool.can_change() && arguments.group.is_none() {
         return Err(format!("`{}` is about one security group: give it by --group", tool.name()).into());

@@ -1,4 +1,4 @@
-//! Who may speak to the edge at all, before anything of a request is read.
+//! Who may speak to the edge at all, before a request's token and body are looked at.
 
 use std::net::IpAddr;
 use std::sync::Arc;

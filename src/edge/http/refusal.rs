@@ -1,4 +1,4 @@
-//! Refusals in HTTP: each with its status, its headers and the request's id, counted and told of.
+//! Refusals in HTTP, with their status, headers and the request's id. Those of callers are counted and told of as well.
 
 use std::net::IpAddr;
 
