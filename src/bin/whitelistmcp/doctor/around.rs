@@ -11,7 +11,7 @@ use whitelistmcp::aws::session_policy::Actions;
 use whitelistmcp::clock::Clock;
 use whitelistmcp::config::Config;
 use whitelistmcp::identity::peer::{PeerNames, Role};
-use whitelistmcp::operation::target::Place;
+use whitelistmcp::operation::target::{Place, Target};
 use whitelistmcp::telemetry;
 use whitelistmcp::tls::{ClientFiles, Material as _, ServerFiles};
 
@@ -97,61 +97,15 @@ pub(super) async fn aws(config: &Config, table: &mut Table) {
         (Err(error), _) => return table.wrong("aws", chain(&error)),
         (_, Err(error)) => return table.wrong("aws", chain(&error)),
     };
-    if let Some(section) = &config.aws.federation {
-        match bounded(aws.federated()).await {
-            Some(Ok(_)) => {
-                table.good("aws.federation", format!("AWS gives {} for this platform's identity", section.role_arn))
-            }
-            Some(Err(error)) => return table.wrong("aws.federation", chain(&error)),
-            None => {
-                return table.wrong(
-                    "aws.federation",
-                    "no answer in time: look at the platform's metadata service and at the way to STS",
-                );
-            }
-        }
+    if let Some(section) = &config.aws.federation
+        && !federation(&aws, &section.role_arn, table).await
+    {
+        return;
     }
     for place in places {
-        let trust = bounded(aws.trust(&place)).await.unwrap_or_else(|| Trust::Unasked("no answer in time".to_owned()));
-        match trust {
-            Trust::Whole => {
-                table.good("aws.trust", format!("{place}: the role is lent, with tags and a source identity"))
-            }
-            Trust::Lacks(actions) => {
-                table.wrong(
-                    "aws.trust",
-                    format!(
-                        "{place}: the role's trust policy must allow {} besides sts:AssumeRole",
-                        actions.join(" and ")
-                    ),
-                );
-                continue;
-            }
-            Trust::Refused(why) => {
-                table.wrong("aws.trust", format!("{place}: {why}; the role must be there, its trust policy must name the service's own identity and allow sts:AssumeRole, sts:TagSession and sts:SetSourceIdentity, and `external_id` must be the one that it demands"));
-                continue;
-            }
-            Trust::Unasked(why) => {
-                table.wrong(
-                    "aws.trust",
-                    format!("{place}: {why}; look at the service's credentials and at the way to STS"),
-                );
-                continue;
-            }
-        }
-        for target in targets.named().iter().filter(|target| *target.place() == place) {
-            let label = target.name().unwrap_or_else(|| target.group().as_str()).to_owned();
-            let answer = bounded(aws.may_open(&place, target.group(), &actions)).await;
-            match answer.unwrap_or_else(|| Permission::Unasked("no answer in time".to_owned())) {
-                Permission::Given => table.good("aws.group", format!("{label}: a dry run would have opened it")),
-                Permission::Refused(code) if code.contains("NotFound") || code.contains("Malformed") => {
-                    table.wrong("aws.group", format!("{label}: {} is not there ({code}); mend `[[targets.groups]]`", target.group()));
-                }
-                Permission::Refused(code) => table.wrong(
-                    "aws.group",
-                    format!("{label}: {code}; the role's policy must allow ec2:AuthorizeSecurityGroupIngress, RevokeSecurityGroupIngress, ModifySecurityGroupRules and CreateTags on it"),
-                ),
-                Permission::Unasked(why) => table.wrong("aws.group", format!("{label}: {why}")),
+        if trust(&aws, &place, table).await {
+            for target in targets.named().iter().filter(|target| *target.place() == place) {
+                group(&aws, target, &actions, table).await;
             }
         }
     }
@@ -166,6 +120,57 @@ pub(super) async fn aws(config: &Config, table: &mut Table) {
             table.good("clock", "agrees with AWS");
         }
     }
+}
+
+/// Whether AWS gives the base role for the platform's identity.
+async fn federation(aws: &Aws, role_arn: &str, table: &mut Table) -> bool {
+    let wrong = match bounded(aws.federated()).await {
+        Some(Ok(_)) => {
+            table.good("aws.federation", format!("AWS gives {role_arn} for this platform's identity"));
+            return true;
+        }
+        Some(Err(error)) => chain(&error),
+        None => "no answer in time: look at the platform's metadata service and at the way to STS".to_owned(),
+    };
+    table.wrong("aws.federation", wrong);
+    false
+}
+
+/// Whether the account's role is lent as the service needs it.
+async fn trust(aws: &Aws, place: &Place, table: &mut Table) -> bool {
+    let trust = bounded(aws.trust(place)).await.unwrap_or_else(|| Trust::Unasked("no answer in time".to_owned()));
+    let wrong = match trust {
+        Trust::Whole => {
+            table.good("aws.trust", format!("{place}: the role is lent, with tags and a source identity"));
+            return true;
+        }
+        Trust::Lacks(actions) => {
+            format!("{place}: the role's trust policy must allow {} besides sts:AssumeRole", actions.join(" and "))
+        }
+        Trust::Refused(why) => format!(
+            "{place}: {why}; the role must be there, its trust policy must name the service's own identity and allow sts:AssumeRole, sts:TagSession and sts:SetSourceIdentity, and `external_id` must be the one that it demands"
+        ),
+        Trust::Unasked(why) => format!("{place}: {why}; look at the service's credentials and at the way to STS"),
+    };
+    table.wrong("aws.trust", wrong);
+    false
+}
+
+/// Whether a group that is configured is there, and could be changed.
+async fn group(aws: &Aws, target: &Target, actions: &Actions, table: &mut Table) {
+    let label = target.name().unwrap_or_else(|| target.group().as_str());
+    let answer = bounded(aws.may_open(target.place(), target.group(), actions)).await;
+    let wrong = match answer.unwrap_or_else(|| Permission::Unasked("no answer in time".to_owned())) {
+        Permission::Given => return table.good("aws.group", format!("{label}: a dry run would have opened it")),
+        Permission::Refused(code) if code.contains("NotFound") || code.contains("Malformed") => {
+            format!("{label}: {} is not there ({code}); mend `[[targets.groups]]`", target.group())
+        }
+        Permission::Refused(code) => format!(
+            "{label}: {code}; the role's policy must allow ec2:AuthorizeSecurityGroupIngress, RevokeSecurityGroupIngress, ModifySecurityGroupRules and CreateTags on it"
+        ),
+        Permission::Unasked(why) => format!("{label}: {why}"),
+    };
+    table.wrong("aws.group", wrong);
 }
 
 /// Whether Redis answers.

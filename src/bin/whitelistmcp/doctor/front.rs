@@ -109,9 +109,8 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
             format!("{asked} shows a certificate of a CA that is not known here: name the CA by `--ca FILE`, and see that clients know it too"),
         );
     }
-    for place in
-        ["/.well-known/oauth-protected-resource".to_owned() + path, "/.well-known/oauth-protected-resource".to_owned()]
-    {
+    let well_known = "/.well-known/oauth-protected-resource";
+    for place in [format!("{well_known}{path}"), well_known.to_owned()] {
         match read(&client, &at(&place)).await {
             Err(error) => table.wrong(
                 "edge.metadata",
@@ -120,27 +119,9 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
                     chain(&error)
                 ),
             ),
-            Ok((answer, metadata)) => {
+            Ok((answer, found)) => {
                 clock(table, "the edge", &answer);
-                let resource = text(&metadata, "resource");
-                if resource == wanted {
-                    table.good("edge.metadata", format!("{place} names {resource}"));
-                } else {
-                    table.wrong(
-                        "edge.metadata",
-                        format!("{place} names the resource `{resource}`, and this configuration {wanted}: another process answers, or `[edge] public_url` differs"),
-                    );
-                }
-                let named: Vec<&str> = metadata
-                    .get("authorization_servers")
-                    .and_then(Value::as_array)
-                    .into_iter()
-                    .flatten()
-                    .filter_map(Value::as_str)
-                    .collect();
-                for issuer in config.oidc.values().filter(|issuer| !named.contains(&issuer.issuer.as_str())) {
-                    table.wrong("edge.metadata", format!("{place} does not name the issuer {}", issuer.issuer));
-                }
+                metadata(config, wanted, &place, &found, table);
             }
         }
     }
@@ -150,19 +131,52 @@ pub(super) async fn edge(config: &Config, arguments: &Arguments, table: &mut Tab
                 "edge.endpoint",
                 format!("{endpoint}: {}; is it running, and does the name lead to it?", chain(&error)),
             ),
-            Ok(answer) => {
-                let challenge =
-                    answer.headers().get("www-authenticate").and_then(|value| value.to_str().ok()).unwrap_or_default();
-                match answer.status().as_u16() {
-                    401 if challenge.contains("resource_metadata=") => table.good("edge.endpoint", format!("{endpoint} asks for a token and says where to get one")),
-                    401 => table.wrong("edge.endpoint", format!("{endpoint} answers 401 without saying where to log in: a proxy has taken `WWW-Authenticate` away")),
-                    403 => table.wrong("edge.endpoint", format!("{endpoint} answers 403: the name, the address or the network is refused; look at `[edge] allowed_hosts`, `allowed_clients` and `trusted_proxies`")),
-                    404 if endpoint.ends_with('/') => table.note("edge.endpoint", format!("{endpoint} is not served; clients must use {path}")),
-                    status => table.wrong("edge.endpoint", format!("{endpoint} answers {status} where 401 is right: something else answers there, or a proxy passes only some paths on")),
-                }
-            }
+            Ok(answer) => challenge(path, &endpoint, &answer, table),
         }
     }
+}
+
+/// Whether the metadata leads to this edge's own issuers.
+fn metadata(config: &Config, wanted: &str, place: &str, found: &Value, table: &mut Table) {
+    let resource = text(found, "resource");
+    if resource == wanted {
+        table.good("edge.metadata", format!("{place} names {resource}"));
+    } else {
+        table.wrong(
+            "edge.metadata",
+            format!("{place} names the resource `{resource}`, and this configuration {wanted}: another process answers, or `[edge] public_url` differs"),
+        );
+    }
+    let named: Vec<&str> = found
+        .get("authorization_servers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    for issuer in config.oidc.values().filter(|issuer| !named.contains(&issuer.issuer.as_str())) {
+        table.wrong("edge.metadata", format!("{place} does not name the issuer {}", issuer.issuer));
+    }
+}
+
+/// Whether who comes without a token is told where to get one.
+fn challenge<B>(path: &str, endpoint: &str, answer: &http::Response<B>, table: &mut Table) {
+    let challenge = answer.headers().get("www-authenticate").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let wrong = match answer.status().as_u16() {
+        401 if challenge.contains("resource_metadata=") => {
+            return table
+                .good("edge.endpoint", format!("{endpoint} asks for a token and says where to get one"));
+        }
+        404 if endpoint.ends_with('/') => {
+            return table.note("edge.endpoint", format!("{endpoint} is not served; clients must use {path}"));
+        }
+        401 => "401 without saying where to log in: a proxy has taken `WWW-Authenticate` away".to_owned(),
+        403 => "403: the name, the address or the network is refused; look at `[edge] allowed_hosts`, `allowed_clients` and `trusted_proxies`".to_owned(),
+        status => {
+            format!("{status} where 401 is right: something else answers there, or a proxy passes only some paths on")
+        }
+    };
+    table.wrong("edge.endpoint", format!("{endpoint} answers {wrong}"));
 }
 
 /// The client that asks the edge as everybody does, wherever it connects to, and the URL that it asks.
