@@ -234,11 +234,7 @@ impl Accounts {
             if regions.is_empty() {
                 return Err(ConfigError::NoRegions(id));
             }
-            let wrong = |role_arn: &String| ConfigError::Role { role_arn: role_arn.clone(), account: id.clone() };
-            let role_arn = account.role_arn.as_ref().map(|role_arn| {
-                RoleArn::parse(role_arn).filter(|arn| *arn.account() == id).ok_or_else(|| wrong(role_arn))
-            });
-            let role_arn = role_arn.transpose()?;
+            let role_arn = account.role_arn.as_deref().map(|text| role_in(&id, text)).transpose()?;
             let partition = match (&role_arn, person) {
                 (Some(role_arn), _) => role_arn.partition().to_owned(),
                 (None, Some(person)) if person.account == id => person.partition.clone(),
@@ -277,6 +273,12 @@ impl Accounts {
     pub fn find(&self, id: &AccountId) -> Option<&Account> {
         self.0.get(id)
     }
+}
+
+/// A role's ARN, if it is one of a role in that account.
+fn role_in(account: &AccountId, text: &str) -> Result<RoleArn, ConfigError> {
+    let role = RoleArn::parse(text).filter(|role| role.account() == account);
+    role.ok_or_else(|| ConfigError::Role { role_arn: text.to_owned(), account: account.clone() })
 }
 
 impl Account {

@@ -34,6 +34,11 @@ pub(crate) fn example(least: u64, most: u64) -> String {
     words(if (least..=most).contains(&(5 * SECOND)) { 5 * SECOND } else { least })
 }
 
+/// What a setting wants, in words.
+fn wanted(least: u64, most: u64) -> String {
+    format!("a duration {}, such as {}", bounds(least, most), example(least, most))
+}
+
 fn words(bound: u64) -> String {
     format!("{:#}", SignedDuration::from_millis(bound.try_into().unwrap_or(i64::MAX)))
 }
@@ -48,8 +53,7 @@ pub(crate) fn within<'de, D: Deserializer<'de>, T: From<Duration>, const LEAST: 
     deserializer: D,
 ) -> Result<T, D::Error> {
     let written = String::deserialize(deserializer)?;
-    let (bounds, example) = (bounds(LEAST, MOST), example(LEAST, MOST));
-    let wrong = || serde::de::Error::custom(format!("`{written}` is not a duration {bounds}, such as {example}"));
+    let wrong = || serde::de::Error::custom(format!("`{written}` is not {}", wanted(LEAST, MOST)));
     read(&written, LEAST, MOST).map(T::from).ok_or_else(wrong)
 }
 
@@ -61,9 +65,7 @@ pub(crate) fn within_or_off<'de, D: Deserializer<'de>, const LEAST: u64, const M
     if written == "off" {
         return Ok(None);
     }
-    let (bounds, example) = (bounds(LEAST, MOST), example(LEAST, MOST));
-    let wrong =
-        || serde::de::Error::custom(format!("`{written}` is neither `off` nor a duration {bounds}, such as {example}"));
+    let wrong = || serde::de::Error::custom(format!("`{written}` is neither `off` nor {}", wanted(LEAST, MOST)));
     read(&written, LEAST, MOST).map(Some).ok_or_else(wrong)
 }
 

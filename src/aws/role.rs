@@ -12,6 +12,11 @@ pub struct RoleArn {
     account: AccountId,
 }
 
+/// Whether a word may name one of AWS's partitions.
+pub fn is_partition(word: &str) -> bool {
+    word.starts_with("aws")
+}
+
 impl RoleArn {
     /// The ARN, if it is one of a role.
     pub fn parse(text: &str) -> Option<Self> {
@@ -19,7 +24,7 @@ impl RoleArn {
             return None;
         };
         let is_role = role.strip_prefix("role/").is_some_and(|name| !name.is_empty());
-        let account = AccountId::parse(account).ok().filter(|_| is_role && partition.starts_with("aws"))?;
+        let account = AccountId::parse(account).ok().filter(|_| is_role && is_partition(partition))?;
         Some(Self { text: text.to_owned(), partition: partition.to_owned(), account })
     }
 

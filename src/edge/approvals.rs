@@ -300,9 +300,8 @@ impl Person {
         let bearer = bearer.ok_or_else(|| refused_login(&TokenError::Malformed))?;
         // What is asked here ends by itself, whatever becomes of the connection.
         let origin = Origin { closing: CancellationToken::new(), ..Origin::of(browser.connection.as_ref(), address) };
-        let principal = edge.verifier.verify(&bearer, address, origin.certificate.as_ref()).await;
-        let principal = principal.map_err(|error| refused_login(&error))?;
-        Ok(Self { caller: Caller { bearer, principal }, origin })
+        let caller = Caller::of(edge, bearer, &origin).await.map_err(|error| refused_login(&error))?;
+        Ok(Self { caller, origin })
     }
 
     /// Calls the core's approvals as that person.

@@ -57,8 +57,5 @@ pub(super) async fn present(edge: &Edge, headers: &HeaderMap, origin: &Origin) -
         return Presented::Nothing;
     }
     let Some(bearer) = Bearer::from_authorization(value) else { return Presented::Malformed };
-    match edge.verifier.verify(&bearer, origin.address, origin.certificate.as_ref()).await {
-        Ok(principal) => Presented::Token(Caller { bearer, principal }),
-        Err(error) => Presented::Refused(error.into()),
-    }
+    Caller::of(edge, bearer, origin).await.map_or_else(|error| Presented::Refused(error.into()), Presented::Token)
 }

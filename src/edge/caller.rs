@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Edge;
 use crate::identity::Principal;
-use crate::identity::bearer::Bearer;
+use crate::identity::bearer::{Bearer, BearerError};
 use crate::identity::thumbprint::Thumbprint;
 use crate::listen::Connection;
 
@@ -28,6 +29,19 @@ pub(super) struct Origin {
     pub(super) closing: CancellationToken,
     /// When whoever carries a request stops waiting for its answer, if that is known.
     pub(super) until: Option<Instant>,
+}
+
+impl Caller {
+    /// The caller whose token it is, if it counts from there.
+    pub(super) async fn of(edge: &Edge, bearer: Bearer, origin: &Origin) -> Result<Self, BearerError> {
+        let principal = edge.verifier.verify(&bearer, origin.address, origin.certificate.as_ref()).await?;
+        Ok(Self { bearer, principal })
+    }
+
+    /// Looks at the token again: what goes on for long does not outlive it.
+    pub(super) async fn believe(&self, edge: &Edge, origin: &Origin) -> Result<(), BearerError> {
+        edge.verifier.verify(&self.bearer, origin.address, origin.certificate.as_ref()).await.map(drop)
+    }
 }
 
 impl Origin {

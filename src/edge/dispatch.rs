@@ -14,7 +14,6 @@ use super::session::{self, Begun};
 use super::tool::{self, Outcome, ToolCall};
 use super::{Edge, callable, headers, news, offers};
 use crate::annotations::{Annotations, Exchange, ToolSpec};
-use crate::identity::bearer::BearerError;
 use crate::limit::{Exceeded, Subject};
 use crate::mcp::client::{self, Can};
 use crate::mcp::code;
@@ -35,12 +34,6 @@ impl Call<'_> {
     /// The caller's id.
     pub(super) fn who(&self) -> &str {
         self.caller.principal.id()
-    }
-
-    /// Looks at the caller's token again: what goes on for long does not outlive it.
-    pub(super) async fn believe(&self, edge: &Edge) -> Result<(), BearerError> {
-        let Origin { address, certificate, .. } = self.origin;
-        edge.verifier.verify(&self.caller.bearer, *address, certificate.as_ref()).await.map(drop)
     }
 
     /// Whose limits it counts against.

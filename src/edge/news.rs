@@ -413,7 +413,7 @@ async fn follow(
             () = call.origin.closing.cancelled() => return Over::Ending,
             () = call.aside.closed() => return Over::Gone,
             _ = look.tick() => {
-                if let Err(error) = call.believe(edge).await {
+                if let Err(error) = call.caller.believe(edge, call.origin).await {
                     let error: crate::error::Error = error.into();
                     return Over::Token(error.message().to_owned());
                 }

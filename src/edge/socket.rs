@@ -27,7 +27,6 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
 use super::bearer::{self, Presented};
 use super::caller::{Caller, Origin};
@@ -109,7 +108,7 @@ pub(super) async fn upgrade(
     upgrade.protocols([SUBPROTOCOL]).max_message_size(most).max_frame_size(most).on_upgrade(async move |mut socket| {
         let stream = OpenStream::count("socket");
         let (code, reason) = match first(&edge, &mut socket, &origin, caller).await {
-            Ok(caller) => Session::new(edge, Arc::clone(&origin), caller).run(&mut socket, &origin.closing).await,
+            Ok(caller) => Session::new(edge, origin, caller).run(&mut socket).await,
             Err(close) => close,
         };
         // Who has gone needs no farewell.
@@ -168,10 +167,8 @@ async fn verified(edge: &Edge, token: &str, origin: &Origin) -> Result<Arc<Calle
         edge.refused(StatusCode::BAD_REQUEST, "TOKEN_MALFORMED", origin.address, None, text);
         return Err((MALFORMED, text.to_owned()));
     };
-    match edge.verifier.verify(&bearer, origin.address, origin.certificate.as_ref()).await {
-        Ok(principal) => Ok(Arc::new(Caller { bearer, principal })),
-        Err(error) => Err(not_verified(edge, origin.address, error.into())),
-    }
+    let caller = Caller::of(edge, bearer, origin).await;
+    caller.map(Arc::new).map_err(|error| not_verified(edge, origin.address, error.into()))
 }
 
 fn not_verified(edge: &Edge, address: Option<IpAddr>, error: crate::error::Error) -> Close {
@@ -200,7 +197,8 @@ impl Session {
     }
 
     /// Serves the socket to its end; why it ends.
-    async fn run(mut self, socket: &mut WebSocket, closing: &CancellationToken) -> Close {
+    async fn run(mut self, socket: &mut WebSocket) -> Close {
+        let closing = self.conversation.origin().closing.clone();
         let mut tick = tokio::time::interval(PING);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -248,8 +246,8 @@ impl Session {
     #[expect(clippy::needless_pass_by_ref_mut, reason = "what runs is not Sync, so a shared reference cannot be sent")]
     async fn believe(&mut self) -> Result<(), Close> {
         let (caller, origin) = (self.conversation.caller(), self.conversation.origin());
-        let verified = self.edge.verifier.verify(&caller.bearer, origin.address, origin.certificate.as_ref()).await;
-        verified.map(drop).map_err(|error| not_verified(&self.edge, origin.address, error.into()))
+        let believed = caller.believe(&self.edge, origin).await;
+        believed.map_err(|error| not_verified(&self.edge, origin.address, error.into()))
     }
 
     async fn message(&mut self, socket: &mut WebSocket, text: Utf8Bytes) -> Result<(), Close> {

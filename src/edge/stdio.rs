@@ -26,8 +26,6 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// The program on the other end.
 struct Pipe<W> {
     conversation: Conversation,
-    /// Set when it ends, for what would go on for as long as somebody listens.
-    closing: CancellationToken,
     /// The most bytes of a message.
     most: usize,
     output: W,
@@ -41,12 +39,12 @@ pub async fn serve(
     output: impl AsyncWrite + Send + Unpin,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let principal = edge.verifier.verify(&secret, None, None).await.map_err(io::Error::other)?;
-    let caller = Arc::new(Caller { bearer: secret, principal });
-    let (most, closing) = (edge.config.body_max, stop.child_token());
-    let origin = Arc::new(Origin { closing: closing.clone(), ..Origin::default() });
-    let conversation = Conversation::new(edge, "stdio", origin, caller);
-    let mut pipe = Pipe { conversation, closing, most, output };
+    // Cancelled when the input ends, for what would go on for as long as somebody listens.
+    let origin = Origin { closing: stop.child_token(), ..Origin::default() };
+    let caller = Caller::of(&edge, secret, &origin).await.map_err(io::Error::other)?;
+    let most = edge.config.body_max;
+    let conversation = Conversation::new(edge, "stdio", Arc::new(origin), Arc::new(caller));
+    let mut pipe = Pipe { conversation, most, output };
     // A line that is half read must not be lost over an answer that is ready, so it is read elsewhere.
     let (lines, mut read) = mpsc::channel(1);
     let reader = tokio::spawn(async move {
@@ -97,7 +95,7 @@ impl<W: AsyncWrite + Send + Unpin> Pipe<W> {
 
     /// Answers what runs, and begins nothing more.
     async fn finish(&mut self) -> io::Result<()> {
-        self.closing.cancel();
+        self.conversation.origin().closing.cancel();
         let answered = async {
             while !self.conversation.is_idle() {
                 let reply = self.conversation.next().await;

@@ -118,7 +118,7 @@ impl Material for ServerFiles {
             None => config.with_no_client_auth(),
             Some(accepted) => {
                 let authorities = check_authorities(&accepted.ca, &read.certificates(&accepted.ca)?, now)?;
-                (end, choice) = (end.min(authorities.end), authorities.choice.clone());
+                end = end.min(authorities.end);
                 let (mut lists, mut aside) = (Vec::new(), Vec::new());
                 for path in &accepted.crl {
                     for list in read.revocation_lists(path)? {
@@ -134,6 +134,7 @@ impl Material for ServerFiles {
                 // Lists of CAs that are set aside say by being there that others need one too. They come last, as the first of an
                 // issuer's name counts.
                 lists.append(&mut aside);
+                choice = authorities.choice;
                 let roots = Arc::new(roots_of(&accepted.ca, authorities.trusted)?);
                 // With lists: the whole chain is looked up, and what no list speaks of is refused.
                 let builder = WebPkiClientVerifier::builder_with_provider(roots, provider())

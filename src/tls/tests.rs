@@ -100,6 +100,19 @@ impl Drop for Authority {
 
 const NOW: &str = "2026-06-01T00:00:00Z";
 
+/// A clock that stands at `NOW` until it is set.
+fn stopped_clock() -> (Arc<Mutex<Timestamp>>, Clock) {
+    let time = Arc::new(Mutex::new(moment(NOW)));
+    let told = Arc::clone(&time);
+    (time, Clock::from_fn(move || *told.lock().expect("sound")))
+}
+
+/// Whether a set believes what an authority has signed.
+fn believed(set: &ServerSet, of: &Authority, now: &str) -> bool {
+    let chain = load::load_certificates(&of.at.join("leaf.pem")).expect("a certificate");
+    set.believes(&chain, moment(now)).is_ok()
+}
+
 #[test]
 fn a_set_is_sound_as_a_whole_or_refused_with_the_reason() {
     let authority = Authority::new("one");
@@ -145,26 +158,20 @@ async fn of_two_authorities_the_one_that_ended_is_trusted_no_longer() {
     old.list("ca.crl", |list| list.next_update = rcgen::date_time_ymd(2027, 1, 1));
     let lists = [new.at.join("ca.crl"), old.at.join("ca.crl")];
     let files = ServerFiles::mutual("test.tls", &new.identity("leaf"), &new.at.join("ca.pem"), &lists);
-    let believed = |set: &ServerSet, of: &Authority| {
-        let chain = load::load_certificates(&of.at.join("leaf.pem")).expect("a certificate");
-        set.believes(&chain, moment(NOW)).is_ok()
-    };
 
-    let time = Arc::new(Mutex::new(moment(NOW)));
-    let told = Arc::clone(&time);
-    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (time, clock) = stopped_clock();
     let (mut reloader, mut current) = Reloader::new(files.clone(), clock).expect("sound");
-    assert!(believed(&current.borrow(), &new) && believed(&current.borrow(), &old));
+    assert!(believed(&current.borrow(), &new, NOW) && believed(&current.borrow(), &old, NOW));
     // In files that nobody touches.
     *time.lock().expect("sound") = moment("2027-01-02T00:00:00Z");
     reloader.look().await;
     assert!(current.has_changed().expect("running"));
-    assert!(believed(&current.borrow_and_update(), &new) && !believed(&current.borrow(), &old));
+    assert!(believed(&current.borrow_and_update(), &new, NOW) && !believed(&current.borrow(), &old, NOW));
     reloader.look().await;
     assert!(!current.has_changed().expect("running"), "once");
 
     let started = files.load(moment("2027-01-02T00:00:00Z")).expect("what is left is sound");
-    assert!(believed(&started, &new) && !believed(&started, &old));
+    assert!(believed(&started, &new, NOW) && !believed(&started, &old, NOW));
 }
 
 #[tokio::test]
@@ -176,14 +183,8 @@ async fn an_authority_that_was_staged_is_trusted_from_its_begin_on() {
     next.list("ca.crl", |list| list.this_update = rcgen::date_time_ymd(2026, 12, 31));
     let lists = [old.at.join("ca.crl"), next.at.join("ca.crl")];
     let files = ServerFiles::mutual("test.tls", &old.identity("leaf"), &old.at.join("ca.pem"), &lists);
-    let believed = |set: &ServerSet, of: &Authority, now: &str| {
-        let chain = load::load_certificates(&of.at.join("leaf.pem")).expect("a certificate");
-        set.believes(&chain, moment(now)).is_ok()
-    };
 
-    let time = Arc::new(Mutex::new(moment(NOW)));
-    let told = Arc::clone(&time);
-    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (time, clock) = stopped_clock();
     let (mut reloader, mut current) = Reloader::new(files.clone(), clock).expect("the others are sound");
     assert!(believed(&current.borrow(), &old, NOW) && !believed(&current.borrow(), &next, NOW));
     let almost = "2026-12-31T23:59:59Z";
@@ -218,22 +219,18 @@ async fn an_authority_that_ended_while_a_clock_was_wrong_is_trusted_again() {
     let (new, old) = (Authority::new("new"), Authority::until(2027, "old"));
     new.write("ca.pem", old.issuer.pem() + &new.issuer.pem());
     let files = ServerFiles::mutual("test.tls", &new.identity("leaf"), &new.at.join("ca.pem"), &[]);
-    let time = Arc::new(Mutex::new(moment(NOW)));
-    let told = Arc::clone(&time);
-    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (time, clock) = stopped_clock();
     let (mut reloader, current) = Reloader::new(files, clock).expect("sound");
-    let chain = load::load_certificates(&old.at.join("leaf.pem")).expect("a certificate");
-    for (now, believed) in [(NOW, true), ("2027-06-01T00:00:00Z", false), (NOW, true)] {
+    for (now, trusted) in [(NOW, true), ("2027-06-01T00:00:00Z", false), (NOW, true)] {
         *time.lock().expect("sound") = moment(now);
         reloader.look().await;
-        assert_eq!(current.borrow().believes(&chain, moment(NOW)).is_ok(), believed, "{now}");
+        assert_eq!(believed(&current.borrow(), &old, NOW), trusted, "{now}");
     }
 }
 
 /// Where lists are configured, a certificate that none of them covers is refused, whichever CAs are set aside.
 #[test]
 fn lists_of_authorities_that_are_set_aside_leave_no_door_open() {
-    let now = moment(NOW);
     for (aside, is_staged) in
         [(Authority::from_until(2027, 4096, "next"), true), (Authority::until(2026, "old"), false)]
     {
@@ -243,24 +240,20 @@ fn lists_of_authorities_that_are_set_aside_leave_no_door_open() {
             let year = if is_staged { 2029 } else { 2026 };
             list.next_update = rcgen::date_time_ymd(year, 1, 1);
         });
-        let believed = |lists: &[PathBuf]| {
+        let believed_by = |lists: &[PathBuf]| {
             let files = ServerFiles::mutual("test.tls", &good.identity("leaf"), &good.at.join("ca.pem"), lists);
-            let chain = load::load_certificates(&good.at.join("leaf.pem")).expect("a certificate");
-            files.load(now).expect("sound").believes(&chain, now).is_ok()
+            believed(&files.load(moment(NOW)).expect("sound"), &good, NOW)
         };
         let (its, own) = (aside.at.join("ca.crl"), good.at.join("ca.crl"));
-        assert!(believed(&[]), "no lists, no question");
-        assert!(!believed(std::slice::from_ref(&its)), "nobody speaks for it");
-        assert!(believed(&[its, own]));
+        assert!(believed_by(&[]), "no lists, no question");
+        assert!(!believed_by(std::slice::from_ref(&its)), "nobody speaks for it");
+        assert!(believed_by(&[its, own]));
     }
 }
 
 #[tokio::test]
 async fn a_staged_authority_that_cannot_be_trusted_at_its_begin_is_said_once_with_the_reason() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
+    let (log, _logged) = Log::listen();
 
     let (old, next) = (Authority::until(2029, "old"), Authority::from_until(2027, 4096, "next"));
     old.write("ca.pem", old.issuer.pem() + &next.issuer.pem());
@@ -268,9 +261,7 @@ async fn a_staged_authority_that_cannot_be_trusted_at_its_begin_is_said_once_wit
     next.list("ca.crl", |list| list.next_update = rcgen::date_time_ymd(2026, 12, 1));
     let lists = [old.at.join("ca.crl"), next.at.join("ca.crl")];
     let files = ServerFiles::mutual("test.tls", &old.identity("leaf"), &old.at.join("ca.pem"), &lists);
-    let time = Arc::new(Mutex::new(moment(NOW)));
-    let told = Arc::clone(&time);
-    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (time, clock) = stopped_clock();
     let (mut reloader, mut current) = Reloader::new(files, clock).expect("sound");
     let mut looks = async || {
         for _ in 0..3 {
@@ -356,6 +347,14 @@ impl std::io::Write for Log {
 }
 
 impl Log {
+    /// Hears what this thread logs, until the guard is dropped.
+    fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
     fn count(&self, part: &str) -> usize {
         String::from_utf8_lossy(&self.0.lock().expect("sound")).lines().filter(|line| line.contains(part)).count()
     }
@@ -363,15 +362,10 @@ impl Log {
 
 #[tokio::test]
 async fn a_bad_set_is_said_once_and_taken_as_soon_as_it_is_good() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
+    let (log, _logged) = Log::listen();
 
     let authority = Authority::new("one");
-    let time = Arc::new(Mutex::new(moment(NOW)));
-    let told = Arc::clone(&time);
-    let clock = Clock::from_fn(move || *told.lock().expect("sound"));
+    let (time, clock) = stopped_clock();
     let (mut reloader, mut current) = Reloader::new(authority.files("leaf"), clock).expect("sound");
     let mut looks = async || {
         for _ in 0..3 {

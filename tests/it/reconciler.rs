@@ -12,7 +12,7 @@ use whitelistmcp::shutdown::Shutdown;
 use crate::support::aws_double::{AwsDouble, Fault, What};
 use crate::support::temporary::Directory;
 use crate::support::{
-    ACCOUNT, GROUP, Options, PATIENCE, REGION, Stack, eventually, journal, parse, reconciler_config, soon,
+    ACCOUNT, GROUP, Options, PATIENCE, REGION, Stack, eventually, journal, parse, reconciler_config, soon, within,
 };
 
 const AWAKE: &str = "settle = \"50ms\"\ninterval = \"300ms\"\ndiscover = false\n";
@@ -54,14 +54,8 @@ async fn bob(stack: &Stack, tool: &str, arguments: Value) -> Value {
 
 /// Waits until so many rules stand.
 async fn until_there_are(aws: &AwsDouble, rules: usize) {
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < PATIENCE {
-        if aws.standing().len() == rules {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("there are {:#?}", aws.standing());
+    let standing = || format!("{rules} rules, and there are {:#?}", aws.standing());
+    within(PATIENCE, standing, async || (aws.standing().len() == rules).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -298,15 +298,8 @@ impl Stack {
 
     /// The journal's lines once `enough` holds of them: ends are written behind the answer.
     pub(crate) async fn journal_when(&self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < PATIENCE {
-            let entries = self.journal();
-            if enough(&entries) {
-                return entries;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        panic!("the journal never got there: {:#?}", self.journal());
+        let missing = || format!("the journal: {:#?}", self.journal());
+        within(PATIENCE, missing, async || Some(self.journal()).filter(|entries| enough(entries))).await
     }
 
     /// Ends the core alone.
@@ -418,15 +411,20 @@ pub(crate) const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The value once there is one; what should be true and is not fails the test.
 pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    within(PATIENCE, what, ask).await
+    within(PATIENCE, || what.to_owned(), ask).await
 }
 
 /// The value once there is one, which must be soon.
 pub(crate) async fn soon<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    within(SOON, what, ask).await
+    within(SOON, || what.to_owned(), ask).await
 }
 
-async fn within<T>(most: std::time::Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// The value once there is one; how things are when there is none within that time.
+pub(crate) async fn within<T>(
+    most: std::time::Duration,
+    how: impl Fn() -> String,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let begun = std::time::Instant::now();
     while begun.elapsed() < most {
         if let Some(value) = ask().await {
@@ -434,7 +432,7 @@ async fn within<T>(most: std::time::Duration, what: &str, mut ask: impl AsyncFnM
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    panic!("{what}: never within {most:?}");
+    panic!("{}: never within {most:?}", how());
 }
 
 pub(crate) fn parse(text: &str) -> Config {

@@ -4,6 +4,7 @@ mod print;
 
 use std::process::ExitCode;
 
+use whitelistmcp::aws::role::is_partition;
 use whitelistmcp::aws::session_policy::{Actions, Power, SessionPolicy};
 use whitelistmcp::aws::{AccountConfig, Accounts, Config};
 use whitelistmcp::operation::Tool;
@@ -96,7 +97,7 @@ fn session_policy(tool: Tool, arguments: &SessionPolicyArguments) -> Result<Sess
         regions: vec![arguments.region.clone()],
         rules_per_group: 60,
     };
-    if !arguments.partition.starts_with("aws") {
+    if !is_partition(&arguments.partition) {
         return Err(
             format!("`{}` is no partition of AWS, such as aws, aws-cn or aws-us-gov", arguments.partition).into()
         );

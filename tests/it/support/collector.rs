@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::processes::listens;
 use super::temporary::Directory;
 use super::{PATIENCE, emulator};
 
@@ -39,16 +40,10 @@ impl Collector {
             .spawn()
             .expect("the receiver starts; `make tools-python` installs it");
         let collector = Self { grpc, http, file, agent: Some(agent) };
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            if tokio::net::TcpStream::connect(("127.0.0.1", grpc)).await.is_ok()
-                && tokio::net::TcpStream::connect(("127.0.0.1", http)).await.is_ok()
-            {
-                return collector;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        for port in [grpc, http] {
+            listens(port, || "the receiver".to_owned()).await;
         }
-        panic!("the receiver does not listen");
+        collector
     }
 
     pub(crate) fn stop(&mut self) {

@@ -9,7 +9,7 @@ use whitelistmcp::http_client::{HttpClient, HttpError};
 use whitelistmcp::pb::whitelistmcp::v1::whitelist_service_client::WhitelistServiceClient;
 
 use super::collector::free_port;
-use super::{Answer, AwsAccess, Ground, Options, PATIENCE, core_file, edge_file, journal, send, tls};
+use super::{Answer, AwsAccess, Ground, Options, PATIENCE, core_file, edge_file, journal, send, tls, within};
 
 /// A process of the binary.
 pub(crate) struct Process {
@@ -182,12 +182,6 @@ impl Processes {
 
 /// Waits until somebody listens.
 pub(crate) async fn listens(port: u16, why: impl Fn() -> String) {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("nobody listens on {port}: {}", why());
+    let nobody = || format!("nobody listens on {port}: {}", why());
+    within(PATIENCE, nobody, async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
 }

@@ -2,10 +2,9 @@
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use super::PATIENCE;
 use super::emulator::leashed;
+use super::eventually;
 use super::temporary::Directory;
 
 /// A Redis that can be stopped, held and started again on the same port.
@@ -53,14 +52,11 @@ impl Redis {
             .spawn()
             .expect("redis-server starts; `make test` installs it");
         self.server = Some(server);
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            if tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() && id.exists() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("redis-server never listened");
+        eventually("redis-server listens", async || {
+            let listens = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok();
+            (listens && id.exists()).then_some(())
+        })
+        .await;
     }
 
     /// Kills it, with all that it knows.
