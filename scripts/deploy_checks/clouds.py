@@ -419,5 +419,10 @@ def locks() -> None:
         (Path(scratch) / "nolock.c").write_text("int flock(int descriptor, int operation) { (void)descriptor; (void)operation; return 0; }\n")
         run("cc", "-shared", "-fPIC", "-o", "nolock.so", "nolock.c", cwd=Path(scratch))
         must(two_on_one("").startswith("0: "), "two processes on one journal, with locks, and it is not whole")
-        without = two_on_one(f"{scratch}/nolock.so")
+        # Which of the two is faster decides what becomes of it: where the second has put the first's file away before that ends, the
+        # first's last lines are lost with nobody to name it.
+        for _ in range(5):
+            without = two_on_one(f"{scratch}/nolock.so")
+            if not without.startswith("0: "):
+                break
         must(not without.startswith("0: ") and "says that the chain ended" in without, f"without locks: {without}")
